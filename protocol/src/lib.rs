@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The pure core of Afterimage: ids and positions, frames and messages, and the state machines of source and target.
+//!
+//! Nothing here reads a clock, a file, a socket or a random number: time and randomness are arguments, durability is
+//! an event. The shells (agent, receiver, simulator) take an input, call a machine and perform its outputs.
+
+pub mod codec;
+pub mod frame;
+pub mod ids;
+
+pub use ids::*;

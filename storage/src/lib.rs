@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What touches disks: volumes, the mapped bitmap, the hot-extent log, the superblock and the journal.
+
+pub mod io;
