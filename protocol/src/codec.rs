@@ -48,9 +48,7 @@ pub fn decode(payload: &Payload) -> Result<Bytes, FrameError> {
             out.truncate(n);
             out.into()
         }
-        Codec::Zstd => {
-            zstd::bulk::decompress(&payload.encoded, len).map_err(|_| FrameError::Content)?.into()
-        }
+        Codec::Zstd => zstd::bulk::decompress(&payload.encoded, len).map_err(|_| FrameError::Content)?.into(),
     };
     if raw.len() != len || content_checksum(&raw) != payload.checksum {
         return Err(FrameError::Content);
@@ -74,9 +72,8 @@ mod tests {
 
     #[test]
     fn a_payload_that_does_not_shrink_stays_raw() {
-        let raw = Bytes::from(
-            (0..4096u64).map(|i| (xxh3_64(&i.to_le_bytes()) & 0xff) as u8).collect::<Vec<_>>(),
-        );
+        let raw =
+            Bytes::from((0..4096u64).map(|i| (xxh3_64(&i.to_le_bytes()) & 0xff) as u8).collect::<Vec<_>>());
         assert_eq!(encode(Codec::Lz4, &raw, content_checksum(&raw)).codec, Codec::Raw);
     }
 

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, a file, a socket or a random number: time and randomness are arguments, durability is
 //! an event. The shells (agent, receiver, simulator) take an input, call a machine and perform its outputs.
 
+pub mod bitmap;
 pub mod codec;
 pub mod frame;
 pub mod ids;
