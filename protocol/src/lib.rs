@@ -4,8 +4,15 @@
 //! an event. The shells (agent, receiver, simulator) take an input, call a machine and perform its outputs.
 
 pub mod bitmap;
+pub mod block_set;
 pub mod codec;
 pub mod frame;
 pub mod ids;
+pub mod intervals;
+pub mod message;
+pub mod rules;
+pub mod source;
+pub mod state;
+pub mod target;
 
 pub use ids::*;

@@ -1,0 +1,174 @@
+//! A write on its way in.
+//!
+//! Order of the steps: range lock, hot extents durable, room in the queue, bits, sequence; then the local write and the
+//! record start together. A write that has to wait keeps its place before later ones that overlap it.
+
+use super::*;
+use crate::frame::Record;
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    request: RequestId,
+    write: Write,
+    blocks: BlockRange,
+}
+
+enum Verdict {
+    Admit,
+    Wait,
+}
+
+impl Source {
+    /// A client wants to write. Answered by [`Output::Complete`]. A range outside its volume, or longer than a write may
+    /// be, is answered with an error at once.
+    pub fn write(&mut self, now: Time, request: RequestId, write: Write) {
+        let r = write.range;
+        let limit = match write.content {
+            Content::Data(_) => MAX_PAYLOAD_BYTES,
+            Content::Zeroes { .. } => MAX_ZERO_BYTES,
+        };
+        let valid = r.length > 0 && r.length <= limit && r.end() <= self.size_bytes(r.volume);
+        if !valid || self.waiting.len() >= MAX_WAITING {
+            self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Io) });
+            return;
+        }
+        self.waiting.push_back(Waiting { request, blocks: r.blocks(), write });
+        self.pump(now);
+    }
+
+    /// When admission that is held for an epoch to close goes on.
+    pub(super) fn hold_ends_at(&self) -> Option<Time> {
+        (self.hold_until > self.now && !self.waiting.is_empty()).then_some(self.hold_until)
+    }
+
+    pub(super) fn admit_waiting(&mut self) {
+        if !self.ready || self.waiting.is_empty() {
+            return;
+        }
+        let mut passed_by: Vec<BlockRange> = Vec::new();
+        let mut index = 0;
+        while index < self.waiting.len() {
+            let Some(w) = self.waiting.get(index) else { break };
+            let blocks = w.blocks;
+            let behind = passed_by.iter().any(|p| p.overlaps(&blocks));
+            let payload = match &w.write.content {
+                Content::Data(p) => p.encoded.len() as u64,
+                Content::Zeroes { .. } => 0,
+            };
+            if behind || matches!(self.may_admit(blocks, payload), Verdict::Wait) {
+                passed_by.push(blocks);
+                index += 1;
+                continue;
+            }
+            if let Some(w) = self.waiting.remove(index) {
+                self.admit(w);
+            }
+        }
+    }
+
+    fn may_admit(&mut self, blocks: BlockRange, payload_bytes: u64) -> Verdict {
+        let held = self.now < self.hold_until;
+        let exhausted = self.sequence.next() > self.state.reserved && !self.state_failed;
+        if held || exhausted || self.state.role != crate::state::Role::Primary {
+            return Verdict::Wait;
+        }
+        if self.locks.conflicts(blocks) {
+            return Verdict::Wait;
+        }
+        if !self.tracking_lost && !self.hot.admit(blocks, self.rules.on(Rule::HotTogether)) {
+            return Verdict::Wait;
+        }
+        let full = self.queue.bytes() + Queue::cost_of(payload_bytes) > self.config.queue_bytes;
+        if full && self.needs_record(blocks) {
+            // In sync mode the write would wait for the target anyway; elsewhere the volume does not wait for the link.
+            let paces = self.config.mode == Mode::Sync && self.in_sync && self.session.is_active();
+            if paces && self.queue.bytes() > 0 {
+                return Verdict::Wait;
+            }
+            self.overflow();
+        }
+        Verdict::Admit
+    }
+
+    fn needs_record(&self, blocks: BlockRange) -> bool {
+        match (self.phase, &self.epoch) {
+            (Phase::Streaming, _) => true,
+            (Phase::CatchUp, Some(e)) if self.session.is_active() => {
+                blocks.iter().any(|b| !e.is_unsent(blocks.volume, b))
+            }
+            _ => false,
+        }
+    }
+
+    /// The queue is full: what is not sent is read from the volume later (section 4.4, rule 11).
+    fn overflow(&mut self) {
+        if self.phase == Phase::Streaming {
+            self.fall_to_catch_up();
+            return;
+        }
+        let dropped = self.queue.drop_unsent_records();
+        let requeues = self.rules.on(Rule::OverflowRequeues);
+        if let (Some(last), Some(e)) = (dropped.last(), &mut self.epoch) {
+            if requeues {
+                for r in &dropped {
+                    e.put_back(r.range.blocks());
+                }
+            }
+            self.queue.push(Frame::Mark { sequence: last.position.sequence, sync: false });
+            self.throttle();
+        }
+    }
+
+    fn admit(&mut self, w: Waiting) {
+        let Waiting { request, write, blocks } = w;
+        let cost = Queue::cost_of(match &write.content {
+            Content::Data(p) => p.encoded.len() as u64,
+            Content::Zeroes { .. } => 0,
+        });
+        let mut records = self.needs_record(blocks);
+        if records && self.phase == Phase::CatchUp && self.queue.bytes() + cost > self.config.queue_bytes {
+            // All that fills the queue is on its way already: the blocks are read again in its place.
+            if let Some(e) = self.epoch.as_mut().filter(|_| self.rules.on(Rule::OverflowRequeues)) {
+                e.put_back(blocks);
+            }
+            records = false;
+        }
+        self.locks.hold(blocks);
+        self.hot.write_started(blocks);
+        self.set_bits(blocks);
+        self.sequence = self.sequence.next();
+        let sequence = self.sequence;
+        if let Some(e) = self.epoch.as_mut().filter(|e| e.committed.is_none()) {
+            e.written(blocks);
+            if !self.session.is_active() && self.rules.on(Rule::EpochResumeRewrites) {
+                e.put_back(blocks);
+            }
+        }
+        if records {
+            if self.phase == Phase::Streaming {
+                for b in blocks.iter() {
+                    self.recent.insert((blocks.volume, b), sequence);
+                }
+                self.clearing.recorded(sequence, blocks);
+            }
+            if let Some(e) = &mut self.epoch {
+                e.last_record = sequence;
+            }
+            self.queue.push(Frame::Record(Record {
+                position: Position::new(self.state.generation, sequence),
+                range: write.range,
+                time: self.now,
+                content: write.content.clone(),
+                floor: Sequence(0),
+            }));
+            if write.fua && self.config.mode == Mode::Sync {
+                self.queue.push(Frame::Mark { sequence, sync: true });
+            }
+        }
+        self.in_flight.insert(
+            sequence,
+            InFlight { request, blocks, admitted: self.now, local_done: false, locked: true, fua: write.fua },
+        );
+        self.outputs.push_back(Output::LocalWrite { sequence, write });
+    }
+}

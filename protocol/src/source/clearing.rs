@@ -1,0 +1,214 @@
+//! When bits clear (rules 2, 12, 23).
+//!
+//! A bit clears when the block's last write is at or below the durable checkpoint, no local write to it is in flight, and
+//! "the peer has durably X" is noted in the superblock. Notes are made at most ten times a second, or sooner when much
+//! waits: what is not cleared yet is only sent again after a crash.
+
+use super::*;
+
+/// Notes are at least this far apart, in microseconds.
+const NOTE_EVERY_US: u64 = 100_000;
+/// But a note is made at once when this many records wait for one.
+const NOTE_AT_RECORDS: usize = 4096;
+/// Blocks looked at together when an epoch's bits clear.
+const CLEAR_RUN_BLOCKS: u64 = 1 << 16;
+
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    at: Sequence,
+    compared: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Clearing {
+    /// Records whose bits are set, in order.
+    records: VecDeque<(Sequence, BlockRange)>,
+    /// The commit of an epoch: all that was written up to it clears with it.
+    commit: Option<Commit>,
+    /// In this stint of streaming, everything up to here has been cleared.
+    through: Sequence,
+    /// The note under way, and the version that makes it durable.
+    noting: Option<(u64, Sequence)>,
+    /// Frames of a first sync, and the version that makes their mark durable.
+    frames: Vec<(u64, Vec<BlockRange>)>,
+    last_note: Time,
+}
+
+impl Clearing {
+    pub fn recorded(&mut self, sequence: Sequence, blocks: BlockRange) {
+        self.records.push_back((sequence, blocks));
+    }
+
+    pub fn committed(&mut self, at: Sequence, compared: bool) {
+        self.commit = Some(Commit { at, compared });
+    }
+
+    /// Streaming has ended: what was not cleared will be sent again.
+    pub fn forget_records(&mut self) {
+        self.records.clear();
+        self.commit = None;
+        self.through = Sequence(0);
+        self.noting = None;
+        self.frames.clear();
+    }
+
+    fn waits_for(&self, durable: Sequence) -> bool {
+        self.commit.is_some_and(|c| c.at <= durable) || self.records.front().is_some_and(|(s, _)| *s <= durable)
+    }
+}
+
+impl Source {
+    pub(super) fn clearing_at(&self) -> Option<Time> {
+        let waits = self.clearing.noting.is_none() && self.clearing.waits_for(self.durable);
+        (waits && !self.state_failed).then(|| self.clearing.last_note.plus_us(NOTE_EVERY_US))
+    }
+
+    pub(super) fn pump_clearing(&mut self) {
+        if self.clearing.noting.is_some() || !self.clearing.waits_for(self.durable) || self.state_failed {
+            return;
+        }
+        let commit = self.clearing.commit.filter(|c| c.at <= self.durable);
+        let due = self.now >= self.clearing.last_note.plus_us(NOTE_EVERY_US);
+        if commit.is_none() && !due && self.clearing.records.len() < NOTE_AT_RECORDS {
+            return;
+        }
+        self.clearing.last_note = self.now;
+        self.state.noted = self.state.noted.max(self.durable);
+        if let Some(commit) = commit {
+            self.state.peer_has_checkpoint = true;
+            self.state.lost = LostBlocks::None;
+            if commit.compared && !self.tracking_lost {
+                self.state.compare_all = false;
+            }
+        }
+        let version = self.persist();
+        self.clearing.noting = Some((version, self.durable));
+        if !self.rules.on(Rule::NoteFirst) {
+            self.state_noted(version);
+            self.state.noted = Sequence(0);
+        }
+    }
+
+    /// Frames of a first sync are on stable storage at the target's `mark`: their bits clear once it is noted.
+    pub(super) fn clear_frames(&mut self, mark: u64, blocks: Vec<BlockRange>) {
+        self.state.mark = self.state.mark.max(mark);
+        let version = self.persist();
+        self.clearing.frames.push((version, blocks));
+    }
+
+    /// The state of `version` is durable: what waited for it clears.
+    pub(super) fn state_noted(&mut self, version: u64) {
+        if self.tracking_lost {
+            return;
+        }
+        if self.clearing.noting.is_some_and(|(v, _)| v <= version)
+            && let Some((_, durable)) = self.clearing.noting.take()
+        {
+            self.clear_through(durable);
+        }
+        let (ripe, rest) = std::mem::take(&mut self.clearing.frames).into_iter().partition(|(v, _)| *v <= version);
+        self.clearing.frames = rest;
+        let ripe: Vec<(u64, Vec<BlockRange>)> = ripe;
+        for blocks in ripe.into_iter().flat_map(|(_, b)| b) {
+            self.clear_frame(blocks);
+        }
+    }
+
+    fn clear_through(&mut self, durable: Sequence) {
+        if let Some(commit) = self.clearing.commit.filter(|c| c.at <= durable) {
+            self.clearing.commit = None;
+            self.clear_epoch(commit.at);
+        }
+        while self.clearing.records.front().is_some_and(|(s, _)| *s <= durable) {
+            let Some((sequence, blocks)) = self.clearing.records.pop_front() else { break };
+            let writing = self.in_flight.get(&sequence).is_some_and(|f| !f.local_done);
+            if writing && self.rules.on(Rule::ClearLocal) {
+                continue;
+            }
+            self.clear_written(sequence, blocks);
+        }
+        self.clearing.through = self.clearing.through.max(durable);
+    }
+
+    /// Clears the blocks of `blocks` whose last write is `sequence`.
+    fn clear_written(&mut self, sequence: Sequence, blocks: BlockRange) {
+        let last_write = self.rules.on(Rule::ClearLastWrite);
+        let mut run = BlockRange { count: 0, ..blocks };
+        for b in blocks.iter() {
+            let key = (blocks.volume, b);
+            let last = self.recent.get(&key).is_none_or(|s| *s <= sequence);
+            if last {
+                self.recent.remove(&key);
+            }
+            if last || !last_write {
+                if run.count == 0 {
+                    run.first = b;
+                }
+                run.count += 1;
+            } else if run.count > 0 {
+                self.clear_bits(run);
+                run.count = 0;
+            }
+        }
+        if run.count > 0 {
+            self.clear_bits(run);
+        }
+    }
+
+    /// A local write ended after its record was durable and noted: its bits clear now.
+    pub(super) fn clear_late(&mut self, sequence: Sequence, blocks: BlockRange) {
+        if self.phase == Phase::Streaming && sequence <= self.clearing.through && !self.tracking_lost {
+            self.clear_written(sequence, blocks);
+        }
+    }
+
+    /// An epoch's commit is durable: every bit clears but for what was written since, is being written, or could not be
+    /// read.
+    fn clear_epoch(&mut self, commit: Sequence) {
+        let mut keep = self.unreadable.clone();
+        for ((volume, block), sequence) in &self.recent {
+            if *sequence > commit {
+                keep.insert(BlockRange { volume: *volume, first: *block, count: 1 });
+            }
+        }
+        if self.rules.on(Rule::ClearLocal) {
+            for f in self.in_flight.values().filter(|f| !f.local_done) {
+                keep.insert(f.blocks);
+            }
+        }
+        if !self.rules.on(Rule::ClearLastWrite) {
+            keep.clear();
+        }
+        for (index, bitmap) in self.bitmaps.iter_mut().enumerate() {
+            let volume = VolumeIndex(index as u32);
+            let mut from = 0;
+            while let Some((first, count)) = bitmap.next_run(from, CLEAR_RUN_BLOCKS) {
+                from = first + count;
+                if keep.is_empty() {
+                    bitmap.clear(first, count);
+                    continue;
+                }
+                for b in (first..from).filter(|b| !keep.contains(volume, *b)) {
+                    bitmap.clear(b, 1);
+                }
+            }
+        }
+    }
+
+    fn clear_frame(&mut self, blocks: BlockRange) {
+        let Some(epoch) = &self.epoch else { return };
+        let free: Vec<u64> = blocks
+            .iter()
+            .filter(|b| {
+                let one = BlockRange { first: *b, count: 1, ..blocks };
+                !epoch.rewritten.contains(blocks.volume, *b)
+                    && !self.recent.contains_key(&(blocks.volume, *b))
+                    && !self.locks.conflicts(one)
+                    && !self.unreadable.contains(blocks.volume, *b)
+            })
+            .collect();
+        for b in free {
+            self.clear_bits(BlockRange { first: b, count: 1, ..blocks });
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! When a client is answered.
+//!
+//! `async`: the local write is done. `sync`: and the target has it, at the level asked for; FLUSH and FUA wait for stable
+//! storage at both ends. Out of sync, `degrade` answers after the local write and `block` holds; a first sync always runs
+//! degraded, because there is nothing yet that a promotion could yield.
+
+use super::*;
+
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub request: RequestId,
+    pub blocks: BlockRange,
+    pub admitted: Time,
+    pub local_done: bool,
+    pub locked: bool,
+    pub fua: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct PendingFlush {
+    request: Option<RequestId>,
+    token: u64,
+    volume: VolumeIndex,
+    stamp: u64,
+    /// The last write acknowledged on the volume before the flush came.
+    need: Sequence,
+    since: Time,
+    local_done: bool,
+}
+
+impl Source {
+    /// The local write of `sequence` has ended.
+    pub fn local_done(&mut self, now: Time, sequence: Sequence, result: Result<(), LocalError>) {
+        self.now = self.now.max(now);
+        let Some(f) = self.in_flight.get_mut(&sequence) else { return };
+        let (request, blocks) = (f.request, f.blocks);
+        f.local_done = true;
+        self.hot.write_ended(blocks);
+        let keep_lock =
+            !self.rules.on(Rule::LockEndsLocally) && self.config.mode == Mode::Sync && result.is_ok();
+        if !keep_lock {
+            self.locks.release(blocks);
+            if let Some(f) = self.in_flight.get_mut(&sequence) {
+                f.locked = false;
+            }
+        }
+        match result {
+            Ok(()) => {
+                self.unreadable.remove(blocks);
+                self.clear_late(sequence, blocks);
+                if self.config.mode == Mode::Async {
+                    self.in_flight.remove(&sequence);
+                    self.acknowledge(sequence, blocks.volume);
+                    self.outputs.push_back(Output::Complete { request, result: Ok(()) });
+                }
+            }
+            Err(error) => {
+                self.in_flight.remove(&sequence);
+                self.local_failed(blocks);
+                self.outputs.push_back(Output::Complete { request, result: Err(error) });
+            }
+        }
+        self.pump(now);
+    }
+
+    /// The volume now holds something that no record says: it takes a place in the order and is read and sent (rule 5).
+    fn local_failed(&mut self, blocks: BlockRange) {
+        if !self.rules.on(Rule::ErrorEpoch) {
+            return;
+        }
+        self.sequence = self.sequence.next();
+        match &mut self.epoch {
+            Some(e) if e.committed.is_none() && self.phase == Phase::CatchUp => {
+                e.written(blocks);
+                e.put_back(blocks);
+            }
+            _ => self.fall_to_catch_up(),
+        }
+    }
+
+    fn acknowledge(&mut self, sequence: Sequence, volume: VolumeIndex) {
+        self.acknowledged = self.acknowledged.max(sequence);
+        if let Some(last) = self.last_acked.get_mut(volume.0 as usize) {
+            *last = (*last).max(sequence);
+        }
+    }
+
+    /// A client wants what was acknowledged on `volume` before now to be on stable storage.
+    pub fn flush(&mut self, now: Time, request: RequestId, volume: VolumeIndex) {
+        self.now = self.now.max(now);
+        self.start_local_flush(volume, Some(request));
+        self.pump(now);
+    }
+
+    pub(super) fn start_local_flush(&mut self, volume: VolumeIndex, request: Option<RequestId>) -> u64 {
+        let token = self.token();
+        let stamp = self.hot.next_stamp();
+        let need = self.last_acked.get(volume.0 as usize).copied().unwrap_or_default();
+        self.flushes.push(PendingFlush {
+            request,
+            token,
+            volume,
+            stamp,
+            need,
+            since: self.now,
+            local_done: false,
+        });
+        self.outputs.push_back(Output::LocalFlush { token, volume });
+        if request.is_some() {
+            self.ask_for_durable(need);
+        }
+        token
+    }
+
+    /// Asks the target to make durable what it has, when a client waits for `need`.
+    pub(super) fn ask_for_durable(&mut self, need: Sequence) {
+        let remote = self.config.mode == Mode::Sync && self.session.is_active();
+        if remote && self.phase == Phase::Streaming && need > self.durable {
+            self.queue.push(Frame::Mark { sequence: self.sequence, sync: true });
+        }
+    }
+
+    /// What flushes and FUA writes wait for must be asked for again after a reconnect.
+    pub(super) fn ask_again_for_durable(&mut self) {
+        let flushes = self.flushes.iter().filter(|f| f.request.is_some()).map(|f| f.need);
+        let fua = self.in_flight.iter().filter(|(_, f)| f.fua).map(|(q, _)| *q);
+        if let Some(need) = flushes.chain(fua).max() {
+            self.ask_for_durable(need);
+        }
+    }
+
+    /// A local flush has ended.
+    pub fn local_flushed(&mut self, now: Time, token: u64, ok: bool) {
+        self.now = self.now.max(now);
+        let Some(at) = self.flushes.iter().position(|f| f.token == token) else { return };
+        let (volume, stamp, request) =
+            (self.flushes[at].volume, self.flushes[at].stamp, self.flushes[at].request);
+        if ok {
+            self.hot.flushed(volume, stamp);
+            self.flushes[at].local_done = true;
+        }
+        match request {
+            None => {
+                self.flushes.swap_remove(at);
+                self.cooling_flushed(token, ok);
+            }
+            Some(request) if !ok => {
+                self.flushes.swap_remove(at);
+                self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Io) });
+            }
+            Some(_) => {}
+        }
+        self.pump(now);
+    }
+
+    /// Whether clients are answered without the target.
+    fn alone(&self) -> bool {
+        let holds = self.config.on_link_loss == OnLinkLoss::Block && self.state.peer_has_checkpoint;
+        self.config.mode == Mode::Async || (!self.in_sync && !holds)
+    }
+
+    pub(super) fn complete_ready(&mut self) {
+        self.complete_flushes();
+        if self.config.mode == Mode::Async {
+            return;
+        }
+        let alone = self.alone();
+        if !alone && !self.in_sync {
+            return;
+        }
+        let level = self.level();
+        let mut done = Vec::new();
+        for (sequence, f) in &self.in_flight {
+            if !alone && *sequence > self.received {
+                break;
+            }
+            let covered = *sequence <= if f.fua { self.durable } else { level };
+            if f.local_done && (alone || covered) {
+                done.push(*sequence);
+            }
+        }
+        for sequence in done {
+            let Some(f) = self.in_flight.remove(&sequence) else { continue };
+            if f.locked {
+                self.locks.release(f.blocks);
+            }
+            self.acknowledge(sequence, f.blocks.volume);
+            self.outputs.push_back(Output::Complete { request: f.request, result: Ok(()) });
+        }
+    }
+
+    fn complete_flushes(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let (alone, in_sync, durable) = (self.alone(), self.in_sync, self.durable);
+        let outputs = &mut self.outputs;
+        self.flushes.retain(|f| {
+            let remote = alone || (in_sync && durable >= f.need);
+            match f.request {
+                Some(request) if f.local_done && remote => {
+                    outputs.push_back(Output::Complete { request, result: Ok(()) });
+                    false
+                }
+                _ => true,
+            }
+        });
+    }
+
+    /// The acknowledgement that sync mode waits for.
+    pub(super) fn level(&self) -> Sequence {
+        match self.config.ack {
+            AckLevel::Received => self.received,
+            AckLevel::Durable => self.durable,
+        }
+    }
+
+    /// Whether acknowledged writes are at the target again (rule 3).
+    pub(super) fn regain_sync(&mut self) {
+        if self.config.mode != Mode::Sync || self.in_sync || self.phase != Phase::Streaming {
+            return;
+        }
+        let covers = self.level() >= self.acknowledged || !self.rules.on(Rule::InSyncCovers);
+        if covers && self.received >= self.recovery && self.session.is_active() {
+            self.in_sync = true;
+        }
+    }
+
+    /// When a sync group that waits for its target stops waiting.
+    pub(super) fn degrade_at(&self) -> Option<Time> {
+        if self.config.mode != Mode::Sync || !self.in_sync {
+            return None;
+        }
+        let write = self.in_flight.range(self.level().next()..).map(|(_, f)| f.admitted).next();
+        let flush = self.flushes.iter().filter(|f| f.request.is_some()).map(|f| f.since).min();
+        let link = (!self.session.is_active()).then_some(self.disconnected_since);
+        let oldest = [write, flush, link].into_iter().flatten().min()?;
+        Some(oldest.plus_us(self.config.sync_timeout_us))
+    }
+
+    pub(super) fn degrade_if_late(&mut self, now: Time) {
+        if self.degrade_at().is_some_and(|at| at <= now) {
+            self.in_sync = false;
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Catch-up: blocks are read in order under the range lock and sent as an epoch while writing goes on.
+//!
+//! A cursor goes once over the bitmap. A block ahead of it needs no record when it is written, because it will be read; a
+//! block behind it does. What must be read again (a record that overflowed, a frame lost with its session) is requeued and
+//! taken in further passes. When nothing is left the epoch commits at the current sequence, and from there on the stream
+//! goes on in order.
+
+use super::*;
+use crate::block_set::BlockSet;
+use crate::frame::{Block, Compare, HASH_BYTES, frame_digest};
+
+/// Blocks of one data read: one frame's payload.
+const DATA_RUN_BLOCKS: u64 = MAX_PAYLOAD_BYTES / BLOCK_BYTES;
+/// Blocks of the longest read, when all has been zeroes so far.
+const ZERO_RUN_BLOCKS: u64 = MAX_ZERO_BYTES / BLOCK_BYTES;
+/// Reads under way at once: enough to keep one disk busy.
+const MAX_READS: usize = 4;
+/// Bytes that a zero frame counts for in the window.
+const FRAME_COST_BYTES: u64 = 256;
+/// After this many passes over requeued blocks, admission is held so that the epoch can close (rule 15).
+const THROTTLE_AFTER_PASSES: u32 = 3;
+/// How long admission is held at most, in microseconds, and for how long not again after that.
+const HOLD_US: u64 = 200_000;
+/// Bound of what is remembered of blocks rewritten in an epoch; beyond it no bit clears before the commit.
+const MAX_REWRITTEN_BYTES: u64 = 32 << 20;
+
+#[derive(Debug)]
+pub(super) struct Read {
+    epoch: EpochId,
+    blocks: BlockRange,
+    hash: bool,
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    blocks: BlockRange,
+    read_at: Sequence,
+    cost: u64,
+    undecided: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Epoch {
+    pub id: EpochId,
+    cursor: (u32, u64),
+    cursor_done: bool,
+    requeued: BlockSet,
+    pub rewritten: BlockSet,
+    rewritten_all: bool,
+    /// Blocks that differ and must go as data.
+    differing: BlockSet,
+    pub outbox: VecDeque<Frame>,
+    outstanding: BTreeMap<FrameId, Outstanding>,
+    outstanding_bytes: u64,
+    next_frame: u64,
+    frames: u64,
+    digest: u64,
+    /// The last record that went to the queue in this epoch.
+    pub last_record: Sequence,
+    /// Records up to here were freed because the target has them staged durably.
+    freed: Sequence,
+    pub committed: Option<Sequence>,
+    compare: bool,
+    passes: u32,
+    run_blocks: u64,
+    pub sent_bytes: u64,
+    sent_blocks: u64,
+    total_blocks: u64,
+}
+
+impl Epoch {
+    fn new(id: EpochId, compare: bool, total_blocks: u64) -> Self {
+        Self {
+            id,
+            cursor: (0, 0),
+            cursor_done: false,
+            requeued: BlockSet::default(),
+            rewritten: BlockSet::default(),
+            rewritten_all: false,
+            differing: BlockSet::default(),
+            outbox: VecDeque::new(),
+            outstanding: BTreeMap::new(),
+            outstanding_bytes: 0,
+            next_frame: 0,
+            frames: 0,
+            digest: 0,
+            last_record: Sequence(0),
+            freed: Sequence(0),
+            committed: None,
+            compare,
+            passes: 0,
+            run_blocks: DATA_RUN_BLOCKS,
+            sent_bytes: 0,
+            sent_blocks: 0,
+            total_blocks,
+        }
+    }
+
+    fn is_ahead(&self, volume: VolumeIndex, block: u64) -> bool {
+        !self.cursor_done && (volume.0, block) >= self.cursor
+    }
+
+    /// The part of `blocks` that the cursor has passed.
+    fn behind(&self, blocks: BlockRange) -> BlockRange {
+        let end = match blocks.volume.0.cmp(&self.cursor.0) {
+            _ if self.cursor_done => blocks.end(),
+            std::cmp::Ordering::Less => blocks.end(),
+            std::cmp::Ordering::Equal => blocks.end().min(self.cursor.1),
+            std::cmp::Ordering::Greater => blocks.first,
+        };
+        BlockRange { count: end.saturating_sub(blocks.first), ..blocks }
+    }
+
+    /// Whether `block` will still be read in this epoch.
+    pub fn is_unsent(&self, volume: VolumeIndex, block: u64) -> bool {
+        self.is_ahead(volume, block) || self.requeued.contains(volume, block)
+    }
+
+    /// A client writes `blocks`: those that were sent already clear with the commit only.
+    pub fn written(&mut self, blocks: BlockRange) {
+        if self.rewritten_all {
+            return;
+        }
+        self.rewritten.insert(self.behind(blocks));
+        if self.rewritten.memory_bytes() > MAX_REWRITTEN_BYTES {
+            self.rewritten.clear();
+            self.rewritten_all = true;
+        }
+    }
+
+    /// `blocks` have to be read (again).
+    pub fn put_back(&mut self, blocks: BlockRange) {
+        self.requeued.insert(self.behind(blocks));
+    }
+
+    /// No frame still to come was read before this sequence.
+    pub fn floor(&self, current: Sequence) -> Sequence {
+        self.outstanding.values().next().map_or(current, |o| o.read_at)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.outbox.is_empty() && !self.outstanding.values().any(|o| o.undecided)
+    }
+
+    fn forget_frame(&mut self, frame: FrameId) -> Option<Outstanding> {
+        let o = self.outstanding.remove(&frame)?;
+        self.outstanding_bytes -= o.cost;
+        Some(o)
+    }
+}
+
+impl Source {
+    pub(super) fn remaining_blocks(&self, e: &Epoch) -> u64 {
+        e.total_blocks.saturating_sub(e.sent_blocks).max(e.requeued.len())
+    }
+
+    pub(super) fn read_again_at(&self) -> Option<Time> {
+        (self.next_read_at > self.now && self.epoch.is_some()).then_some(self.next_read_at)
+    }
+
+    pub(super) fn pump_epoch(&mut self) {
+        if self.phase != Phase::CatchUp || !self.session.is_active() || !self.ready {
+            return;
+        }
+        if self.epoch.is_none() {
+            self.begin_epoch();
+        }
+        while self.start_read() {}
+        self.commit_epoch();
+    }
+
+    fn begin_epoch(&mut self) {
+        self.next_epoch += 1;
+        let id = EpochId(self.next_epoch);
+        self.queue.clear();
+        self.unreadable.clear();
+        let total = self.bitmaps.iter().map(|b| b.dirty_blocks()).sum();
+        self.epoch = Some(Epoch::new(id, self.state.compare_all, total));
+        self.queue.push(Frame::EpochBegin {
+            epoch: id,
+            generation: self.state.generation,
+            incarnation: self.state.incarnation,
+        });
+    }
+
+    /// Starts the next read, if one may start; whether it did.
+    fn start_read(&mut self) -> bool {
+        let window = self.config.window_bytes;
+        let Some(e) = &mut self.epoch else { return false };
+        let busy = self.reads.len() >= MAX_READS || e.outstanding_bytes >= window;
+        if e.committed.is_some() || busy || self.now < self.next_read_at {
+            return false;
+        }
+        let Some(mut blocks) = next_blocks(&self.bitmaps, e) else { return false };
+        match self.locks.first_conflict(blocks) {
+            Some(first) if first == blocks.first => return false,
+            Some(first) => blocks.count = first - blocks.first,
+            None => {}
+        }
+        if e.is_ahead(blocks.volume, blocks.first) {
+            e.cursor = (blocks.volume.0, blocks.end());
+        }
+        e.requeued.remove(blocks);
+        let differing = e.differing.intersects(blocks);
+        let hash = e.compare && !differing;
+        if differing {
+            e.differing.remove(blocks);
+        }
+        let epoch = e.id;
+        if let Some(rate) = self.config.max_rate.filter(|r| *r > 0) {
+            let us = blocks.count.min(DATA_RUN_BLOCKS) * BLOCK_BYTES * 1_000_000 / rate;
+            self.next_read_at = self.next_read_at.max(self.now).plus_us(us);
+        }
+        self.locks.hold(blocks);
+        let read = self.token();
+        self.reads.insert(read, Read { epoch, blocks, hash });
+        self.outputs.push_back(Output::Read { read, blocks, hash });
+        true
+    }
+
+    /// A read for the catch-up has ended.
+    pub fn blocks_read(&mut self, now: Time, read: u64, outcome: ReadOutcome) {
+        self.now = self.now.max(now);
+        let Some(r) = self.reads.remove(&read) else { return };
+        self.locks.release(r.blocks);
+        let sequence = self.sequence;
+        let size_bytes = self.size_bytes(r.blocks.volume);
+        if let Some(e) = self.epoch.as_mut().filter(|e| e.id == r.epoch && e.committed.is_none()) {
+            let taken = match &outcome {
+                ReadOutcome::Data(bytes, _) => blocks_in(bytes.len() as u64),
+                ReadOutcome::Hashes { blocks, .. } | ReadOutcome::Zeroes { blocks } => *blocks,
+                ReadOutcome::Failed => 0,
+            }
+            .min(r.blocks.count);
+            let got = BlockRange { count: taken, ..r.blocks };
+            let rest = BlockRange { first: got.end(), count: r.blocks.count - taken, ..r.blocks };
+            if taken > 0 {
+                e.put_back(rest);
+                e.emit(got, got.bytes(size_bytes), outcome, sequence, r.hash);
+            } else if rest.count > 1 {
+                e.put_back(rest);
+                e.run_blocks = 1;
+            } else {
+                self.unreadable.insert(rest);
+            }
+        }
+        self.pump(now);
+    }
+
+    fn commit_epoch(&mut self) {
+        let Some(e) = &mut self.epoch else { return };
+        let reading = self.reads.values().any(|r| r.epoch == e.id);
+        if e.committed.is_some() || reading || !e.is_idle() {
+            return;
+        }
+        if next_blocks(&self.bitmaps, e).is_some() {
+            return;
+        }
+        e.committed = Some(self.sequence);
+        let compare = e.compare;
+        self.queue.push(Frame::EpochCommit {
+            epoch: e.id,
+            position: Position::new(self.state.generation, self.sequence),
+            time: self.now,
+            frames: e.frames,
+            digest: e.digest,
+        });
+        self.phase = Phase::Streaming;
+        self.recent.clear();
+        self.clearing.committed(self.sequence, compare);
+        self.hold_until = Time(0);
+    }
+
+    /// The target has these frames of the open epoch, and its records up to `records_to`, on stable storage.
+    pub(super) fn staged(
+        &mut self,
+        epoch: EpochId,
+        frames: &[(FrameId, u64)],
+        records_to: Sequence,
+        mark: Option<u64>,
+    ) {
+        let Some(e) = self.epoch.as_mut().filter(|e| e.id == epoch) else { return };
+        let mut blocks = Vec::new();
+        for frame in held(&e.outstanding, frames) {
+            blocks.extend(e.forget_frame(frame).map(|o| o.blocks));
+        }
+        let records_to = records_to.min(e.last_record);
+        if e.committed.is_none() && records_to > e.freed {
+            e.freed = records_to;
+            self.queue.free(records_to);
+        }
+        if let Some(mark) = mark.filter(|_| !e.rewritten_all) {
+            self.clear_frames(mark, blocks);
+        }
+    }
+
+    /// The target says which blocks of a compare frame it lacks.
+    pub(super) fn differs(&mut self, epoch: EpochId, frame: FrameId, blocks: &[BlockRange]) {
+        let Some(e) = self.epoch.as_mut().filter(|e| e.id == epoch && e.committed.is_none()) else { return };
+        let Some(o) = e.outstanding.get_mut(&frame) else { return };
+        o.undecided = false;
+        let asked = o.blocks;
+        for b in blocks.iter().filter(|b| b.volume == asked.volume) {
+            let first = b.first.max(asked.first);
+            let range = BlockRange { first, count: b.end().min(asked.end()).saturating_sub(first), ..asked };
+            e.differing.insert(range);
+            e.requeued.insert(range);
+            e.rewritten.insert(range);
+            e.total_blocks += range.count;
+        }
+    }
+
+    /// Takes up the open epoch where the target has it; whether that is possible (rule 9).
+    pub(super) fn resume_epoch(&mut self, open: &crate::message::OpenEpoch) -> bool {
+        let foreign = open.incarnation != self.state.incarnation;
+        if foreign && !self.rules.on(Rule::EpochIncarnation) {
+            // A hasty reading: what the target has staged need not be sent again.
+            let staged: u64 = open.frames.iter().map(|(_, n)| *n).sum();
+            let mut e = Epoch::new(open.epoch, false, 0);
+            (e.cursor_done, e.frames, e.digest, e.next_frame) = (true, staged, open.digest, 1 << 40);
+            self.epoch = Some(e);
+            return true;
+        }
+        let Some(e) = self.epoch.as_mut().filter(|e| e.id == open.epoch) else { return false };
+        if foreign || e.committed.is_some() || open.records_to < e.freed {
+            return false;
+        }
+        e.outbox.clear();
+        for frame in held(&e.outstanding, &open.frames) {
+            e.forget_frame(frame);
+        }
+        for (frame, o) in std::mem::take(&mut e.outstanding) {
+            e.frames -= 1;
+            e.digest = e.digest.wrapping_sub(frame_digest(frame, o.read_at));
+            e.put_back(o.blocks);
+        }
+        e.outstanding_bytes = 0;
+        let staged: u64 = open.frames.iter().map(|(_, n)| *n).fold(0, u64::saturating_add);
+        if staged != e.frames || open.digest != e.digest {
+            return false;
+        }
+        let last_record = e.last_record;
+        self.queue.rewind(open.records_to);
+        // Frames may wait for a record that has overflowed since: the mark stands for it.
+        self.queue.push(Frame::Mark { sequence: last_record, sync: false });
+        true
+    }
+}
+
+impl Epoch {
+    fn emit(&mut self, blocks: BlockRange, range: ByteRange, outcome: ReadOutcome, at: Sequence, hash: bool) {
+        let frame = FrameId(self.next_frame);
+        let (epoch, after) = (self.id, self.last_record);
+        let mut undecided = false;
+        let message = match outcome {
+            ReadOutcome::Data(bytes, checksum) => {
+                self.run_blocks = DATA_RUN_BLOCKS;
+                let raw_bytes = bytes.len() as u32;
+                let content = Content::Data(crate::frame::Payload {
+                    codec: crate::frame::Codec::Raw,
+                    raw_bytes,
+                    checksum,
+                    encoded: bytes,
+                });
+                Frame::Block(Block { epoch, frame, range, read_at: at, after, content })
+            }
+            ReadOutcome::Hashes { hashes, .. } if hash => {
+                debug_assert_eq!(hashes.len() as u64, blocks.count * HASH_BYTES as u64);
+                self.run_blocks = DATA_RUN_BLOCKS;
+                undecided = true;
+                Frame::Compare(Compare { epoch, frame, range, read_at: at, after, hashes })
+            }
+            ReadOutcome::Zeroes { .. } => {
+                self.run_blocks = (self.run_blocks * 2).min(ZERO_RUN_BLOCKS);
+                let content = Content::Zeroes { punch: true };
+                Frame::Block(Block { epoch, frame, range, read_at: at, after, content })
+            }
+            ReadOutcome::Hashes { .. } | ReadOutcome::Failed => {
+                self.put_back(blocks);
+                return;
+            }
+        };
+        self.next_frame += 1;
+        self.frames += 1;
+        self.digest = self.digest.wrapping_add(frame_digest(frame, at));
+        let cost = message.encoded_len() as u64 + FRAME_COST_BYTES;
+        self.sent_bytes += range.length;
+        self.sent_blocks += blocks.count;
+        self.outstanding_bytes += cost;
+        self.outstanding.insert(frame, Outstanding { blocks, read_at: at, cost, undecided });
+        self.outbox.push_back(message);
+    }
+}
+
+/// The frames of `runs` that are outstanding; a lying run costs no more than what is outstanding.
+fn held(outstanding: &BTreeMap<FrameId, Outstanding>, runs: &[(FrameId, u64)]) -> Vec<FrameId> {
+    runs.iter()
+        .flat_map(|(first, count)| {
+            let end = FrameId(first.0.saturating_add(*count));
+            outstanding.range(*first..end.max(*first)).map(|(f, _)| *f)
+        })
+        .collect()
+}
+
+/// The next run of blocks to read: ahead of the cursor first, then what was put back.
+fn next_blocks(bitmaps: &[Bitmap], e: &mut Epoch) -> Option<BlockRange> {
+    while !e.cursor_done {
+        let (volume, from) = e.cursor;
+        let Some(bitmap) = bitmaps.get(volume as usize) else {
+            e.cursor_done = true;
+            break;
+        };
+        if let Some((first, count)) = bitmap.next_run(from, e.run_blocks) {
+            return Some(BlockRange { volume: VolumeIndex(volume), first, count });
+        }
+        e.cursor = (volume + 1, 0);
+    }
+    e.requeued.first_run(e.run_blocks)
+}
+
+impl Source {
+    /// Holds admission for a while when passes over requeued blocks do not come to an end by themselves.
+    pub(super) fn throttle(&mut self) {
+        let Some(e) = self.epoch.as_mut().filter(|e| e.committed.is_none() && e.cursor_done) else { return };
+        e.passes += 1;
+        let rested = self.now >= self.hold_until.plus_us(HOLD_US);
+        if e.passes >= THROTTLE_AFTER_PASSES && rested && self.rules.on(Rule::Throttle) {
+            self.hold_until = self.now.plus_us(HOLD_US);
+        }
+    }
+}

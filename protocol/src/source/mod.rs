@@ -1,0 +1,624 @@
+//! The source: admits writes, remembers what the target lacks, and decides what is sent, in what order, and when a
+//! client hears that its write is done.
+//!
+//! A pure state machine. The shell feeds it with what happened ([`Source::write`], [`Source::local_done`], …), performs
+//! every [`Output`] that [`Source::poll`] gives, in order, and reports the outcome. Frames for the peer are pulled with
+//! [`Source::next_frame`] (the ordered stream) and [`Source::next_block`] (any of the block streams).
+//!
+//! | module | noun |
+//! |---|---|
+//! | `admission` | a write on its way in: range lock, hot extents, sequence, record or no record |
+//! | `lock` | the range lock |
+//! | `hot` | the hot extents and their log |
+//! | `queue` | the ordered, bounded queue |
+//! | `epoch` | catch-up: cursor, requeued blocks, outstanding frames, commit |
+//! | `session` | the handshake and what the target says afterwards |
+//! | `clearing` | when bits clear and what is noted before |
+//! | `completion` | when a client is answered |
+
+mod admission;
+mod clearing;
+mod completion;
+mod epoch;
+mod hot;
+mod lock;
+mod queue;
+mod session;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::bitmap::Bitmap;
+use crate::frame::{Content, Frame};
+use crate::ids::*;
+use crate::rules::{Rule, Rules};
+use crate::state::{GroupState, LostBlocks};
+
+use admission::Waiting;
+use clearing::Clearing;
+use completion::{InFlight, PendingFlush};
+use epoch::Epoch;
+use hot::HotSet;
+use lock::RangeLocks;
+use queue::Queue;
+use session::Session;
+
+/// Sequences reserved ahead in one durable note: a million writes a superblock write.
+const RESERVE_STEP: u64 = 1 << 20;
+/// Reserve again when fewer are left than this, so that admission never waits for the note in practice.
+const RESERVE_LOW: u64 = RESERVE_STEP / 4;
+/// Writes that may wait for admission. A front end bounds its own requests below this; beyond it is a bug of the shell.
+const MAX_WAITING: usize = 1 << 16;
+
+/// How a group replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A write is done when the local volume has it.
+    Async,
+    /// And the target has it.
+    Sync,
+}
+
+/// What "the target has it" means in sync mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckLevel {
+    /// In the journal's page cache: survives the receiver process.
+    Received,
+    /// On stable storage.
+    Durable,
+}
+
+/// What a sync group does when the target does not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLinkLoss {
+    /// Goes on alone, and says so.
+    Degrade,
+    /// Holds writes until the target is back.
+    Block,
+}
+
+/// What does not change while a source runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The group's name.
+    pub group: String,
+    /// Sync or async.
+    pub mode: Mode,
+    /// The acknowledgement that sync mode waits for.
+    pub ack: AckLevel,
+    /// What happens without it.
+    pub on_link_loss: OnLinkLoss,
+    /// After how long, in microseconds.
+    pub sync_timeout_us: u64,
+    /// Bound of the queue, payload and overhead, in bytes.
+    pub queue_bytes: u64,
+    /// Bound of what a catch-up has read and the target has not staged durably, in bytes.
+    pub window_bytes: u64,
+    /// Extents that may be hot at once.
+    pub hot_capacity: usize,
+    /// Bound of the catch-up's reading, in bytes a second; `None` for as fast as it goes.
+    pub max_rate: Option<u64>,
+    /// Names and sizes of the volumes, in the order of their indices.
+    pub volumes: Vec<crate::message::VolumeInfo>,
+    /// Which rules are in force; all, outside the simulator's own tests.
+    pub rules: Rules,
+}
+
+/// A client's request, named by the shell; unique while it is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// A write as a client asked for it, at most [`MAX_PAYLOAD_BYTES`] of data or [`MAX_ZERO_BYTES`] of zeroes long.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Where.
+    pub range: ByteRange,
+    /// What: data (raw, with the checksum taken on arrival) or zeroes.
+    pub content: Content,
+    /// Whether it must be on stable storage, at both ends in sync mode, before it is done.
+    pub fua: bool,
+}
+
+/// Something that the shell has to do. The outcome is reported with the method named.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Write the state to both slots of the superblock: [`Source::state_persisted`].
+    PersistState {
+        /// To be named in the report.
+        version: u64,
+        /// What to write.
+        state: Box<GroupState>,
+    },
+    /// Make this the durable set of hot extents: [`Source::hot_persisted`].
+    PersistHot {
+        /// To be named in the report.
+        transaction: u64,
+        /// The whole set.
+        extents: Vec<Extent>,
+    },
+    /// Sync the bitmap's pages for these blocks: [`Source::bitmap_synced`].
+    SyncBitmap {
+        /// To be named in the report.
+        token: u64,
+        /// The blocks.
+        blocks: Vec<BlockRange>,
+    },
+    /// Write to the local volume, and sync it if `fua`: [`Source::local_done`].
+    LocalWrite {
+        /// The write's place.
+        sequence: Sequence,
+        /// The write.
+        write: Write,
+    },
+    /// Flush the local volume: [`Source::local_flushed`].
+    LocalFlush {
+        /// To be named in the report.
+        token: u64,
+        /// The volume.
+        volume: VolumeIndex,
+    },
+    /// Read blocks for the catch-up, under the range lock: [`Source::blocks_read`].
+    Read {
+        /// To be named in the report.
+        read: u64,
+        /// The blocks. A prefix may be returned: all of the zeroes at the start, or up to [`MAX_PAYLOAD_BYTES`] of data.
+        blocks: BlockRange,
+        /// Whether hashes of the data are wanted in its place.
+        hash: bool,
+    },
+    /// Answer the client.
+    Complete {
+        /// The request.
+        request: RequestId,
+        /// Whether it succeeded.
+        result: Result<(), LocalError>,
+    },
+    /// End the session with the peer.
+    Disconnect {
+        /// Why, for the log.
+        reason: &'static str,
+    },
+}
+
+/// The local volume failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LocalError {
+    /// An I/O error.
+    #[error("the local volume failed")]
+    Io,
+    /// No space.
+    #[error("the local volume is full")]
+    NoSpace,
+}
+
+/// What a read for the catch-up found.
+#[derive(Clone, Debug)]
+pub enum ReadOutcome {
+    /// These bytes at the start of the range (whole blocks, but for the end of a volume), with their content checksum.
+    Data(Bytes, u64),
+    /// The hashes of the first blocks: [`crate::frame::HASH_BYTES`] each, for `blocks` blocks.
+    Hashes {
+        /// The hashes.
+        hashes: Bytes,
+        /// Count of blocks.
+        blocks: u64,
+    },
+    /// The first `blocks` blocks are zero.
+    Zeroes {
+        /// Count of blocks.
+        blocks: u64,
+    },
+    /// They cannot be read.
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Every write is a record in the queue.
+    Streaming,
+    /// Blocks are, or will be, sent from the bitmap.
+    CatchUp,
+}
+
+/// The source of one group.
+pub struct Source {
+    config: Config,
+    rules: Rules,
+    state: GroupState,
+    bitmaps: Vec<Bitmap>,
+    now: Time,
+    phase: Phase,
+    session: Session,
+    /// The last admitted sequence.
+    sequence: Sequence,
+    /// The sequence of this run's recovery: earlier images are of another run.
+    recovery: Sequence,
+    /// The last sequence acknowledged to a client.
+    acknowledged: Sequence,
+    received: Sequence,
+    durable: Sequence,
+    in_sync: bool,
+    disconnected_since: Time,
+    waiting: VecDeque<Waiting>,
+    locks: RangeLocks,
+    hot: HotSet,
+    in_flight: BTreeMap<Sequence, InFlight>,
+    flushes: Vec<PendingFlush>,
+    last_acked: Vec<Sequence>,
+    queue: Queue,
+    epoch: Option<Epoch>,
+    next_epoch: u64,
+    /// The last sequence that wrote a block, for blocks with a record since streaming began.
+    recent: HashMap<(VolumeIndex, u64), Sequence>,
+    clearing: Clearing,
+    unreadable: crate::block_set::BlockSet,
+    reads: HashMap<u64, epoch::Read>,
+    next_token: u64,
+    hold_until: Time,
+    next_read_at: Time,
+    state_version: u64,
+    state_persisting: bool,
+    state_wanted: bool,
+    state_failed: bool,
+    /// The hot-extent log failed: every block counts as dirty.
+    tracking_lost: bool,
+    ready: bool,
+    applied: Sequence,
+    /// The sync of the bitmaps that has to end before the first state is written.
+    first_bits: Option<u64>,
+    outputs: VecDeque<Output>,
+}
+
+/// How the source was found at its start.
+pub struct Found {
+    /// The stored state.
+    pub state: GroupState,
+    /// The bitmap of each volume.
+    pub bitmaps: Vec<Bitmap>,
+    /// What the hot-extent log holds; `None` when it, or a bitmap, is missing or damaged.
+    pub hot: Option<Vec<Extent>>,
+    /// The boot this is.
+    pub boot_id: [u8; 16],
+    /// A random generation, used if the group has none yet or its state was lost.
+    pub fresh_generation: Generation,
+}
+
+impl Source {
+    /// Starts a source on what was found. Recovery is a write (rule 9): the image as found is the image at a fresh,
+    /// reserved sequence. Nothing is admitted before the first state is persisted.
+    pub fn start(config: Config, found: Found, now: Time) -> Self {
+        let rules = config.rules;
+        let Found { mut state, mut bitmaps, hot, boot_id, fresh_generation } = found;
+        let power_lost = state.boot_id != boot_id;
+        let first = state.generation == Generation::NONE;
+        if first {
+            state.generation = fresh_generation;
+            set_all(&mut bitmaps);
+        }
+        let damaged = hot.is_none() && !first;
+        let mut hot = hot.unwrap_or_default();
+        if power_lost && rules.on(Rule::HotIntoBitmap) {
+            for extent in &hot {
+                set_blocks(&mut bitmaps, extent.blocks());
+            }
+        }
+        if !power_lost && !rules.on(Rule::HotInherited) {
+            hot.clear();
+        }
+        if damaged {
+            state.compare_all = true;
+        }
+        if state.compare_all {
+            set_all(&mut bitmaps);
+        }
+        // Kept in the state until an epoch has carried them: the bits alone may be lost with the power.
+        match &state.lost {
+            LostBlocks::None => {}
+            LostBlocks::All => set_all(&mut bitmaps),
+            LostBlocks::Ranges(ranges) => ranges.iter().for_each(|r| set_blocks(&mut bitmaps, *r)),
+        }
+        state.boot_id = boot_id;
+        state.incarnation = Incarnation(state.incarnation.0 + 1);
+        let sequence = if rules.on(Rule::ReserveSequence) {
+            state.reserved.next()
+        } else {
+            state.noted.next()
+        };
+        state.reserved = Sequence(sequence.0.max(state.reserved.0) + RESERVE_STEP);
+        let volumes = bitmaps.len();
+        let phase = if rules.on(Rule::EpochFirst) { Phase::CatchUp } else { Phase::Streaming };
+        let mut source = Self {
+            hot: HotSet::new(config.hot_capacity, hot, volumes),
+            queue: Queue::default(),
+            rules,
+            config,
+            state,
+            bitmaps,
+            now,
+            phase,
+            session: Session::None,
+            sequence,
+            recovery: sequence,
+            acknowledged: Sequence(0),
+            received: Sequence(0),
+            durable: Sequence(0),
+            in_sync: false,
+            disconnected_since: now,
+            waiting: VecDeque::new(),
+            locks: RangeLocks::default(),
+            in_flight: BTreeMap::new(),
+            flushes: Vec::new(),
+            last_acked: vec![Sequence(0); volumes],
+            epoch: None,
+            next_epoch: 0,
+            recent: HashMap::new(),
+            clearing: Clearing::default(),
+            unreadable: Default::default(),
+            reads: HashMap::new(),
+            next_token: 0,
+            hold_until: Time(0),
+            next_read_at: Time(0),
+            state_version: 0,
+            state_persisting: false,
+            state_wanted: true,
+            state_failed: false,
+            tracking_lost: false,
+            ready: false,
+            applied: Sequence(0),
+            first_bits: None,
+            outputs: VecDeque::new(),
+        };
+        source.next_epoch = source.state.incarnation.0 << 32;
+        if first {
+            // That every block is dirty must be durable before the generation is: nothing else remembers it.
+            let token = source.token();
+            let blocks = source.all_blocks();
+            source.outputs.push_back(Output::SyncBitmap { token, blocks });
+            source.first_bits = Some(token);
+        }
+        source.pump(now);
+        source
+    }
+
+    /// The next thing to do; `None` until something else happens.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Source::timeout`] wants to be called, if nothing happens before.
+    pub fn next_timeout(&self) -> Option<Time> {
+        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.cool_again_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Time has passed.
+    pub fn timeout(&mut self, now: Time) {
+        self.degrade_if_late(now);
+        self.pump(now);
+    }
+
+    /// The superblock was written, or not.
+    pub fn state_persisted(&mut self, now: Time, version: u64, ok: bool) {
+        debug_assert!(version <= self.state_version);
+        self.state_persisting = false;
+        if ok {
+            self.ready = true;
+            self.state_noted(version);
+            self.session_noted(version);
+        } else if !self.state_failed {
+            self.state_failed = true;
+            self.ready = true;
+            self.outputs.push_back(Output::Disconnect { reason: "the state cannot be written" });
+        }
+        self.pump(now);
+    }
+
+    /// Everything that may have become possible, is done.
+    fn pump(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.degrade_if_late(now);
+        self.reserve();
+        self.admit_waiting();
+        self.pump_hot();
+        self.pump_epoch();
+        self.pump_clearing();
+        self.complete_ready();
+        self.pump_state();
+    }
+
+    fn reserve(&mut self) {
+        if self.state.reserved.0.saturating_sub(self.sequence.0) < RESERVE_LOW {
+            self.state.reserved = Sequence(self.sequence.0 + RESERVE_STEP);
+            self.state_wanted = true;
+        }
+    }
+
+    fn pump_state(&mut self) {
+        let possible = !self.state_persisting && !self.state_failed && self.first_bits.is_none();
+        if self.state_wanted && possible {
+            self.state_wanted = false;
+            self.state_persisting = true;
+            self.state_version += 1;
+            self.outputs.push_back(Output::PersistState {
+                version: self.state_version,
+                state: Box::new(self.state.clone()),
+            });
+        }
+    }
+
+    /// The version in which a change made now will be durable.
+    fn persist(&mut self) -> u64 {
+        self.state_wanted = true;
+        self.state_version + 1
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    fn all_blocks(&self) -> Vec<BlockRange> {
+        let range = |(v, b): (usize, &Bitmap)| BlockRange {
+            volume: VolumeIndex(v as u32),
+            first: 0,
+            count: b.blocks(),
+        };
+        self.bitmaps.iter().enumerate().map(range).collect()
+    }
+
+    fn size_bytes(&self, volume: VolumeIndex) -> u64 {
+        self.config.volumes.get(volume.0 as usize).map_or(0, |v| v.size_bytes)
+    }
+
+    fn set_bits(&mut self, range: BlockRange) {
+        set_blocks(&mut self.bitmaps, range);
+    }
+
+    fn clear_bits(&mut self, range: BlockRange) {
+        if let Some(b) = self.bitmaps.get_mut(range.volume.0 as usize) {
+            b.clear(range.first, range.count);
+        }
+    }
+
+    /// Gives up the queue: what it held will be read from the volume.
+    fn fall_to_catch_up(&mut self) {
+        self.phase = Phase::CatchUp;
+        self.epoch = None;
+        self.queue.clear();
+        self.recent.clear();
+        self.clearing.forget_records();
+        self.in_sync = false;
+    }
+}
+
+fn set_all(bitmaps: &mut [Bitmap]) {
+    for b in bitmaps {
+        let blocks = b.blocks();
+        b.set(0, blocks);
+    }
+}
+
+fn set_blocks(bitmaps: &mut [Bitmap], range: BlockRange) {
+    if let Some(b) = bitmaps.get_mut(range.volume.0 as usize) {
+        let end = range.end().min(b.blocks());
+        if range.first < end {
+            b.set(range.first, end - range.first);
+        }
+    }
+}
+
+/// What an operator may want to know of a source.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The current position.
+    pub position: Position,
+    /// Whether a session is active.
+    pub connected: bool,
+    /// Whether records stream in order (else blocks are, or will be, sent from the bitmap).
+    pub streaming: bool,
+    /// Whether acknowledged writes are at the target.
+    pub in_sync: bool,
+    /// Newest checkpoint that the target received.
+    pub received: Sequence,
+    /// Newest checkpoint that the target has on stable storage.
+    pub durable: Sequence,
+    /// Newest position that the target has applied to its base, as it last said.
+    pub applied: Sequence,
+    /// Set bits of each volume, in blocks.
+    pub dirty_blocks: Vec<u64>,
+    /// Blocks that could not be read for the catch-up.
+    pub unreadable_blocks: u64,
+    /// Bytes in the queue.
+    pub queued_bytes: u64,
+    /// When the oldest write that is not durable at the target was admitted; `None` when all are, or it is not known.
+    pub oldest_unsafe: Option<Time>,
+    /// Whether it is known what the target lacks.
+    pub lag_known: bool,
+    /// The catch-up under way: bytes sent and bytes still to send.
+    pub catch_up: Option<(u64, u64)>,
+    /// Whether the target has no checkpoint yet.
+    pub first_sync: bool,
+    /// The state cannot be written.
+    pub state_failed: bool,
+    /// The hot-extent log failed: every block counts as dirty.
+    pub tracking_lost: bool,
+}
+
+impl Source {
+    /// The present state, for status and metrics.
+    pub fn status(&self) -> Status {
+        let dirty_blocks: Vec<u64> = self.bitmaps.iter().map(|b| b.dirty_blocks()).collect();
+        let catch_up = self.epoch.as_ref().filter(|e| e.committed.is_none()).map(|e| {
+            let left = self.remaining_blocks(e) * BLOCK_BYTES;
+            (e.sent_bytes, left)
+        });
+        Status {
+            position: self.position(),
+            connected: self.session.is_active(),
+            streaming: self.phase == Phase::Streaming,
+            in_sync: self.in_sync,
+            received: self.received,
+            durable: self.durable,
+            applied: self.applied,
+            dirty_blocks,
+            unreadable_blocks: self.unreadable.len(),
+            queued_bytes: self.queue.bytes(),
+            oldest_unsafe: self.queue.oldest(),
+            lag_known: self.phase == Phase::Streaming && self.received >= self.recovery,
+            catch_up,
+            first_sync: !self.state.peer_has_checkpoint,
+            state_failed: self.state_failed,
+            tracking_lost: self.tracking_lost,
+        }
+    }
+
+    /// The position of the primary's image.
+    pub fn position(&self) -> Position {
+        Position::new(self.state.generation, self.sequence)
+    }
+
+    /// The state as last changed; durable once the last [`Output::PersistState`] is reported.
+    pub fn state(&self) -> &GroupState {
+        &self.state
+    }
+
+    /// Whether every bit is clear.
+    pub fn is_clean(&self) -> bool {
+        self.bitmaps.iter().all(|b| b.dirty_blocks() == 0)
+    }
+
+    /// Whether a block's bit is set.
+    pub fn is_dirty(&self, volume: VolumeIndex, block: u64) -> bool {
+        self.bitmaps.get(volume.0 as usize).is_some_and(|b| b.test(block))
+    }
+
+    /// Runs of dirty blocks of `volume` from block `from`: `(first, count)`, for clients that read the map.
+    pub fn next_dirty(&self, volume: VolumeIndex, from: u64, max: u64) -> Option<(u64, u64)> {
+        self.bitmaps.get(volume.0 as usize)?.next_run(from, max)
+    }
+
+    /// The next frame of the ordered stream, if there is one.
+    pub fn next_frame(&mut self, now: Time) -> Option<Frame> {
+        if !self.session.is_active() {
+            return None;
+        }
+        let floor = self.epoch.as_ref().map_or(self.sequence, |e| e.floor(self.sequence));
+        let frame = self.queue.take_next(floor)?;
+        self.pump(now);
+        Some(frame)
+    }
+
+    /// The next frame for a block stream, if there is one. Frames may overtake each other.
+    pub fn next_block(&mut self, now: Time) -> Option<Frame> {
+        if !self.session.is_active() {
+            return None;
+        }
+        let frame = self.epoch.as_mut()?.outbox.pop_front()?;
+        self.pump(now);
+        Some(frame)
+    }
+}
+

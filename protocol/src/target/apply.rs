@@ -1,0 +1,145 @@
+//! Redo from the journal to the base (rule 16).
+//!
+//! One batch at a time: `oldest` is raised durably to the batch's end, then the base is written, synced, and the journal
+//! trimmed. A batch that fails is redone from the journal as a whole; nothing is fsynced twice and called durable.
+
+use super::*;
+use crate::state::BasePoint;
+
+/// A batch covers about this much of the journal, in bytes; an epoch is always one batch.
+const BATCH_BYTES: u64 = 64 << 20;
+/// A batch that failed is tried again after this long, in microseconds.
+const RETRY_US: u64 = 5_000_000;
+/// History gives way when the journal is this full, in eighths.
+const FULL_EIGHTHS: u64 = 6;
+
+#[derive(Debug)]
+pub(super) enum Apply {
+    Idle,
+    Raising { version: u64, to: Lsn },
+    Writing { to: Lsn, point: Option<BasePoint> },
+    Syncing { to: Lsn, point: Option<BasePoint> },
+    Failed { until: Time },
+}
+
+impl Target {
+    pub(super) fn apply_at(&self) -> Option<Time> {
+        match self.apply {
+            Apply::Failed { until } => Some(until),
+            Apply::Idle if self.config.history_us > 0 => {
+                let from = self.state.base.map_or(self.journal_start, |b| b.lsn);
+                self.points.next_to_apply(from).map(|p| p.time.plus_us(self.config.history_us))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn pump_apply(&mut self) {
+        if let Apply::Failed { until } = self.apply {
+            if self.now < until {
+                return;
+            }
+            self.apply = Apply::Idle;
+        }
+        let Some(base) = self.state.base else { return };
+        if !matches!(self.apply, Apply::Idle) || self.promoting.is_some() {
+            return;
+        }
+        if self.journal_start < base.lsn {
+            // A batch was under way when the process ended: it is redone.
+            self.write_batch(base.lsn, None);
+            return;
+        }
+        let full = self.points.end().0 - self.journal_start.0 > self.config.journal_bytes / 8 * FULL_EIGHTHS;
+        let aged = match self.config.history_us {
+            0 => Time(u64::MAX),
+            _ if full => Time(u64::MAX),
+            us => Time(self.now.0.saturating_sub(us)),
+        };
+        let durable_only = self.rules.on(Rule::ApplyDurable);
+        if let Some(point) = self.points.to_apply(base.lsn, aged, BATCH_BYTES, durable_only) {
+            self.begin_batch(point);
+        }
+    }
+
+    pub(super) fn begin_batch(&mut self, point: Checkpoint) {
+        let raised = BasePoint { position: point.position, lsn: point.lsn };
+        if self.rules.on(Rule::OldestFirst) {
+            self.state.base = Some(raised);
+            let version = self.persist();
+            self.apply = Apply::Raising { version, to: point.lsn };
+        } else {
+            self.write_batch(point.lsn, Some(raised));
+        }
+    }
+
+    /// Redoes a batch that was under way.
+    pub(super) fn redo_batch(&mut self, to: Lsn) {
+        self.write_batch(to, None);
+    }
+
+    fn write_batch(&mut self, to: Lsn, point: Option<BasePoint>) {
+        self.apply = Apply::Writing { to, point };
+        self.outputs.push_back(Output::Apply { to, skip: self.skip.clone() });
+    }
+
+    pub(super) fn apply_noted(&mut self, version: u64) {
+        if let Apply::Raising { version: v, to } = self.apply
+            && v <= version
+        {
+            self.write_batch(to, None);
+        }
+    }
+
+    /// The batch is in the bases, not yet durable; or it could not be written.
+    pub fn applied(&mut self, now: Time, ok: bool) {
+        self.now = self.now.max(now);
+        let Apply::Writing { to, point } = self.apply else { return };
+        if !ok {
+            self.apply = Apply::Failed { until: self.now.plus_us(RETRY_US) };
+        } else if self.rules.on(Rule::TrimAfterSync) {
+            self.apply = Apply::Syncing { to, point };
+            self.outputs.push_back(Output::SyncBase);
+        } else {
+            self.batch_done(to, point);
+        }
+        self.pump(now);
+    }
+
+    /// Whether the sync of the base that ended was the applier's.
+    pub(super) fn apply_base_synced(&mut self, ok: bool) -> bool {
+        let Apply::Syncing { to, point } = self.apply else { return false };
+        if ok {
+            self.batch_done(to, point);
+        } else {
+            self.apply = Apply::Failed { until: self.now.plus_us(RETRY_US) };
+        }
+        true
+    }
+
+    fn batch_done(&mut self, to: Lsn, point: Option<BasePoint>) {
+        self.apply = Apply::Idle;
+        if point.is_some() {
+            self.state.base = point;
+            self.persist();
+        }
+        self.journal_start = to;
+        self.points.applied(to);
+        self.skip.retain(|(_, end)| *end > to);
+        let drained = self.points.newest().is_none_or(|p| p.lsn <= to);
+        if drained {
+            self.overlay.clear();
+        }
+        self.outputs.push_back(Output::Trim { before: to });
+    }
+
+    /// Whether a batch is under way.
+    pub(super) fn applying(&self) -> bool {
+        !matches!(self.apply, Apply::Idle | Apply::Failed { .. })
+    }
+
+    /// The last position whose writes are all in the base.
+    pub fn applied_to(&self) -> Option<Position> {
+        self.state.base.filter(|b| b.lsn <= self.journal_start).map(|b| b.position)
+    }
+}

@@ -1,0 +1,170 @@
+//! The end of being a target: the newest checkpoint becomes the image of a primary (rules 17 and 18).
+
+use super::*;
+
+/// Why a promotion is not possible.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotPromote {
+    /// There is no checkpoint yet.
+    #[error("the first sync has not finished: there is no consistent image to promote")]
+    NoCheckpoint,
+    /// This host is not a standby.
+    #[error("this host is not the standby of the group")]
+    NotStandby,
+    /// A promotion is under way.
+    #[error("a promotion is under way already")]
+    UnderWay,
+    /// A disk failed.
+    #[error("the standby failed: {0}")]
+    Failed(&'static str),
+}
+
+/// What a promotion yields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// The image is the old primary's at this position.
+    pub position: Position,
+    /// The history that begins.
+    pub generation: Generation,
+    /// When the position was reached at the source (or received here).
+    pub time: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Drain,
+    Cut { version: u64 },
+    Truncating,
+    Sync,
+    Apply,
+    Role { version: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    generation: Generation,
+    stage: Stage,
+}
+
+impl Target {
+    /// Ends every session and makes this host's image the newest checkpoint, with `generation` (random, new) as its
+    /// history. Answered by [`Output::Promoted`]. Received records count; half an epoch does not.
+    pub fn promote(&mut self, now: Time, generation: Generation) {
+        self.now = self.now.max(now);
+        let refusal = self.may_promote().err();
+        if let Some(refusal) = refusal {
+            self.outputs.push_back(Output::Promoted(Err(refusal)));
+            return;
+        }
+        self.end_session("the standby is being promoted");
+        self.promoting = Some(Step { generation, stage: Stage::Drain });
+        self.pump(now);
+    }
+
+    /// What a promotion now would yield.
+    pub fn may_promote(&self) -> Result<Checkpoint, CannotPromote> {
+        if self.state.role != Role::Standby {
+            return Err(CannotPromote::NotStandby);
+        }
+        if let Some(reason) = self.failed {
+            return Err(CannotPromote::Failed(reason));
+        }
+        if self.promoting.is_some() {
+            return Err(CannotPromote::UnderWay);
+        }
+        let direct = self.epoch.as_ref().is_some_and(|e| e.direct);
+        self.points.newest().filter(|_| !direct).ok_or(CannotPromote::NoCheckpoint)
+    }
+
+    pub(super) fn pump_promotion(&mut self) {
+        let Some(step) = self.promoting else { return };
+        let Some(point) = self.points.newest() else { return };
+        let base = self.state.base.map_or(Lsn(0), |b| b.lsn);
+        let stage = match step.stage {
+            Stage::Drain if self.applying() || self.syncing || self.state_persisting => return,
+            Stage::Drain if self.cutting.is_some() => return,
+            Stage::Drain => {
+                // Bits for what is discarded are durable before it is (rule 18).
+                if let Some(e) = self.epoch.take() {
+                    self.state.lost.add(e.discarded());
+                }
+                Stage::Cut { version: self.persist() }
+            }
+            Stage::Cut { .. } | Stage::Truncating | Stage::Role { .. } => return,
+            Stage::Sync if self.syncing => return,
+            Stage::Sync if self.points.durable() < point.lsn && self.rules.on(Rule::PromoteFsync) => {
+                self.sync_wanted = true;
+                self.pump_sync();
+                return;
+            }
+            Stage::Sync => Stage::Apply,
+            Stage::Apply if self.applying() || matches!(self.apply, Apply::Failed { .. }) => return,
+            Stage::Apply if self.journal_start < point.lsn => {
+                if base == point.lsn {
+                    self.redo_batch(base);
+                } else {
+                    self.begin_batch(point);
+                }
+                return;
+            }
+            Stage::Apply => {
+                self.state.role = Role::Primary;
+                self.state.parent = Some(point.position);
+                self.state.generation = step.generation;
+                self.state.reserved = self.state.reserved.max(point.position.sequence);
+                self.state.noted = Sequence(0);
+                self.state.peer_has_checkpoint = false;
+                Stage::Role { version: self.persist() }
+            }
+        };
+        self.promoting = Some(Step { stage, ..step });
+        if !matches!(stage, Stage::Cut { .. } | Stage::Role { .. }) {
+            self.pump_promotion();
+        }
+    }
+
+    pub(super) fn promote_noted(&mut self, version: u64) {
+        let Some(step) = self.promoting else { return };
+        let Some(point) = self.points.newest() else { return };
+        match step.stage {
+            Stage::Cut { version: v } if v <= version => {
+                let stage = if self.points.end() > point.lsn {
+                    self.cut_journal(point.lsn);
+                    Stage::Truncating
+                } else {
+                    Stage::Sync
+                };
+                self.promoting = Some(Step { stage, ..step });
+            }
+            Stage::Role { version: v } if v <= version => {
+                self.promoting = None;
+                self.outputs.push_back(Output::Promoted(Ok(Promotion {
+                    position: point.position,
+                    generation: step.generation,
+                    time: point.time,
+                })));
+            }
+            _ => {}
+        }
+    }
+
+    /// The journal was cut, or not.
+    pub fn truncated(&mut self, now: Time, ok: bool) {
+        self.now = self.now.max(now);
+        match self.cutting.take() {
+            Some(at) if ok => self.points.cut(at),
+            _ => self.fail("the journal cannot be cut"),
+        }
+        if let Some(step) = self.promoting.filter(|s| s.stage == Stage::Truncating) {
+            self.promoting = Some(Step { stage: Stage::Sync, ..step });
+        }
+        self.pump(now);
+    }
+
+    pub(super) fn promote_failed(&mut self) {
+        if let (Some(_), Some(reason)) = (self.promoting, self.failed) {
+            self.promoting = None;
+            self.outputs.push_back(Output::Promoted(Err(CannotPromote::Failed(reason))));
+        }
+    }
+}

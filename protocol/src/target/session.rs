@@ -1,0 +1,145 @@
+//! The handshake at the target (rules 13, 19, 23).
+
+use super::*;
+use crate::message::{Lost, Open, Opened, Refusal};
+
+#[derive(Debug)]
+pub(super) enum Session {
+    None,
+    /// Begins when the state of this version is durable.
+    Noting { id: SessionId, version: u64, durable_acks: bool, opened: Box<Opened> },
+    Active { id: SessionId, durable_acks: bool },
+}
+
+impl Session {
+    pub fn id(&self) -> Option<SessionId> {
+        match self {
+            Session::None => None,
+            Session::Noting { id, .. } | Session::Active { id, .. } => Some(*id),
+        }
+    }
+
+    pub fn active(&self) -> Option<SessionId> {
+        match self {
+            Session::Active { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+
+    pub fn wants_durable(&self) -> bool {
+        matches!(self, Session::Active { durable_acks: true, .. })
+    }
+}
+
+impl Target {
+    /// A source asks for a session. Every older session ends before anything else happens. A refusal is returned; an
+    /// acceptance is sent once it is noted durably.
+    pub fn open(&mut self, now: Time, open: Open) -> Result<(), TargetMessage> {
+        self.now = self.now.max(now);
+        if self.rules.on(Rule::SessionFence) {
+            self.end_session("a newer session begins");
+        } else {
+            self.session = Session::None;
+        }
+        self.refuse(&open)?;
+        let (known_session, previous_session) = (self.state.session, self.state.previous_session);
+        self.state.generation = open.generation;
+        self.state.session = open.session;
+        self.state.previous_session = open.known_session;
+        let version = self.persist();
+        let durable = self.points.durable_point().map(|p| p.position);
+        let lost = match &self.state.lost {
+            LostBlocks::None => Lost::None,
+            LostBlocks::Ranges(r) => Lost::Ranges(r.clone()),
+            LostBlocks::All => Lost::All,
+        };
+        if !self.rules.on(Rule::TargetKeepsBits) {
+            self.state.lost = LostBlocks::None;
+        }
+        let opened = Opened {
+            session: open.session,
+            known_session,
+            previous_session,
+            received: self.points.newest().map(|p| p.position),
+            durable,
+            mark: self.state.mark,
+            epoch: self.epoch.as_ref().and_then(|e| e.for_resume()),
+            lost,
+        };
+        self.session = Session::Noting {
+            id: open.session,
+            version,
+            durable_acks: open.durable_acks,
+            opened: Box::new(opened),
+        };
+        self.pump(now);
+        Ok(())
+    }
+
+    fn refuse(&self, open: &Open) -> Result<(), TargetMessage> {
+        let refused = |code, text: String| Err(TargetMessage::Refused { code, text });
+        if self.state.role != Role::Standby {
+            let text = format!(
+                "group {} was promoted here: generation {}; the old primary has to be reinstated",
+                self.config.group, self.state.generation
+            );
+            return refused(Refusal::Promoted, text);
+        }
+        if let Some(reason) = self.failed {
+            return refused(Refusal::NotReady, format!("group {} cannot take data: {reason}", self.config.group));
+        }
+        if self.cutting.is_some() {
+            return refused(Refusal::NotReady, format!("group {} is making room in its journal", self.config.group));
+        }
+        if self.promoting.is_some() {
+            return refused(Refusal::NotReady, format!("group {} is being promoted", self.config.group));
+        }
+        if open.volumes != self.config.volumes {
+            let ours: Vec<_> = self.config.volumes.iter().map(|v| (&v.name, v.size_bytes)).collect();
+            let theirs: Vec<_> = open.volumes.iter().map(|v| (&v.name, v.size_bytes)).collect();
+            let text = format!(
+                "group {}: the volumes differ: here {ours:?}, at the source {theirs:?} (names and bytes); make both \
+                 configurations and sizes equal",
+                self.config.group
+            );
+            return refused(Refusal::Volumes, text);
+        }
+        let ours = self.state.generation;
+        let follows = ours == Generation::NONE
+            || ours == open.generation
+            || open.parent.is_some_and(|p| p.generation == ours);
+        if !follows || open.generation == Generation::NONE {
+            let text = format!(
+                "group {}: the source's generation {} does not follow from generation {ours}, which is here",
+                self.config.group, open.generation
+            );
+            return refused(Refusal::Generation, text);
+        }
+        Ok(())
+    }
+
+    /// The connection of `session` is gone.
+    pub fn disconnected(&mut self, now: Time, session: SessionId) {
+        if self.session.id() == Some(session) {
+            self.end_session("the connection is gone");
+        }
+        self.pump(now);
+    }
+
+    pub(super) fn session_noted(&mut self, version: u64) {
+        if !matches!(&self.session, Session::Noting { version: v, .. } if *v <= version) {
+            return;
+        }
+        if let Session::Noting { id, durable_acks, opened, .. } = std::mem::replace(&mut self.session, Session::None)
+        {
+            let handed_over = opened.lost != Lost::None;
+            self.session = Session::Active { id, durable_acks };
+            self.points.forget_told();
+            if let Some(e) = &mut self.epoch {
+                e.session_began();
+            }
+            self.lost_handed_over = handed_over;
+            self.send(TargetMessage::Opened(*opened));
+        }
+    }
+}
