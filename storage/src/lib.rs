@@ -2,3 +2,7 @@
 
 pub mod disk;
 pub mod io;
+mod sealed;
+pub mod superblock;
+#[cfg(test)]
+mod test_disk;
