@@ -1,6 +1,7 @@
 //! What touches disks: volumes, the mapped bitmap, the hot-extent log, the superblock and the journal.
 
 pub mod disk;
+pub mod hot_log;
 pub mod io;
 mod sealed;
 pub mod superblock;
