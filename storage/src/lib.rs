@@ -1,5 +1,6 @@
 //! What touches disks: volumes, the mapped bitmap, the hot-extent log, the superblock and the journal.
 
+pub mod bitmap;
 pub mod disk;
 pub mod hot_log;
 pub mod io;
