@@ -1,3 +1,10 @@
 //! What touches disks: volumes, the mapped bitmap, the hot-extent log, the superblock and the journal.
 
+pub mod bitmap;
+pub mod disk;
+pub mod hot_log;
 pub mod io;
+mod sealed;
+pub mod superblock;
+#[cfg(test)]
+mod test_disk;

@@ -1,0 +1,366 @@
+//! The traits of [`crate::io`] on a real disk: regular files, block devices, mapped files and directories.
+//!
+//! Everything goes through the page cache: what is written is visible to every reader at once and survives the
+//! process; `sync` is what makes it survive the host.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use memmap2::MmapRaw;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::io::{Dir, File, Mapping, Open};
+
+/// Bytes written at once where the system cannot zero a range by itself.
+const ZERO_CHUNK_BYTES: u64 = 1 << 20;
+/// Alignment at which every block device can zero a range by itself.
+const ZERO_ALIGN_BYTES: u64 = 4096;
+/// Most buffers in one vectored write (`IOV_MAX`).
+const MAX_BUFFERS: usize = 1024;
+const WORD_BYTES: usize = size_of::<u64>();
+
+#[cfg(target_endian = "big")]
+compile_error!("mapped words are little-endian on disk and used in place");
+
+/// A regular file or a block device.
+#[derive(Debug)]
+pub struct RealFile {
+    file: fs::File,
+    is_device: bool,
+    /// Whether the length may have changed since the last sync.
+    resized: AtomicBool,
+}
+
+impl RealFile {
+    /// Takes over a file that was opened for reading and writing; anything but a regular file or a block device is
+    /// refused.
+    pub fn new(file: fs::File) -> io::Result<Self> {
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "neither a regular file nor a block device"));
+        }
+        Ok(Self { file, is_device: kind.is_block_device(), resized: AtomicBool::new(false) })
+    }
+
+    /// The file itself, for locks and queries.
+    pub fn as_std(&self) -> &fs::File {
+        &self.file
+    }
+
+    /// Whether it is a block device.
+    pub fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// Lets the system zero the range; `Unsupported` where it cannot.
+    fn fallocate_zero(&self, offset: u64, len: u64, punch: bool) -> io::Result<()> {
+        // On a block device neither of them is a discard: the kernel promises zeroes for both, by unmapping only
+        // where the device guarantees that, else by writing.
+        let punched = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let zeroed = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        if punch {
+            match self.fallocate(punched, offset, len) {
+                Err(e) if e.kind() == ErrorKind::Unsupported => {}
+                done => return done,
+            }
+        }
+        self.fallocate(zeroed, offset, len)
+    }
+
+    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        loop {
+            return match rustix::fs::fallocate(&self.file, flags, offset, len) {
+                Ok(()) => Ok(()),
+                Err(Errno::INTR) => continue,
+                // EBUSY: another opener holds the device exclusively; EINVAL: a mode or alignment it does not know;
+                // EPERM and ENODEV come from sealed files and old file systems.
+                Err(
+                    e @ (Errno::OPNOTSUPP
+                    | Errno::NOSYS
+                    | Errno::BUSY
+                    | Errno::INVAL
+                    | Errno::PERM
+                    | Errno::NODEV),
+                ) => Err(io::Error::new(ErrorKind::Unsupported, e)),
+                Err(e) => Err(e.into()),
+            };
+        }
+    }
+
+    fn write_zeroes(&self, range: Range<u64>) -> io::Result<()> {
+        let zeroes = vec![0; range.end.saturating_sub(range.start).min(ZERO_CHUNK_BYTES) as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let count = (range.end - at).min(ZERO_CHUNK_BYTES);
+            self.file.write_all_at(&zeroes[..count as usize], at)?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// The first place at or after `offset` of the kind that `seek` asks for; `None` when there is none.
+    fn seek(&self, seek: rustix::fs::SeekFrom) -> io::Result<Option<u64>> {
+        // The file's own position is used for nothing else.
+        match rustix::fs::seek(&self.file, seek) {
+            Ok(at) => Ok(Some(at)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Err(ErrorKind::Unsupported.into()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl File for RealFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(buf, offset)
+    }
+
+    fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> =
+            bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
+        let (mut left, mut at) = (&mut slices[..], offset);
+        while !left.is_empty() {
+            match rustix::io::pwritev(&self.file, &left[..left.len().min(MAX_BUFFERS)], at) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut left, written);
+                    at += written as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Cleared before the call: a change of length that comes meanwhile is for the next sync. After an error
+        // nobody may sync again and believe it, so nothing is lost by not setting it again.
+        if self.resized.swap(false, Ordering::AcqRel) { self.file.sync_all() } else { self.file.sync_data() }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        if self.is_device {
+            // Asks the device, as BLKGETSIZE64 does: the inode of a device has no length.
+            return (&self.file).seek(SeekFrom::End(0));
+        }
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if self.is_device {
+            return match self.len()? {
+                have if have >= len => Ok(()),
+                have => Err(io::Error::new(
+                    ErrorKind::StorageFull,
+                    format!("the device has {have} bytes; {len} are needed"),
+                )),
+            };
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        self.resized.store(true, Ordering::Release);
+        match self.fallocate(FallocateFlags::empty(), 0, len) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => self.write_zeroes(self.len()?..len),
+            done => done,
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.resized.store(true, Ordering::Release);
+        self.file.set_len(len)
+    }
+
+    fn zero(&self, offset: u64, len: u64, punch: bool) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let end = offset.checked_add(len).ok_or(ErrorKind::InvalidInput)?;
+        let size = self.len()?;
+        if end > size {
+            if self.is_device {
+                return Err(io::Error::new(ErrorKind::InvalidInput, "a range past the end of the device"));
+            }
+            self.set_len(end)?;
+        }
+        // A device zeroes whole logical blocks only; what sticks out on either side is written.
+        let inner = if self.is_device {
+            offset.next_multiple_of(ZERO_ALIGN_BYTES)..end / ZERO_ALIGN_BYTES * ZERO_ALIGN_BYTES
+        } else {
+            offset..end
+        };
+        if inner.start >= inner.end {
+            return self.write_zeroes(offset..end);
+        }
+        match self.fallocate_zero(inner.start, inner.end - inner.start, punch) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => return self.write_zeroes(offset..end),
+            done => done?,
+        }
+        self.write_zeroes(offset..inner.start)?;
+        self.write_zeroes(inner.end..end)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let size = self.len()?;
+        if offset >= size {
+            return Ok(None);
+        }
+        match self.seek(rustix::fs::SeekFrom::Data(offset)) {
+            Ok(None) => Ok(None),
+            Ok(Some(start)) => {
+                // A hole that ends the file is always found; its absence means that the file shrank meanwhile.
+                let end = self.seek(rustix::fs::SeekFrom::Hole(start))?.unwrap_or(size);
+                Ok(Some((start, end)))
+            }
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(Some((offset, size))),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A file mapped whole.
+#[derive(Debug)]
+pub struct RealMapping {
+    map: MmapRaw,
+    words: usize,
+}
+
+impl RealMapping {
+    /// Maps `file`, which has to be `words` words long with disk space behind all of them.
+    fn new(file: &fs::File, words: usize) -> io::Result<Self> {
+        let map = MmapRaw::map_raw(file)?;
+        if map.len() != words * WORD_BYTES {
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "the file's length changed while it was mapped",
+            ));
+        }
+        Ok(Self { map, words })
+    }
+}
+
+impl Mapping for RealMapping {
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is `words * 8` bytes long (checked when it was made), aligned to a page and readable
+        // and writable for as long as `self` lives. The memory is only ever accessed through these atomics, so
+        // other threads, or another process that maps the file, cannot cause a data race; every bit pattern is a
+        // valid AtomicU64.
+        unsafe { std::slice::from_raw_parts(self.map.as_mut_ptr().cast::<AtomicU64>(), self.words) }
+    }
+
+    fn sync(&self, range: Range<usize>) -> io::Result<()> {
+        if range.start > range.end || range.end > self.words {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "a range past the end of the mapping"));
+        }
+        if range.is_empty() {
+            return Ok(());
+        }
+        // msync(MS_SYNC), widened to whole pages.
+        self.map.flush_range(range.start * WORD_BYTES, range.len() * WORD_BYTES)
+    }
+}
+
+/// A directory.
+#[derive(Debug)]
+pub struct RealDir {
+    path: PathBuf,
+    handle: fs::File,
+}
+
+impl RealDir {
+    /// Opens a directory, which has to exist.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let handle = fs::File::open(&path)?;
+        if !handle.metadata()?.is_dir() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { path, handle })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a name, which may not lead out of the directory.
+    fn child(&self, name: &str) -> io::Result<PathBuf> {
+        if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+            return Err(io::Error::new(ErrorKind::InvalidInput, format!("{name:?} is not a file name")));
+        }
+        Ok(self.path.join(name))
+    }
+
+    fn open_std(&self, name: &str, how: Open) -> io::Result<fs::File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(how == Open::Any)
+            .create_new(how == Open::New)
+            .mode(0o600)
+            .open(self.child(name)?)
+    }
+}
+
+impl Dir for RealDir {
+    fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile::new(self.open_std(name, how)?)?))
+    }
+
+    fn map(&self, name: &str, words: usize) -> io::Result<Box<dyn Mapping>> {
+        let file = RealFile::new(self.open_std(name, Open::Any)?)?;
+        let (have, want) = (file.len()?, (words * WORD_BYTES) as u64);
+        if have != 0 && have != want {
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                format!("the file is {have} bytes long, not {want}"),
+            ));
+        }
+        // Also for a file that exists: a hole in it would be a fault when the disk is full.
+        if let Err(e) = file.allocate(want).and_then(|()| file.sync()) {
+            if have == 0 {
+                // Leave no half of a file behind; the error that counts is the first one.
+                let _ = self.remove(name);
+            }
+            return Err(e);
+        }
+        Ok(Box::new(RealMapping::new(file.as_std(), words)?))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?
+            .map(|entry| {
+                entry?.file_name().into_string().map_err(|name| {
+                    io::Error::new(ErrorKind::InvalidData, format!("the file name {name:?} is not UTF-8"))
+                })
+            })
+            .collect()
+    }
+
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.child(name)?.try_exists()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.child(name)?)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.child(from)?, self.child(to)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+}
