@@ -1,0 +1,9 @@
+//! The deterministic simulator: one seed decides everything, so that a failure is replayed by its seed.
+//!
+//! [`rng`] is where chance comes from, [`disk`] is the disk of one host.
+
+pub mod disk;
+pub mod rng;
+
+pub use disk::{Failure, On, SimDisk, Snapshot, Times};
+pub use rng::Rng;
