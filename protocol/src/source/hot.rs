@@ -250,7 +250,8 @@ impl Source {
         if !dirty.is_empty() && self.rules.on(Rule::CoolSyncsBitmap) {
             let token = self.token();
             sync = Some(token);
-            self.outputs.push_back(Output::SyncBitmap { token, blocks: dirty });
+            let words = self.words_of(&dirty);
+            self.outputs.push_back(Output::SyncBitmap { token, words });
         }
         self.hot.cooling = Some(Cooling { stamp, extents, flushes, sync, failed: false });
     }

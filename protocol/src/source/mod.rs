@@ -141,8 +141,8 @@ pub enum Output {
     SyncBitmap {
         /// To be named in the report.
         token: u64,
-        /// The blocks.
-        blocks: Vec<BlockRange>,
+        /// The words of each bitmap's level 0, as indices into its words.
+        words: Vec<(VolumeIndex, std::ops::Range<usize>)>,
     },
     /// Write to the local volume, and sync it if `fua`: [`Source::local_done`].
     LocalWrite {
@@ -373,8 +373,8 @@ impl Source {
         if first {
             // That every block is dirty must be durable before the generation is: nothing else remembers it.
             let token = source.token();
-            let blocks = source.all_blocks();
-            source.outputs.push_back(Output::SyncBitmap { token, blocks });
+            let words = source.words_of(&source.all_blocks());
+            source.outputs.push_back(Output::SyncBitmap { token, words });
             source.first_bits = Some(token);
         }
         source.pump(now);
@@ -467,6 +467,14 @@ impl Source {
             count: b.blocks(),
         };
         self.bitmaps.iter().enumerate().map(range).collect()
+    }
+
+    fn words_of(&self, blocks: &[BlockRange]) -> Vec<(VolumeIndex, std::ops::Range<usize>)> {
+        let words = |r: &BlockRange| {
+            let bitmap = self.bitmaps.get(r.volume.0 as usize)?;
+            Some((r.volume, bitmap.level0_words(r.first, r.count)))
+        };
+        blocks.iter().filter_map(words).collect()
     }
 
     fn size_bytes(&self, volume: VolumeIndex) -> u64 {

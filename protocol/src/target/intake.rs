@@ -516,12 +516,11 @@ impl Target {
     }
 
     /// An entry of a journal that a start has found.
-    pub(super) fn found_entry(&mut self, entry: FoundEntry) {
-        let FoundEntry { start, end, frame } = entry;
-        if let Frame::EpochBegin { epoch, incarnation, .. } = &frame {
+    pub(super) fn found_entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+        if let Frame::EpochBegin { epoch, incarnation, .. } = frame {
             self.epoch = Some(OpenEpoch::new(*epoch, *incarnation, false, start));
         }
-        if let Frame::EpochAbort { .. } = &frame {
+        if let Frame::EpochAbort { .. } = frame {
             self.aborting = self.epoch.take().map(|e| e.begin);
         }
         let covered = self.state.base.is_some_and(|b| end <= b.lsn);
@@ -538,14 +537,8 @@ impl Target {
             self.points.appended(end);
             return;
         }
-        let known = self.points.newest();
-        self.entry_appended(start, end, &frame);
-        if let Frame::EpochCommit { position, .. } = &frame {
-            // Not known to have carried what was lost: the next session hands it over again.
-            self.lost_until = None;
-            debug_assert!(known.is_none_or(|k| k.position.generation != position.generation
-                || k.position.sequence <= position.sequence));
-        }
+        self.points.appended(end);
+        self.entry_appended(start, end, frame);
         if let Some(e) = &mut self.epoch {
             e.unreported.clear();
         }

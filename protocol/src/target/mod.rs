@@ -102,6 +102,8 @@ pub enum Output {
         /// Entries that count for nothing.
         skip: Vec<(Lsn, Lsn)>,
     },
+    /// What the journal had lost is noted durably: it may forget the damage; no report.
+    ForgetDamage,
     /// Forget the journal before this place; no report.
     Trim {
         /// The place.
@@ -125,24 +127,64 @@ pub enum Output {
     Promoted(Result<Promotion, CannotPromote>),
 }
 
-/// What a starting target finds in its journal.
-#[derive(Clone, Debug)]
-pub struct FoundEntry {
-    /// Where the entry begins.
-    pub start: Lsn,
-    /// Where it ends.
-    pub end: Lsn,
-    /// The entry; its payload does not matter.
-    pub frame: Frame,
-}
-
 /// Durable entries that a starting target found damaged.
 #[derive(Clone, Debug)]
 pub struct FoundDamage {
-    /// Where they begin; the journal was cut there.
-    pub at: Lsn,
     /// What they had written.
     pub lost: LostBlocks,
+}
+
+/// A target that is being fed with what its journal holds.
+pub struct Recovery {
+    target: Target,
+}
+
+impl Recovery {
+    /// The next entry that the journal still has, in order; its payload does not matter.
+    pub fn entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+        if self.target.state.base.is_some() {
+            self.target.found_entry(start, end, frame);
+        }
+    }
+
+    /// All entries were fed: the journal holds `start..end`, all of it on stable storage (rule 4), less what `damage`
+    /// tells.
+    pub fn finish(self, start: Lsn, end: Lsn, damage: Option<FoundDamage>, now: Time) -> Target {
+        let mut target = self.target;
+        let damaged = damage.is_some();
+        if let Some(damage) = damage {
+            if target.rules.on(Rule::DamageRefetched) {
+                match damage.lost {
+                    LostBlocks::None => {}
+                    LostBlocks::All => target.state.lost = LostBlocks::All,
+                    LostBlocks::Ranges(ranges) => target.state.lost.add(ranges),
+                }
+            }
+            target.persist();
+        }
+        if target.state.base.is_some_and(|b| b.lsn > end) {
+            // An apply batch was under way that can no longer be finished: the base is of no position.
+            if target.rules.on(Rule::DamageUnderApply) {
+                target.state.base = None;
+                target.state.lost = LostBlocks::All;
+                target.offer_base();
+                target.persist();
+            } else if let Some(base) = &mut target.state.base {
+                base.lsn = end;
+                target.offer_base();
+            }
+        }
+        target.journal_start = start;
+        target.points.appended(end);
+        target.points.all_durable();
+        target.damage_pending = damaged;
+        if target.state.base.is_none() && start < end {
+            // Without a checkpoint what the journal holds counts for nothing, and must never be redone.
+            target.cut_journal(start);
+        }
+        target.pump(now);
+        target
+    }
 }
 
 /// The target of one group.
@@ -166,6 +208,8 @@ pub struct Target {
     lost_handed_over: bool,
     /// What was lost has come again with the commit at this sequence.
     lost_until: Option<Sequence>,
+    /// Damage was found that the journal still remembers.
+    damage_pending: bool,
     /// The journal is being cut here.
     cutting: Option<Lsn>,
     journal_start: Lsn,
@@ -184,39 +228,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts a target on what was found. All of the journal that was found must be on stable storage (rule 4).
-    pub fn start(
-        config: Config,
-        mut state: GroupState,
-        journal_start: Lsn,
-        journal_end: Lsn,
-        entries: impl IntoIterator<Item = FoundEntry>,
-        damage: Option<FoundDamage>,
-        now: Time,
-    ) -> Self {
-        let rules = config.rules;
-        let mut changed = false;
-        let cut = damage.as_ref().map_or(journal_end, |d| d.at);
-        let torn_base = state.base.is_some_and(|b| b.lsn > cut);
-        if let Some(damage) = damage {
-            changed = true;
-            if rules.on(Rule::DamageRefetched) {
-                match damage.lost {
-                    LostBlocks::None => {}
-                    LostBlocks::All => state.lost = LostBlocks::All,
-                    LostBlocks::Ranges(ranges) => state.lost.add(ranges),
-                }
-            }
-        }
-        if torn_base && rules.on(Rule::DamageUnderApply) {
-            // An apply batch was under way that can no longer be finished: the base is of no position.
-            state.base = None;
-            state.lost = LostBlocks::All;
-            changed = true;
-        }
+    /// Starts a target: what its journal holds is fed with [`Recovery::entry`], then [`Recovery::finish`] gives the
+    /// target.
+    pub fn recover(config: Config, state: GroupState, now: Time) -> Recovery {
         let mut target = Self {
-            points: Points::new(journal_end),
-            rules,
+            points: Points::new(Lsn(0)),
+            rules: config.rules,
             config,
             state,
             now,
@@ -228,8 +245,9 @@ impl Target {
             coming: None,
             lost_handed_over: false,
             lost_until: None,
+            damage_pending: false,
             cutting: None,
-            journal_start,
+            journal_start: Lsn(0),
             syncing: false,
             sync_wanted: false,
             unsynced_since: None,
@@ -239,25 +257,23 @@ impl Target {
             promoting: None,
             state_version: 0,
             state_persisting: false,
-            state_wanted: changed,
+            state_wanted: false,
             failed: None,
             outputs: VecDeque::new(),
         };
-        if let Some(base) = target.state.base {
-            target.points.found(Checkpoint { position: base.position, lsn: base.lsn, time: Time(0) });
+        target.offer_base();
+        Recovery { target }
+    }
+
+    /// Points at the base's own checkpoint and at nothing else.
+    fn offer_base(&mut self) {
+        self.points = Points::new(Lsn(0));
+        self.epoch = None;
+        self.skip.clear();
+        self.overlay.clear();
+        if let Some(base) = self.state.base {
+            self.points.found(Checkpoint { position: base.position, lsn: base.lsn, time: Time(0) });
         }
-        if target.state.base.is_some() {
-            for entry in entries {
-                target.found_entry(entry);
-            }
-        } else if journal_start < journal_end {
-            // Without a checkpoint what the journal holds counts for nothing, and must never be redone.
-            target.cut_journal(journal_start);
-        }
-        target.points.all_durable();
-        target.clear_lost_if_committed();
-        target.pump(now);
-        target
     }
 
     /// The next thing to do; `None` until something else happens. Acknowledgements are given when nothing else is left,
@@ -281,6 +297,9 @@ impl Target {
     pub fn state_persisted(&mut self, now: Time, version: u64, ok: bool) {
         self.state_persisting = false;
         if ok {
+            if std::mem::take(&mut self.damage_pending) {
+                self.outputs.push_back(Output::ForgetDamage);
+            }
             self.session_noted(version);
             self.staged_noted(version);
             self.apply_noted(version);

@@ -1,0 +1,216 @@
+//! What a source has on its disk: bitmaps, the hot-extent log, and the reads of its catch-up.
+
+use std::io;
+
+use afterimage_protocol::bitmap::Bitmap;
+use afterimage_protocol::codec::{content_checksum, decode};
+use afterimage_protocol::frame::{Content, HASH_BYTES};
+use afterimage_protocol::source::{LocalError, ReadOutcome, Write};
+use afterimage_protocol::state::GroupState;
+use afterimage_protocol::*;
+use bytes::Bytes;
+
+use super::{GroupError, GroupStore, VolumeFile};
+use crate::bitmap::{BitmapError, BitmapFile, BitmapSync, open_bitmap};
+use crate::hot_log::{HotLog, HotLogError};
+use crate::io::Dir;
+
+const HOT_LOG: &str = "hot-extents";
+
+/// What was found when a source's files were opened: what [`afterimage_protocol::source::Found`] wants.
+pub struct SourceFiles {
+    /// The bitmap of each volume.
+    pub bitmaps: Vec<Bitmap>,
+    /// The hot extents; `None` when the log or a bitmap was missing or damaged.
+    pub hot: Option<Vec<Extent>>,
+}
+
+/// The files of a source.
+pub struct SourceStore {
+    group: GroupStore,
+    hot_log: HotLog,
+    bitmaps: Vec<BitmapSync>,
+}
+
+impl SourceStore {
+    /// Opens, or makes, the files of a source. A damaged file is moved to `NAME.damaged` after it is noted durably that
+    /// every block counts as dirty; `state` is changed with it.
+    pub fn open(
+        mut group: GroupStore,
+        state: &mut GroupState,
+        boot_id: [u8; 16],
+        hot_capacity: usize,
+    ) -> Result<(Self, SourceFiles), GroupError> {
+        let used = state.generation != Generation::NONE && state.incarnation != Incarnation(0);
+        let same_boot = state.boot_id == boot_id;
+        let mut whole = true;
+        let dir = group.dir.clone();
+        let (mut bitmaps, mut syncs) = (Vec::new(), Vec::new());
+        for (index, volume) in state.volumes.clone().iter().enumerate() {
+            let name = format!("bitmap-{index}");
+            let blocks = blocks_in(volume.size_bytes);
+            let file = match open_bitmap(&*dir, &name, blocks, same_boot) {
+                Ok(file) => file,
+                Err(error @ (BitmapError::Io { .. } | BitmapError::Version { .. })) => return Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "a bitmap is damaged: every block counts as dirty");
+                    distrust(&mut group, state)?;
+                    quarantine(&*dir, &name)?;
+                    open_bitmap(&*dir, &name, blocks, same_boot)?
+                }
+            };
+            let BitmapFile { bitmap, sync, created } = file;
+            whole &= !created;
+            bitmaps.push(bitmap);
+            syncs.push(sync);
+        }
+        let (hot_log, hot) = match HotLog::open(&*dir, HOT_LOG, hot_capacity) {
+            Ok(found) => found,
+            Err(error @ HotLogError::Damaged { .. }) => {
+                tracing::warn!(%error, "the hot-extent log is damaged: every block counts as dirty");
+                distrust(&mut group, state)?;
+                whole = false;
+                (HotLog::replace(&*dir, HOT_LOG, hot_capacity)?, Vec::new())
+            }
+            Err(error) => return Err(error.into()),
+        };
+        whole &= !hot_log.created();
+        if used && !whole {
+            distrust(&mut group, state)?;
+        }
+        let hot = (whole || !used).then_some(hot);
+        Ok((Self { group, hot_log, bitmaps: syncs }, SourceFiles { bitmaps, hot }))
+    }
+
+    /// Writes the state; whether it is durable.
+    pub fn persist_state(&mut self, state: &GroupState) -> bool {
+        report(self.group.write(state))
+    }
+
+    /// Writes the set of hot extents; whether it is durable.
+    pub fn persist_hot(&mut self, extents: &[Extent]) -> bool {
+        report(self.hot_log.write(extents))
+    }
+
+    /// Handles that make words of the bitmaps durable, one for each volume; may be used from any thread.
+    pub fn bitmap_syncs(&self) -> Vec<BitmapSync> {
+        self.bitmaps.clone()
+    }
+
+    /// Makes words of the bitmaps durable; whether they are.
+    pub fn sync_bitmap(&self, words: &[(VolumeIndex, std::ops::Range<usize>)]) -> bool {
+        words.iter().all(|(volume, range)| {
+            self.bitmaps.get(volume.0 as usize).is_some_and(|b| report(b.sync(range.clone())))
+        })
+    }
+}
+
+fn report<T, E: std::fmt::Display>(result: Result<T, E>) -> bool {
+    if let Err(error) = &result {
+        tracing::error!(%error, "the state of a group cannot be made durable");
+    }
+    result.is_ok()
+}
+
+/// Notes durably that the bits cannot be believed.
+fn distrust(group: &mut GroupStore, state: &mut GroupState) -> Result<(), GroupError> {
+    if !state.compare_all {
+        state.compare_all = true;
+        group.write(state)?;
+    }
+    Ok(())
+}
+
+fn quarantine(dir: &dyn Dir, name: &str) -> Result<(), GroupError> {
+    let moved = dir.rename(name, &format!("{name}.damaged")).and_then(|()| dir.sync());
+    moved.map_err(|source| GroupError::Quarantine { name: name.to_owned(), source })
+}
+
+/// Performs a write on the local volume, and syncs it when it is to be durable on return.
+pub fn write_local(volume: &VolumeFile, write: &Write) -> Result<(), LocalError> {
+    write_content(volume, write.range, &write.content).map_err(local_error)?;
+    if write.fua {
+        volume.sync().map_err(local_error)?;
+    }
+    Ok(())
+}
+
+fn local_error(error: io::Error) -> LocalError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LocalError::NoSpace,
+        _ => LocalError::Io,
+    }
+}
+
+/// Writes `content`, which is verified first, to `range`. Not durable before a sync.
+pub fn write_content(volume: &VolumeFile, range: ByteRange, content: &Content) -> io::Result<()> {
+    match content {
+        Content::Zeroes { punch } => volume.zero(range.offset, range.length, *punch),
+        Content::Data(payload) if payload.codec == frame::Codec::Raw => {
+            volume.write_at(&payload.encoded, range.offset)
+        }
+        Content::Data(payload) => {
+            let raw = decode(payload).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            volume.write_at(&raw, range.offset)
+        }
+    }
+}
+
+/// The content of a write with these bytes, as it is taken in.
+pub fn content_of(bytes: Bytes) -> Content {
+    let checksum = content_checksum(&bytes);
+    let raw_bytes = bytes.len() as u32;
+    Content::Data(frame::Payload { codec: frame::Codec::Raw, raw_bytes, checksum, encoded: bytes })
+}
+
+/// Reads the start of `blocks` for the catch-up: as many zeroes as there are, or up to [`MAX_PAYLOAD_BYTES`] of data (or,
+/// with `hash`, their hashes). Holes are found without being read.
+pub fn read_run(volume: &VolumeFile, size_bytes: u64, blocks: BlockRange, hash: bool) -> ReadOutcome {
+    match try_read_run(volume, size_bytes, blocks, hash) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            tracing::error!(%error, volume = blocks.volume.0, block = blocks.first, count = blocks.count, "cannot read for the catch-up");
+            ReadOutcome::Failed
+        }
+    }
+}
+
+fn try_read_run(
+    volume: &VolumeFile,
+    size_bytes: u64,
+    blocks: BlockRange,
+    hash: bool,
+) -> io::Result<ReadOutcome> {
+    let range = blocks.bytes(size_bytes);
+    let data = volume.next_data(range.offset)?.map_or(range.end(), |(start, _)| start.max(range.offset));
+    let hole_blocks = (data.min(range.end()) - range.offset) / BLOCK_BYTES;
+    if data >= range.end() || hole_blocks > 0 {
+        let all = data >= range.end();
+        return Ok(ReadOutcome::Zeroes { blocks: if all { blocks.count } else { hole_blocks } });
+    }
+    let mut bytes = vec![0; range.length.min(MAX_PAYLOAD_BYTES) as usize];
+    volume.read_at(&mut bytes, range.offset)?;
+    let zero = |b: &[u8]| b.iter().all(|x| *x == 0);
+    let mut chunks = bytes.chunks(BLOCK_BYTES as usize);
+    let zeroes = chunks.clone().take_while(|b| zero(b)).count();
+    if zeroes > 0 {
+        return Ok(ReadOutcome::Zeroes { blocks: zeroes as u64 });
+    }
+    let until_zero = chunks.position(zero).map_or(bytes.len(), |n| n * BLOCK_BYTES as usize);
+    bytes.truncate(until_zero);
+    if hash {
+        let hashes = hashes_of(&bytes);
+        return Ok(ReadOutcome::Hashes { hashes: hashes.into(), blocks: blocks_in(bytes.len() as u64) });
+    }
+    let checksum = content_checksum(&bytes);
+    Ok(ReadOutcome::Data(bytes.into(), checksum))
+}
+
+/// The truncated BLAKE3 hash of each block of `bytes`.
+pub(super) fn hashes_of(bytes: &[u8]) -> Vec<u8> {
+    let mut hashes = Vec::with_capacity(bytes.len() / BLOCK_BYTES as usize * HASH_BYTES);
+    for block in bytes.chunks(BLOCK_BYTES as usize) {
+        hashes.extend_from_slice(&blake3::hash(block).as_bytes()[..HASH_BYTES]);
+    }
+    hashes
+}

@@ -1,0 +1,143 @@
+//! What a target has on its disk: the journal and the bases.
+
+use std::io;
+use std::sync::Arc;
+
+use afterimage_protocol::frame::{Compare, Content, Frame, HASH_BYTES};
+use afterimage_protocol::state::{GroupState, LostBlocks};
+use afterimage_protocol::target::{Config, FoundDamage, Target};
+use afterimage_protocol::*;
+
+use super::source::{hashes_of, write_content};
+use super::{GroupError, GroupStore, VolumeFile};
+use crate::io::Dir;
+use crate::journal::{Journal, JournalError, JournalOptions, Lost, Reader, SyncTicket};
+
+/// The files of a target.
+pub struct TargetStore {
+    group: GroupStore,
+    journal: Journal,
+}
+
+impl TargetStore {
+    /// Opens, or makes, the files of a target and starts its state machine on what they hold. The journal that was found
+    /// is on stable storage on return.
+    pub fn open(
+        group: GroupStore,
+        journal_dir: Arc<dyn Dir>,
+        options: JournalOptions,
+        config: Config,
+        state: GroupState,
+        now: Time,
+    ) -> Result<(Self, Target), GroupError> {
+        let mut recovery = Target::recover(config, state, now);
+        let (journal, found) =
+            Journal::open(journal_dir, options, &mut |e| recovery.entry(e.start, e.end, e.frame))?;
+        let damage = found.damage.map(|d| {
+            tracing::error!(at = d.at.0, durable_end = d.durable_end.0, "the journal is damaged: it was cut");
+            FoundDamage { lost: lost_blocks(d.lost) }
+        });
+        let target = recovery.finish(found.start, found.end, damage, now);
+        Ok((Self { group, journal }, target))
+    }
+
+    /// Writes the state; whether it is durable.
+    pub fn persist_state(&mut self, state: &GroupState) -> bool {
+        match self.group.write(state) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "the state of a group cannot be made durable");
+                false
+            }
+        }
+    }
+
+    /// Appends a frame; returns the place after it.
+    pub fn append(&mut self, frame: &Frame) -> Result<Lsn, JournalError> {
+        self.journal.append(frame)
+    }
+
+    /// Appends frames with as few writes as possible; returns the place after each. None was appended on an error.
+    pub fn append_batch(&mut self, frames: &[Frame]) -> Result<Vec<Lsn>, JournalError> {
+        let mut at = self.journal.end();
+        self.journal.append_batch(frames)?;
+        let ends = frames.iter().map(|f| {
+            at.0 += Journal::entry_bytes(f);
+            at
+        });
+        Ok(ends.collect())
+    }
+
+    /// Starts a sync, to be run anywhere.
+    pub fn start_sync(&mut self) -> Result<SyncTicket, JournalError> {
+        self.journal.start_sync()
+    }
+
+    /// Takes the result of a sync; returns up to where the journal is durable.
+    pub fn finish_sync(&mut self, ticket: SyncTicket, result: io::Result<()>) -> Result<Lsn, JournalError> {
+        self.journal.finish_sync(ticket, result)
+    }
+
+    /// Cuts the journal; durable on return.
+    pub fn truncate(&mut self, at: Lsn) -> Result<(), JournalError> {
+        self.journal.truncate(at)
+    }
+
+    /// Forgets the journal before a place.
+    pub fn trim(&mut self, before: Lsn) -> Result<(), JournalError> {
+        self.journal.trim(before)
+    }
+
+    /// Forgets the damage that was found.
+    pub fn forget_damage(&mut self) -> Result<(), JournalError> {
+        self.journal.acknowledge_damage()
+    }
+
+    /// The entries up to `to`, from the first one; the reader may be used on any thread.
+    pub fn read_to(&self, to: Lsn) -> Reader {
+        self.journal.read(self.journal.start(), to)
+    }
+
+    /// Bytes that the journal takes on the disk.
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.bytes()
+    }
+
+    /// The journal itself, to look at.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+}
+
+/// Writes to the base in a first sync. Not durable before a sync.
+pub fn write_base(volumes: &[VolumeFile], range: ByteRange, content: &Content) -> io::Result<()> {
+    let volume = volumes.get(range.volume.0 as usize).ok_or(io::ErrorKind::NotFound)?;
+    write_content(volume, range, content)
+}
+
+/// The blocks of a compare frame whose bytes differ from the base, or cannot be read there.
+pub fn compare_base(volumes: &[VolumeFile], compare: &Compare) -> Vec<BlockRange> {
+    let blocks = compare.range.blocks();
+    let one = |n: u64| BlockRange { first: blocks.first + n, count: 1, ..blocks };
+    let all = || vec![blocks];
+    let Some(volume) = volumes.get(blocks.volume.0 as usize) else { return all() };
+    let mut bytes = vec![0; compare.range.length.min(MAX_PAYLOAD_BYTES) as usize];
+    if volume.read_at(&mut bytes, compare.range.offset).is_err() {
+        return all();
+    }
+    let ours = hashes_of(&bytes);
+    let theirs = compare.hashes.chunks(HASH_BYTES);
+    let differing = theirs.zip(ours.chunks(HASH_BYTES)).enumerate().filter(|(_, (a, b))| a != b);
+    differing.map(|(n, _)| one(n as u64)).collect()
+}
+
+fn lost_blocks(lost: Lost) -> LostBlocks {
+    match lost {
+        Lost::Unknown => LostBlocks::All,
+        Lost::Ranges(ranges) => {
+            let mut blocks = LostBlocks::None;
+            blocks.add(ranges.iter().map(ByteRange::blocks));
+            blocks
+        }
+    }
+}
