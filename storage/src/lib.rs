@@ -1,9 +1,13 @@
-//! What touches disks: volumes, the mapped bitmap, the hot-extent log, the superblock and the journal.
+//! What touches disks: volumes, the mapped bitmap, the hot-extent log, the superblock, the journal, and a group's files
+//! put together from them.
 
+pub mod apply;
 pub mod bitmap;
 pub mod disk;
+pub mod group;
 pub mod hot_log;
 pub mod io;
+pub mod journal;
 mod sealed;
 pub mod superblock;
 #[cfg(test)]

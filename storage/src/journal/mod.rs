@@ -1,0 +1,499 @@
+//! The standby's redo log: frames in the order they were taken in, in append-only segment files in one directory.
+//!
+//! Owns where entries are, what of them is on stable storage, and what survives a crash. Leaves to the caller what
+//! the frames mean, when to sync, and what may be forgotten.
+//!
+//! Everything that changes the past is the making of a new segment, which supersedes all that lower-numbered ones
+//! hold from its base on: see [`segment`]. So bytes that were once written are never written over, and the bytes of an
+//! older history are never taken for those of the current one.
+//!
+//! - **append** writes to the newest segment, and makes the next one when it is full. After a write that failed, what
+//!   is behind the end is unknown, so the next append makes a new segment too.
+//! - **a failed sync** makes a segment that begins at the last durable lsn and holds everything after it, which is
+//!   kept in memory for that; nothing is fsynced twice (RULES.md 4).
+//! - **open** does the same: what lies after the last lsn known to be durable may come from a process whose sync
+//!   failed, so it is written again.
+//! - **truncate** and **reset** make an empty segment. **trim** removes segments after it noted the new start.
+//!
+//! Invariant: `start <= durable <= end`, and `end - durable` is at most [`JournalOptions::max_unsynced_bytes`] (or one
+//! batch).
+
+mod bytes;
+mod damage;
+mod entry;
+mod error;
+mod mark;
+mod quarantine;
+mod reader;
+mod recovery;
+mod segment;
+mod sync;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ::bytes::Bytes;
+use afterimage_protocol::frame::{self, Frame};
+use afterimage_protocol::{ByteRange, Lsn};
+
+pub use self::damage::{Damage, Lost};
+pub use self::error::JournalError;
+pub use self::reader::Reader;
+pub use self::sync::SyncTicket;
+
+use self::entry::{ALIGNMENT, EntryHeader};
+use self::mark::Mark;
+use self::segment::{Birth, BirthFailed, SEGMENT_HEADER_BYTES, Segment, SegmentId, SegmentName};
+use crate::io::Dir;
+
+/// Holds what was durable after the last sync; a hint, never synced.
+const DURABLE_FILE: &str = "durable";
+/// Holds the first lsn; synced before anything in front of it is removed.
+const START_FILE: &str = "start";
+/// Buffers in one vectored write: what Linux takes at once.
+const MAX_VECTORS: usize = 1024;
+/// A full trim begins a new segment once the last one is filled to this part, so that a small journal that is often
+/// emptied does not make a segment each time.
+const TRIM_ROLL_PART: u64 = 4;
+/// A journal is at least this many segments at its largest, so that a trim can free a part of it.
+const MIN_SEGMENTS: u64 = 4;
+
+/// Sizes of a journal.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalOptions {
+    /// Bytes reserved for one segment; no more than a quarter of `max_bytes` is used.
+    pub segment_bytes: u64,
+    /// Most bytes that all segments may take on the disk. Recovering from a failed sync may exceed it.
+    pub max_bytes: u64,
+    /// Most bytes that may be appended and not yet durable. They are kept in memory.
+    pub max_unsynced_bytes: u64,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, max_bytes: u64::MAX, max_unsynced_bytes: 64 << 20 }
+    }
+}
+
+/// What was there when a journal was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The first lsn.
+    pub start: Lsn,
+    /// The first lsn after the last entry. All before it is on stable storage.
+    pub end: Lsn,
+    /// What of the durable part cannot be read, and was cut. Reported at each open until
+    /// [`Journal::acknowledge_damage`].
+    pub damage: Option<Damage>,
+}
+
+/// An entry that survived.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its lsn.
+    pub start: Lsn,
+    /// The lsn of the next.
+    pub end: Lsn,
+    /// Its frame, verified but for the content checksum.
+    pub frame: &'a Frame,
+}
+
+/// A journal, open for appending by this process only.
+pub struct Journal {
+    dir: Arc<dyn Dir>,
+    options: JournalOptions,
+    /// In order, without gaps; the last one is appended to. Never empty.
+    segments: Vec<Segment>,
+    next_id: SegmentId,
+    start: Lsn,
+    durable: Lsn,
+    /// The frames from `durable` to the end, each with the lsn after it.
+    unsynced: VecDeque<(Lsn, Frame)>,
+    /// Set when what lies behind the end of the last segment is unknown: the next append makes a new one.
+    closed: bool,
+    sync: sync::SyncState,
+    poison: Option<Arc<JournalError>>,
+}
+
+impl Journal {
+    /// Opens the journal in `dir`, or begins one, and calls `visit` for each entry that survived, in order. All that
+    /// is reported is on stable storage on return. `dir` is the journal's alone, and no other process may use it.
+    ///
+    /// Bytes that were never synced may be missing or torn: the journal then ends before them. Durable entries that
+    /// cannot be read are [`Damage`]: the journal is cut in front of them, and a copy of the damaged segment is kept
+    /// as `quarantine-<lsn>-<segment>`.
+    pub fn open(
+        dir: Arc<dyn Dir>,
+        options: JournalOptions,
+        visit: &mut dyn FnMut(Entry<'_>),
+    ) -> Result<(Self, Recovered), JournalError> {
+        let segment_bytes = options.segment_bytes.min(options.max_bytes / MIN_SEGMENTS);
+        let options = JournalOptions { segment_bytes, ..options };
+        let found = recovery::recover(&*dir, visit)?;
+        let mut damage = damage::load(&*dir, found.end)?;
+        if let Some((new, damaged)) = found.damage {
+            if let Some(damaged) = damaged {
+                // Best effort: the copy is for people, and a full disk must not keep the journal from opening.
+                let _ = quarantine::copy(&*dir, &damaged, new.at);
+            }
+            damage = Some(damage::store(&*dir, new, damage)?);
+        }
+        let mut journal = Self {
+            dir,
+            options,
+            segments: found.segments,
+            next_id: found.next_id,
+            start: found.start,
+            durable: found.durable,
+            unsynced: VecDeque::new(),
+            closed: true,
+            sync: sync::SyncState::default(),
+            poison: None,
+        };
+        if let Some(last) = journal.segments.last_mut() {
+            last.give_back_room(last.end);
+        }
+        let tail = Reader::new(&journal.segments, found.durable, found.end);
+        let mut frames = tail.map(|entry| entry.map(|(_, _, frame)| frame));
+        journal
+            .supersede(found.durable, found.end, found.end, &mut frames, Room::WhateverThereIs)
+            .map_err(|failed| failed.error)?;
+        journal.durable = found.end;
+        // The start that was found may not be durable yet; it has to be before what lies in front of it is removed.
+        mark::store(&*journal.dir, START_FILE, journal.mark(journal.start))?;
+        found.dead.iter().for_each(|name| journal.remove(name));
+        journal.hint_durable();
+        let recovered = Recovered { start: journal.start, end: found.end, damage };
+        Ok((journal, recovered))
+    }
+
+    /// Appends one frame: see [`Journal::append_batch`].
+    pub fn append(&mut self, frame: &Frame) -> Result<Lsn, JournalError> {
+        self.append_batch(std::slice::from_ref(frame))
+    }
+
+    /// Appends `frames`, with one write where they fit; returns the lsn after the last. They are visible to readers
+    /// and survive this process on return, and are durable after a sync. On an error none of them was appended.
+    pub fn append_batch(&mut self, frames: &[Frame]) -> Result<Lsn, JournalError> {
+        self.usable()?;
+        let parts = frames.iter().map(Part::new).collect::<Result<Vec<_>, _>>()?;
+        let bytes = parts.iter().map(Part::entry_bytes).sum::<u64>();
+        let unsynced = self.end().0 - self.durable.0;
+        let limit = self.options.max_unsynced_bytes;
+        if unsynced > 0 && unsynced.saturating_add(bytes) > limit {
+            return Err(JournalError::Backlog { unsynced, limit });
+        }
+        if bytes == 0 {
+            return Ok(self.end());
+        }
+        if self.closed || self.active().room() < bytes {
+            self.roll(bytes)?;
+        }
+        let mut lsn = self.end();
+        if let Err(error) = self.write(&parts) {
+            self.closed = true;
+            return Err(error.or_full(self.bytes(), self.options.max_bytes));
+        }
+        for (frame, part) in frames.iter().zip(&parts) {
+            lsn.0 += part.entry_bytes();
+            self.unsynced.push_back((lsn, frame.clone()));
+        }
+        self.active_mut().end = lsn;
+        Ok(lsn)
+    }
+
+    /// The first lsn after the last entry.
+    pub fn end(&self) -> Lsn {
+        self.active().end
+    }
+
+    /// The first lsn after the last entry that is on stable storage.
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// The lsn of the first entry.
+    pub fn start(&self) -> Lsn {
+        self.start
+    }
+
+    /// Bytes that the segments take on the disk, with what is reserved.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.file_bytes).sum()
+    }
+
+    /// Count of failed syncs that were made good by writing again.
+    pub fn rewrites(&self) -> u64 {
+        self.sync.rewrites
+    }
+
+    /// The entries from `from`, which is the start of one, up to `to`; also those not yet durable.
+    pub fn read(&self, from: Lsn, to: Lsn) -> Reader {
+        match self.usable() {
+            Ok(()) => Reader::new(&self.segments, from, to),
+            Err(error) => Reader::failed(error),
+        }
+    }
+
+    /// Cuts every entry at and after `at`, which is the start of one, or the end. The cut is durable on return;
+    /// after a crash in the middle it is done or not. A sync that is under way does not count any more.
+    pub fn truncate(&mut self, at: Lsn) -> Result<(), JournalError> {
+        self.usable()?;
+        let (start, end) = (self.start, self.end());
+        if at == end && !self.closed {
+            return Ok(());
+        }
+        let boundary = (start..=end).contains(&at) && (at == end || self.begins_entry(at)?);
+        if !boundary {
+            return Err(JournalError::NoEntry { lsn: at, start, end });
+        }
+        let durable = self.durable.min(at);
+        self.supersede(at, at, durable, &mut std::iter::empty(), Room::WhateverThereIs).map_err(
+            |failed| {
+                // Entries appended from now on might be cut by a segment that only shows after a crash.
+                if failed.may_exist { self.poison(failed.error) } else { failed.error }
+            },
+        )?;
+        self.durable = durable;
+        self.unsynced.retain(|(end, _)| *end <= at);
+        self.sync.void();
+        self.hint_durable();
+        Ok(())
+    }
+
+    /// Forgets whole segments whose entries all end at or before `before` and are durable; the start moves, durably,
+    /// and the disk space is given back.
+    pub fn trim(&mut self, before: Lsn) -> Result<(), JournalError> {
+        self.usable()?;
+        let before = before.min(self.durable);
+        let last = self.segments.len() - 1;
+        let count = self.segments.iter().take(last).take_while(|s| s.end <= before).count();
+        self.forget(count)?;
+        let filled = self.end().0 - self.active().base().0;
+        if before >= self.end() && filled >= (self.options.segment_bytes / TRIM_ROLL_PART).max(1) {
+            self.begin_empty()?;
+            self.forget(self.segments.len() - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets every entry, durable or not; the end stays. Durable on return; after a crash in the middle all entries
+    /// are there or none is. A sync that is under way does not count any more.
+    pub fn reset(&mut self) -> Result<(), JournalError> {
+        self.usable()?;
+        self.begin_empty()?;
+        let end = self.end();
+        self.forget(self.segments.len() - 1)?;
+        self.durable = end;
+        self.unsynced.clear();
+        self.sync.void();
+        self.hint_durable();
+        Ok(())
+    }
+
+    /// Forgets the damage that was reported when the journal was opened: to be called once all that follows from it
+    /// is durable elsewhere.
+    pub fn acknowledge_damage(&mut self) -> Result<(), JournalError> {
+        self.usable()?;
+        damage::clear(&*self.dir)
+    }
+
+    fn usable(&self) -> Result<(), JournalError> {
+        match &self.poison {
+            Some(source) => Err(JournalError::Poisoned { source: Arc::clone(source) }),
+            None => Ok(()),
+        }
+    }
+
+    fn poison(&mut self, error: JournalError) -> JournalError {
+        let source = Arc::new(error);
+        self.poison = Some(Arc::clone(&source));
+        JournalError::Poisoned { source }
+    }
+
+    fn active(&self) -> &Segment {
+        self.segments.last().expect("a journal has a segment")
+    }
+
+    fn active_mut(&mut self) -> &mut Segment {
+        self.segments.last_mut().expect("a journal has a segment")
+    }
+
+    /// A claim of now.
+    fn mark(&self, lsn: Lsn) -> Mark {
+        Mark { segment: self.active().name.id, lsn }
+    }
+
+    /// Notes what is durable for the next recovery. Best effort: without it, damage to the last synced entries may be
+    /// taken for a torn tail, and nothing else.
+    fn hint_durable(&mut self) {
+        let slot = self.sync.next_slot();
+        let _ = mark::hint(&*self.dir, DURABLE_FILE, self.mark(self.durable), slot);
+    }
+
+    /// Whether an entry begins at `at`, which is before the end.
+    fn begins_entry(&self, at: Lsn) -> Result<bool, JournalError> {
+        let Some(segment) = self.segments.iter().find(|s| s.base() <= at && at < s.end) else {
+            return Ok(false);
+        };
+        let mut window = bytes::Window::new(Arc::clone(&segment.file), segment.offset(segment.end));
+        let header = reader::read_header(&mut window, segment, at);
+        Ok(header.map_err(JournalError::io("read", &segment.name.file()))?.is_some())
+    }
+
+    /// Writes `parts`, which fit, behind the end.
+    fn write(&self, parts: &[Part]) -> Result<(), JournalError> {
+        const PADDING: [u8; ALIGNMENT as usize] = [0; ALIGNMENT as usize];
+        let active = self.active();
+        let mut lsn = active.end;
+        let mut headers = Vec::with_capacity(parts.len());
+        for part in parts {
+            let header = part.entry_header(active.name.id, lsn, self.durable);
+            lsn = header.end();
+            headers.push(header.encode());
+        }
+        let slices = headers.iter().zip(parts).flat_map(|(header, part)| {
+            [&header[..], &part.header[..], &part.payload[..], &PADDING[..part.padding()]]
+        });
+        let slices: Vec<&[u8]> = slices.filter(|s| !s.is_empty()).collect();
+        let mut at = active.offset(active.end);
+        for slices in slices.chunks(MAX_VECTORS) {
+            let written = active.file.write_vectored_at(slices, at);
+            written.map_err(JournalError::io("write", &active.name.file()))?;
+            at += slices.iter().map(|s| s.len() as u64).sum::<u64>();
+        }
+        Ok(())
+    }
+
+    /// Makes the next segment, with room for at least `bytes` of entries.
+    fn roll(&mut self, bytes: u64) -> Result<(), JournalError> {
+        let end = self.end();
+        self.supersede(end, end, self.durable, &mut std::iter::empty(), Room::For(bytes)).map_err(|failed| {
+            // A segment that only shows after a crash would cut what the last one gets from now on.
+            self.closed |= failed.may_exist;
+            failed.error
+        })
+    }
+
+    /// Makes the next segment without regard to the journal's bound, which is about to be given back more.
+    fn begin_empty(&mut self) -> Result<(), JournalError> {
+        let end = self.end();
+        self.supersede(end, end, self.durable, &mut std::iter::empty(), Room::WhateverThereIs).map_err(
+            |failed| {
+                self.closed |= failed.may_exist;
+                failed.error
+            },
+        )
+    }
+
+    /// Makes a segment that holds `frames` as `base..end` and supersedes all else from `base` on; on stable storage
+    /// on return, with the claim that all before `durable` is. Changes nothing on an error.
+    fn supersede(
+        &mut self,
+        base: Lsn,
+        end: Lsn,
+        durable: Lsn,
+        frames: &mut dyn Iterator<Item = Result<Frame, JournalError>>,
+        room: Room,
+    ) -> Result<(), BirthFailed> {
+        let used = self.bytes();
+        let limit = self.options.max_bytes;
+        let entry_bytes = end.0 - base.0;
+        let wanted = match room {
+            Room::For(bytes) => bytes,
+            Room::WhateverThereIs => entry_bytes,
+        };
+        let file_bytes = self.options.segment_bytes.max(SEGMENT_HEADER_BYTES + wanted);
+        if matches!(room, Room::For(_)) && used.saturating_add(file_bytes) > limit {
+            let error = JournalError::Full { used, limit, source: None };
+            return Err(BirthFailed { error, may_exist: false });
+        }
+        let name = SegmentName { id: self.next_id, base };
+        self.next_id = self.next_id.next();
+        let may_be_small = matches!(room, Room::WhateverThereIs);
+        let birth = Birth { name, durable, entry_bytes, file_bytes, may_be_small };
+        let segment = birth
+            .make(&*self.dir, frames)
+            .map_err(|failed| BirthFailed { error: failed.error.or_full(used, limit), ..failed })?;
+
+        let superseded = self.segments.iter().position(|s| s.base() >= base).unwrap_or(self.segments.len());
+        if superseded == self.segments.len()
+            && let Some(last) = self.segments.last_mut()
+        {
+            last.give_back_room(last.end);
+        }
+        for old in self.segments.split_off(superseded) {
+            self.remove(&old.name);
+        }
+        if let Some(last) = self.segments.last_mut() {
+            last.end = last.end.min(base);
+        }
+        self.segments.push(segment);
+        self.closed = false;
+        Ok(())
+    }
+
+    /// Removes the first `count` segments after their end was noted as the start.
+    fn forget(&mut self, count: usize) -> Result<(), JournalError> {
+        let Some(first_kept) = self.segments.get(count).filter(|_| count > 0) else {
+            return Ok(());
+        };
+        let start = first_kept.base();
+        mark::store(&*self.dir, START_FILE, self.mark(start))?;
+        self.start = start;
+        for old in self.segments.drain(..count).collect::<Vec<_>>() {
+            self.remove(&old.name);
+        }
+        Ok(())
+    }
+
+    /// Removes the file of a segment that does not count any more. Best effort: the next open tries again.
+    fn remove(&self, name: &SegmentName) {
+        let _ = self.dir.remove(&name.file());
+    }
+}
+
+/// How large a new segment has to be.
+enum Room {
+    /// For this many bytes of entries and within the journal's bound, or not at all.
+    For(u64),
+    /// For the entries that it is born with; more if there is more.
+    WhateverThereIs,
+}
+
+/// A frame in the parts in which it is written.
+struct Part {
+    header: [u8; frame::HEADER_BYTES],
+    payload: Bytes,
+    range: Option<ByteRange>,
+}
+
+impl Part {
+    /// Refuses what could not be read again: once acknowledged, that would be damage.
+    fn new(frame: &Frame) -> Result<Self, JournalError> {
+        if matches!(frame, Frame::Compare(_)) {
+            return Err(JournalError::Refused { source: None });
+        }
+        let part = Self { header: frame.header(), payload: frame.payload(), range: frame.written_range() };
+        frame::Header::parse(&part.header)
+            .and_then(|header| header.open(part.payload.clone()))
+            .map_err(|e| JournalError::Refused { source: Some(e) })?;
+        Ok(part)
+    }
+
+    fn frame_bytes(&self) -> u64 {
+        (self.header.len() + self.payload.len()) as u64
+    }
+
+    fn entry_bytes(&self) -> u64 {
+        entry::entry_bytes(self.frame_bytes())
+    }
+
+    fn padding(&self) -> usize {
+        (self.entry_bytes() - entry::ENTRY_HEADER_BYTES - self.frame_bytes()) as usize
+    }
+
+    fn entry_header(&self, segment: SegmentId, lsn: Lsn, durable: Lsn) -> EntryHeader {
+        EntryHeader { segment, lsn, durable, frame_bytes: self.frame_bytes() as u32, range: self.range }
+    }
+}

@@ -1,0 +1,133 @@
+//! Reading entries in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use afterimage_protocol::Lsn;
+use afterimage_protocol::frame::{self, Frame, FrameError};
+use bytes::Bytes;
+
+use super::bytes::Window;
+use super::entry::{ENTRY_HEADER_BYTES, EntryHeader};
+use super::error::JournalError;
+use super::segment::{SEGMENT_HEADER_BYTES, Segment};
+
+/// Entries of a journal in order: `(start, end, frame)` each, with every checksum but the content's verified. Sees
+/// the journal as it was when the reader was made; holds one read-ahead buffer. Ends after the first error.
+pub struct Reader {
+    segments: VecDeque<Segment>,
+    window: Option<Window>,
+    next: Lsn,
+    to: Lsn,
+    failed: Option<JournalError>,
+}
+
+impl Reader {
+    /// The entries of `segments` that begin at `from` or later and before `to`.
+    pub(super) fn new(segments: &[Segment], from: Lsn, to: Lsn) -> Self {
+        let end = segments.last().map_or(Lsn(0), |s| s.end);
+        let to = to.min(end);
+        let segments: VecDeque<_> =
+            segments.iter().filter(|s| s.end > from && s.base() < to).cloned().collect();
+        let failed = match segments.front() {
+            Some(first) if first.base() > from => {
+                Some(JournalError::NoEntry { lsn: from, start: first.base(), end })
+            }
+            _ => None,
+        };
+        Self { segments, window: None, next: from, to, failed }
+    }
+
+    /// A reader of nothing but an error.
+    pub(super) fn failed(error: JournalError) -> Self {
+        let (segments, next, to) = (VecDeque::new(), Lsn(0), Lsn(0));
+        Self { segments, window: None, next, to, failed: Some(error) }
+    }
+
+    /// The lsn of the entry that comes next.
+    pub fn position(&self) -> Lsn {
+        self.next
+    }
+
+    fn read(&mut self) -> Result<Option<(Lsn, Lsn, Frame)>, JournalError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if self.next >= self.to {
+            return Ok(None);
+        }
+        while self.segments.front().is_some_and(|s| s.end <= self.next) {
+            self.segments.pop_front();
+            self.window = None;
+        }
+        let Some(segment) = self.segments.front() else {
+            return Ok(None);
+        };
+        let window = self.window.get_or_insert_with(|| {
+            Window::new(Arc::clone(&segment.file), segment.offset(segment.end.min(self.to)))
+        });
+        let start = self.next;
+        let file = || segment.name.file();
+        let damaged = |source| JournalError::Damaged { file: file(), lsn: start, source };
+        let (header, frame) = match read_entry(window, segment, start) {
+            Ok(EntryRead::Whole(header, frame)) => (header, frame),
+            Ok(EntryRead::BadFrame(source)) => return Err(damaged(Some(source))),
+            Ok(EntryRead::None) => return Err(damaged(None)),
+            Err(source) => return Err(JournalError::io("read", &file())(source)),
+        };
+        self.next = header.end();
+        Ok(Some((start, self.next, frame)))
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<(Lsn, Lsn, Frame), JournalError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let item = self.read().transpose();
+        if let Some(Err(_)) = item {
+            self.to = Lsn(0);
+        }
+        item
+    }
+}
+
+/// What is at a place in a segment.
+pub(super) enum EntryRead {
+    /// An entry.
+    Whole(EntryHeader, Frame),
+    /// An entry's header, but its frame is not what was written.
+    BadFrame(FrameError),
+    /// Nothing that can be made out.
+    None,
+}
+
+/// Reads what `segment` has at `lsn` through `window`, whose limit is where its entries end.
+pub(super) fn read_entry(window: &mut Window, segment: &Segment, lsn: Lsn) -> std::io::Result<EntryRead> {
+    let Some(header) = read_header(window, segment, lsn)? else {
+        return Ok(EntryRead::None);
+    };
+    let at = segment.offset(lsn) + ENTRY_HEADER_BYTES;
+    let Some(bytes) = window.get(at, u64::from(header.frame_bytes))? else {
+        return Ok(EntryRead::BadFrame(FrameError::Short));
+    };
+    let frame = frame::Header::parse(bytes).and_then(|h| {
+        // A copy, because a slice of the read-ahead buffer would keep all of that in memory.
+        h.open(Bytes::copy_from_slice(bytes.get(frame::HEADER_BYTES..).unwrap_or_default()))
+    });
+    Ok(match frame {
+        Ok(frame) => EntryRead::Whole(header, frame),
+        Err(e) => EntryRead::BadFrame(e),
+    })
+}
+
+/// The header of the entry that `segment` has at `lsn`.
+pub(super) fn read_header(
+    window: &mut Window,
+    segment: &Segment,
+    lsn: Lsn,
+) -> std::io::Result<Option<EntryHeader>> {
+    debug_assert!(segment.offset(lsn) >= SEGMENT_HEADER_BYTES);
+    let bytes = window.get(segment.offset(lsn), ENTRY_HEADER_BYTES)?;
+    Ok(bytes.and_then(|b| EntryHeader::decode(b, segment.name.id, lsn)))
+}

@@ -1,0 +1,228 @@
+//! Without any fault.
+
+use afterimage_protocol::frame::{Codec, Compare, Frame};
+use afterimage_protocol::*;
+use afterimage_storage::journal::{Journal, JournalError, JournalOptions};
+use bytes::Bytes;
+
+use crate::disk::Disk;
+use crate::frames::*;
+
+fn filled(disk: &Disk, count: u64) -> (Journal, Vec<Held>) {
+    let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+    let mut random = Random::new(1);
+    let mut all = Vec::new();
+    for i in 0..count {
+        let frame = any_frame(&mut random, i + 1);
+        let start = journal.end();
+        all.push((start, journal.append(&frame).unwrap(), frame));
+        if i % 16 == 15 {
+            sync(&mut journal).unwrap();
+        }
+    }
+    (journal, all)
+}
+
+#[test]
+fn what_is_appended_is_read_at_once_and_after_a_restart() {
+    let disk = Disk::default();
+    let (journal, all) = filled(&disk, 200);
+    assert_eq!(held(&journal), all);
+    assert!(journal.durable() < journal.end());
+    assert!(disk.names_with("segment-").len() > 3);
+    drop(journal);
+    let (journal, recovered, found) = open(disk.dir(), OPTIONS).unwrap();
+    assert_eq!(found, all);
+    assert_eq!(held(&journal), all);
+    assert_eq!((recovered.start, recovered.end), (Lsn(0), all.last().unwrap().1));
+    assert_eq!(recovered.damage, None);
+    assert_eq!(journal.durable(), journal.end());
+}
+
+#[test]
+fn a_part_is_read_from_any_entry_on() {
+    let disk = Disk::default();
+    let (journal, all) = filled(&disk, 60);
+    for i in 0..all.len() {
+        let j = (i + 7).min(all.len() - 1);
+        let part: Vec<_> = journal.read(all[i].0, all[j].0).map(|e| e.unwrap()).collect();
+        assert_eq!(part, all[i..j]);
+    }
+    let odd = Lsn(all[3].0.0 + 8);
+    assert!(matches!(journal.read(odd, journal.end()).next(), Some(Err(JournalError::Damaged { .. }))));
+    assert!(journal.read(journal.end(), journal.end()).next().is_none());
+}
+
+#[test]
+fn restarts_do_not_pile_up_files() {
+    let disk = Disk::default();
+    drop(filled(&disk, 3));
+    let names = disk.names().len();
+    for _ in 0..5 {
+        let (journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+        assert!(journal.bytes() < 4 * OPTIONS.segment_bytes);
+    }
+    assert!(disk.names().len() <= names + 1, "{:?}", disk.names());
+}
+
+#[test]
+fn a_truncated_journal_ends_there_also_after_a_restart() {
+    let disk = Disk::default();
+    let (mut journal, mut all) = filled(&disk, 100);
+    journal.truncate(all[70].0).unwrap();
+    all.truncate(70);
+    assert_eq!(held(&journal), all);
+    let odd = Lsn(all[3].0.0 + 8);
+    assert!(matches!(journal.truncate(odd), Err(JournalError::NoEntry { .. })));
+    let beyond = Lsn(journal.end().0 + 8);
+    assert!(matches!(journal.truncate(beyond), Err(JournalError::NoEntry { .. })));
+    let frame = Frame::EpochAbort { epoch: EpochId(9) };
+    let start = journal.end();
+    all.push((start, journal.append(&frame).unwrap(), frame));
+    drop(journal);
+    assert_eq!(open(disk.dir(), OPTIONS).unwrap().2, all);
+}
+
+#[test]
+fn a_trim_forgets_whole_segments_and_the_lsn_goes_on() {
+    let disk = Disk::default();
+    let (mut journal, all) = filled(&disk, 200);
+    let (bytes, end) = (journal.bytes(), journal.end());
+    journal.trim(all[100].0).unwrap();
+    let start = journal.start();
+    assert!(start > Lsn(0) && start <= all[100].0);
+    assert!(journal.bytes() < bytes);
+    let kept: Vec<_> = all.iter().filter(|e| e.0 >= start).cloned().collect();
+    assert_eq!(held(&journal), kept);
+    drop(journal);
+    let (mut journal, recovered, found) = open(disk.dir(), OPTIONS).unwrap();
+    assert_eq!((recovered.start, recovered.end), (start, end));
+    assert_eq!(found, kept);
+
+    journal.trim(end).unwrap();
+    drop(journal);
+    let (mut journal, recovered, _) = open(disk.dir(), OPTIONS).unwrap();
+    assert_eq!((recovered.end, recovered.damage), (end, None));
+    assert!(journal.append(&all[0].2).unwrap() > end);
+}
+
+#[test]
+fn a_trim_spares_what_is_not_durable() {
+    let disk = Disk::default();
+    let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+    let mut random = Random::new(3);
+    for i in 0..40 {
+        journal.append(&write(&mut random, i, 0, 1024)).unwrap();
+    }
+    journal.trim(journal.end()).unwrap();
+    assert_eq!(held(&journal).len(), 40);
+}
+
+#[test]
+fn a_reset_journal_is_empty_and_the_lsn_goes_on() {
+    let disk = Disk::default();
+    let (mut journal, all) = filled(&disk, 50);
+    let end = journal.end();
+    journal.reset().unwrap();
+    assert_eq!((journal.start(), journal.end(), journal.durable()), (end, end, end));
+    assert_eq!(disk.names_with("segment-").len(), 1);
+    drop(journal);
+    let (mut journal, recovered, found) = open(disk.dir(), OPTIONS).unwrap();
+    assert_eq!((recovered.start, recovered.end, recovered.damage), (end, end, None));
+    assert!(found.is_empty());
+    journal.append(&all[0].2).unwrap();
+    assert_eq!(held(&journal)[0].0, end);
+}
+
+#[test]
+fn a_batch_is_one_write() {
+    let disk = Disk::default();
+    let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+    let mut random = Random::new(2);
+    let batch: Vec<_> = (0..10).map(|i| any_frame(&mut random, i)).collect();
+    let before = disk.operations();
+    journal.append_batch(&batch).unwrap();
+    assert_eq!(disk.operations(), before + 1);
+    assert_eq!(held(&journal).into_iter().map(|e| e.2).collect::<Vec<_>>(), batch);
+    assert_eq!(journal.append_batch(&[]).unwrap(), journal.end());
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_fits() {
+    let disk = Disk::default();
+    let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+    let mut random = Random::new(2);
+    let batch: Vec<_> = (0..10).map(|i| write(&mut random, i, 0, 4096)).collect();
+    journal.append_batch(&batch).unwrap();
+    assert_eq!(held(&journal).len(), 10);
+}
+
+#[test]
+fn what_is_not_durable_is_bounded() {
+    let disk = Disk::default();
+    let options = JournalOptions { max_unsynced_bytes: 4096, ..OPTIONS };
+    let (mut journal, ..) = open(disk.dir(), options).unwrap();
+    let mut random = Random::new(2);
+    let frame = write(&mut random, 1, 0, 3000);
+    journal.append(&frame).unwrap();
+    let end = journal.end();
+    assert!(matches!(journal.append(&frame), Err(JournalError::Backlog { limit: 4096, .. })));
+    assert_eq!(journal.end(), end);
+    sync(&mut journal).unwrap();
+    journal.append(&frame).unwrap();
+}
+
+#[test]
+fn the_size_is_bounded_and_a_trim_makes_room() {
+    let disk = Disk::default();
+    let options = JournalOptions { max_bytes: 64 << 10, ..OPTIONS };
+    let (mut journal, ..) = open(disk.dir(), options).unwrap();
+    let mut random = Random::new(2);
+    let full = loop {
+        match journal.append(&write(&mut random, 1, 0, 1000)) {
+            Ok(_) => sync(&mut journal).unwrap(),
+            Err(e) => break e,
+        };
+    };
+    assert!(matches!(full, JournalError::Full { limit: 65536, source: None, .. }), "{full}");
+    assert!(journal.bytes() <= 65536);
+    let before = held(&journal);
+    journal.trim(journal.durable()).unwrap();
+    journal.append(&before[0].2).unwrap();
+}
+
+#[test]
+fn what_could_not_be_read_again_is_refused() {
+    let disk = Disk::default();
+    let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+    let range = ByteRange::new(VolumeIndex(0), 0, 4096);
+    let compare = Frame::Compare(Compare {
+        epoch: EpochId(1),
+        frame: FrameId(0),
+        range,
+        read_at: Sequence(1),
+        after: Sequence(0),
+        hashes: Bytes::from(vec![0; 16]),
+    });
+    assert!(matches!(journal.append(&compare), Err(JournalError::Refused { source: None })));
+    let mut random = Random::new(2);
+    let nowhere = write(&mut random, 1, u64::MAX - 5, 512);
+    assert!(matches!(journal.append(&nowhere), Err(JournalError::Refused { source: Some(_) })));
+    let long = record(1, 0, data(random.bytes(512), Codec::Raw), 511);
+    assert!(matches!(journal.append(&long), Err(JournalError::Refused { source: Some(_) })));
+    assert_eq!(journal.end(), Lsn(0));
+}
+
+#[test]
+fn one_sync_at_a_time() {
+    let disk = Disk::default();
+    let (mut journal, _) = filled(&disk, 3);
+    let ticket = journal.start_sync().unwrap();
+    assert!(matches!(journal.start_sync(), Err(JournalError::SyncUnderWay)));
+    let end = journal.end();
+    journal.append(&Frame::EpochAbort { epoch: EpochId(1) }).unwrap();
+    let result = ticket.run();
+    assert_eq!(journal.finish_sync(ticket, result).unwrap(), end);
+    assert_eq!(journal.durable(), end);
+    assert_eq!(sync(&mut journal).unwrap(), journal.end());
+}
