@@ -73,7 +73,8 @@ fn node(mut section: Section, findings: &mut Findings) -> Option<Node> {
     let state_dir = state_dir.map_or_else(
         || DEFAULT_STATE_DIR.into(),
         |(dir, place)| {
-            let longest = AGENT_SOCKET_NAME.len().max(RECEIVER_SOCKET_NAME.len()) + 1;
+            // A slash before the name, and a `~` after it while the socket is being made.
+            let longest = AGENT_SOCKET_NAME.len().max(RECEIVER_SOCKET_NAME.len()) + 2;
             if dir.as_os_str().len() + longest > MAX_SOCKET_PATH_LEN {
                 let limit = MAX_SOCKET_PATH_LEN - longest;
                 findings.error(

@@ -254,6 +254,11 @@ fn each_mistake_has_its_message() {
             "a.toml:17: group.orders.volume[0].export.nbd: the socket \"/var/lib/afterimage/agent.sock\" is already used by node.state_dir",
         ),
         (
+            "/var/lib/afterimage",
+            "/a-path-of-93-bytes-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+            "a.toml:3: node.state_dir: the path is too long for the sockets in it; at most 92 bytes",
+        ),
+        (
             "beta.example.net:7789",
             "beta.example.net",
             "a.toml:7: peer.address: expected host:port, such as \"beta.example.net:7789\" or \"[2001:db8::2]:7789\"",
