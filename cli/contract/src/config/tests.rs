@@ -455,3 +455,47 @@ fn nesting_without_end_is_refused() {
     assert!(Config::parse(&format!("x = {}", "{a=".repeat(100_000)), "f").is_err());
     assert!(Config::parse(&format!("x{} = 1", ".a".repeat(100_000)), "f").is_err());
 }
+
+#[test]
+fn the_example_parses_without_a_warning_and_shows_true_defaults() {
+    let example = include_str!("../../../../docs/afterimage.example.toml");
+    let config = Config::parse(example, "afterimage.example.toml").unwrap();
+    assert_eq!(config.warnings, vec![]);
+    // With every commented default written out, nothing changes.
+    let explicit: String = example
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.contains(" = ") && !key.starts_with(char::is_uppercase) => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert_eq!(explicit.matches("\nqueue_size = ").count(), 1);
+    assert_eq!(Config::parse(&explicit, "explicit").unwrap(), config);
+}
+
+/// Every key that is read has a row in the documentation.
+#[test]
+fn every_key_is_documented() {
+    let page = include_str!("../../../../docs/configuration.md");
+    let mut keys = Vec::new();
+    for section in ["node", "peer", "group.orders", "group.orders.volume[0]"] {
+        let header = match section {
+            "group.orders.volume[0]" => "name = \"pgdata\"\n",
+            "group.orders" => "[group.orders]\n",
+            "peer" => "[peer]\n",
+            _ => "[node]\n",
+        };
+        let text = GOOD.replacen(header, &format!("{header}zzzzzzzzzzzzzzzz = 1\n"), 1);
+        let message = parse(&text).unwrap_err().remove(0);
+        keys.extend(message.split_once("known here: ").unwrap().1.split(", ").map(str::to_owned));
+    }
+    assert_eq!(keys.len(), 4 + 2 + 14 + 4);
+    for key in keys.iter().filter(|key| !matches!(key.as_str(), "journal" | "volume" | "export")) {
+        assert!(page.contains(&format!("| `{key}` |")), "{key} is not documented");
+    }
+    for key in
+        ["journal.dir", "journal.max_size", "export.nbd", "export.tcp", "export.tcp_remote", "export.attach"]
+    {
+        assert!(page.contains(&format!("| `{key}` |")), "{key} is not documented");
+    }
+}
