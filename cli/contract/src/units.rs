@@ -126,8 +126,8 @@ impl fmt::Display for ByteRate {
     }
 }
 
-/// Reads a duration such as `"5s"`, `"250ms"`, `"1h 30m"` or `"0s"`. Months and years are refused: they have no
-/// fixed length, and `M` is too close to `m`.
+/// Reads a duration such as `"5s"`, `"250ms"`, `"1h 30m"` or `"0s"`. Months and years are refused: they have
+/// no fixed length, and `M` is too close to `m`.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -141,7 +141,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         .map_err(|_| UnitError::new("expected a duration such as \"5s\", \"250ms\" or \"1h 30m\""))
 }
 
-/// Writes a duration exactly, in the largest unit that divides it, such as `90m`; [`parse_duration`] reads it back.
+/// Writes a duration exactly, in the largest unit that divides it, such as `90m`; [`parse_duration`] reads it
+/// back.
 pub fn format_duration(duration: Duration) -> String {
     const UNITS: [(&str, u128); 5] = [
         ("d", 86_400_000_000_000),

@@ -1,17 +1,21 @@
-//! Builds a [`Config`] from the tables of a file. Every value is checked where it is read, and every key is asked
-//! for even when an earlier one was wrong, so that one run shows everything.
+//! Builds a [`Config`] from the tables of a file. Every value is checked where it is read, and every key is
+//! asked for even when an earlier one was wrong, so that one run shows everything.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::model::*;
-use super::read::{Findings, Place, Section, boolean, choice, closest, integer, shorten, text};
+use super::read::{Findings, Place, Section, closest, shorten};
 use super::unique::Unique;
+use super::values::{
+    absolute_path, boolean, capture, choice, duration, hot_extents, max_rate, name, name_rule, nbd_device,
+    say, size, socket_path, text,
+};
 use super::{AGENT_SOCKET_NAME, Problem, RECEIVER_SOCKET_NAME};
-use crate::units::{ByteSize, HostPort, format_duration, parse_duration, parse_listen_address};
+use crate::units::{ByteSize, HostPort, parse_listen_address};
 
 /// The configuration in `input`, or everything that is wrong with it, in the order of the lines.
 pub(super) fn config(input: &str, file: &str) -> Result<Config, Vec<Problem>> {
@@ -321,101 +325,4 @@ fn objectives(mut section: Section, findings: &mut Findings) -> Objectives {
 
 fn value_or<T: Copy>(found: &Option<(T, Place)>, default: T) -> T {
     found.as_ref().map_or(default, |(value, _)| *value)
-}
-
-fn say(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
-fn name(value: &DeValue) -> Result<String, String> {
-    let name = text(value)?;
-    if is_name(name) { Ok(name.to_owned()) } else { Err(name_rule(name)) }
-}
-
-fn name_rule(name: &str) -> String {
-    format!(
-        "\"{}\" is not a name: 1 to {MAX_NAME_LEN} of a-z, 0-9, _ and -, the first a letter or a digit",
-        shorten(name)
-    )
-}
-
-fn duration(value: &DeValue, least: Duration, greatest: Duration) -> Result<Duration, String> {
-    if let DeValue::Integer(number) = value {
-        return Err(format!("the unit is missing; write \"{}s\" for seconds", shorten(number.as_str())));
-    }
-    let found = parse_duration(text(value)?).map_err(say)?;
-    let show = format_duration;
-    if found < least {
-        return Err(format!("{} is too short; at least {}", show(found), show(least)));
-    }
-    if found > greatest {
-        return Err(format!("{} is too long; at most {}", show(found), show(greatest)));
-    }
-    Ok(found)
-}
-
-fn size(value: &DeValue, least: ByteSize, greatest: ByteSize) -> Result<ByteSize, String> {
-    let found = match value {
-        DeValue::Integer(_) => ByteSize::from_bytes(integer(value)?),
-        _ => text(value)?.parse().map_err(say)?,
-    };
-    if found < least {
-        return Err(format!("{found} is too small; at least {least}"));
-    }
-    if found > greatest {
-        return Err(format!("{found} is too large; at most {greatest}"));
-    }
-    Ok(found)
-}
-
-fn hot_extents(value: &DeValue) -> Result<u32, String> {
-    let found = integer(value)?;
-    u32::try_from(found)
-        .ok()
-        .filter(|n| (MIN_HOT_EXTENTS..=MAX_HOT_EXTENTS).contains(n))
-        .ok_or_else(|| format!("{found} is out of range; from {MIN_HOT_EXTENTS} to {MAX_HOT_EXTENTS}"))
-}
-
-fn max_rate(value: &DeValue) -> Result<crate::units::ByteRate, String> {
-    let found: crate::units::ByteRate = text(value)?.parse().map_err(say)?;
-    if found < MIN_MAX_RATE {
-        return Err(format!("{found} is too slow; at least {MIN_MAX_RATE}"));
-    }
-    Ok(found)
-}
-
-fn capture(value: &DeValue) -> Result<Capture, String> {
-    match choice(value, &[("inline", Capture::Inline), ("live", Capture::Live)])? {
-        Capture::Live => Err("\"live\" is not available in this version; use \"inline\"".to_owned()),
-        capture => Ok(capture),
-    }
-}
-
-fn absolute_path(value: &DeValue) -> Result<PathBuf, String> {
-    let path = text(value)?;
-    if path.contains('\0') || !is_plain_absolute(path.as_ref()) {
-        return Err(format!("expected an absolute path without \"..\", found \"{}\"", shorten(path)));
-    }
-    // The same path written in two ways (`//`, `/./`, a slash at the end) must not pass as two.
-    Ok(PathBuf::from(path).components().collect())
-}
-
-fn socket_path(value: &DeValue) -> Result<PathBuf, String> {
-    let path = absolute_path(value)?;
-    if path.as_os_str().len() > MAX_SOCKET_PATH_LEN {
-        return Err(format!("too long for a unix socket; at most {MAX_SOCKET_PATH_LEN} bytes"));
-    }
-    if path.file_name().is_none() {
-        return Err("expected the path of a socket, such as \"/run/afterimage/pgdata.sock\"".to_owned());
-    }
-    Ok(path)
-}
-
-fn nbd_device(value: &DeValue) -> Result<PathBuf, String> {
-    let path = absolute_path(value)?;
-    let number = path.to_str().and_then(|p| p.strip_prefix("/dev/nbd"));
-    match number {
-        Some(n) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => Ok(path),
-        _ => Err(format!("expected a kernel NBD device such as \"/dev/nbd0\", found \"{}\"", path.display())),
-    }
 }

@@ -1,8 +1,8 @@
 //! The configuration file, `afterimage.toml`: one shape on both hosts, described in `docs/configuration.md`.
 //!
-//! [`Config::parse`] is a pure function of the text. It reports everything that is wrong at once, each with its
-//! line and its key, and never a configuration that is only partly right. Whether devices exist, directories can be
-//! written or addresses resolve is for those who open them.
+//! [`Config::parse`] is a pure function of the text. It reports everything that is wrong at once, each with
+//! its line and its key, and never a configuration that is only partly right. Whether devices exist,
+//! directories can be written or addresses resolve is for those who open them.
 
 mod build;
 mod error;
@@ -11,6 +11,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 mod unique;
+mod values;
 
 use std::io::Read;
 use std::path::Path;

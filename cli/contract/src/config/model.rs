@@ -22,8 +22,8 @@ pub const DEFAULT_MODE: Mode = Mode::Async;
 pub const DEFAULT_ACK: Ack = Ack::Received;
 /// `group.*.on_link_loss`: the volume goes on.
 pub const DEFAULT_ON_LINK_LOSS: OnLinkLoss = OnLinkLoss::Degrade;
-/// `group.*.sync_timeout`: well above a slow link's hiccups, well below the 30 s after which a kernel or a database
-/// gives up on a disk.
+/// `group.*.sync_timeout`: well above a slow link's hiccups, well below the 30 s after which a kernel or a
+/// database gives up on a disk.
 pub const DEFAULT_SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 /// Least `group.*.sync_timeout`: below it one lost packet on a 200 ms link would end sync.
 pub const MIN_SYNC_TIMEOUT: Duration = Duration::from_millis(500);
@@ -140,8 +140,8 @@ pub struct Group {
     pub history: Duration,
     /// The standby's redo log.
     pub journal: Journal,
-    /// The node whose host is the primary when the group is first created: this node's name or the peer's. Without
-    /// meaning once the group has a role.
+    /// The node whose host is the primary when the group is first created: this node's name or the peer's.
+    /// Without meaning once the group has a role.
     pub primary: String,
     /// How a new standby gets its first copy.
     pub first_sync: FirstSync,
@@ -247,7 +247,8 @@ pub struct Journal {
 pub struct Volume {
     /// Unique on the host: also the NBD export name.
     pub name: String,
-    /// The block device or image file. Absolute; unique on the host as text, so links are for the opener to check.
+    /// The block device or image file. Absolute; unique on the host as text, so links are for the opener to
+    /// check.
     pub device: PathBuf,
     /// How writes are seen.
     pub capture: Capture,

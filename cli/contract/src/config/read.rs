@@ -1,12 +1,14 @@
 //! Reads TOML tables key by key, and remembers where each thing stands and what is wrong with it.
 //!
-//! A [`Section`] learns the keys it knows from those it is asked for, so the list of known keys cannot go stale.
+//! A [`Section`] learns the keys it knows from those it is asked for, so the list of known keys cannot go
+//! stale.
 
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
 use super::Problem;
+use super::values::kind;
 
 /// How alike a key must be to be suggested, from 0 to 1: `sync_timout` is suggested, `colour` is not.
 const MIN_LIKENESS: f64 = 0.6;
@@ -220,50 +222,8 @@ pub(super) fn table<'t>(value: &'t DeValue<'t>) -> Result<&'t DeTable<'t>, Strin
     value.as_table().ok_or_else(|| format!("expected a table, found {}", kind(value)))
 }
 
-pub(super) fn text<'t>(value: &'t DeValue<'t>) -> Result<&'t str, String> {
-    value.as_str().ok_or_else(|| format!("expected text in quotes, found {}", kind(value)))
-}
-
-pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| format!("expected true or false, found {}", kind(value)))
-}
-
-pub(super) fn integer(value: &DeValue) -> Result<u64, String> {
-    let number =
-        value.as_integer().ok_or_else(|| format!("expected a whole number, found {}", kind(value)))?;
-    u64::from_str_radix(number.as_str(), number.radix())
-        .map_err(|_| format!("expected a whole number from 0 to {}", u64::MAX))
-}
-
-/// The value that one of a few words stands for.
-pub(super) fn choice<'t, T: Copy>(
-    value: &'t DeValue<'t>,
-    choices: &[(&'static str, T)],
-) -> Result<T, String> {
-    let word = text(value)?;
-    if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
-        return Ok(*value);
-    }
-    let all = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ");
-    match closest(word, choices.iter().map(|(name, _)| *name)) {
-        Some(known) => Err(format!("unknown value \"{}\"; did you mean \"{known}\"?", shorten(word))),
-        None => Err(format!("expected {all}, found \"{}\"", shorten(word))),
-    }
-}
-
-fn kind(value: &DeValue) -> &'static str {
-    match value {
-        DeValue::String(_) => "text",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-/// What of a wrong value is repeated in a message: enough to find it, never a screenful or control characters.
+/// What of a wrong value is repeated in a message: enough to find it, never a screenful or control
+/// characters.
 pub(super) fn shorten(text: &str) -> String {
     let mut chars = text.chars().map(|c| if c.is_control() { '?' } else { c });
     let mut short: String = chars.by_ref().take(MAX_SHOWN_CHARS).collect();

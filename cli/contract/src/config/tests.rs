@@ -383,8 +383,8 @@ fn files_that_cannot_be_a_configuration_are_named() {
     assert_eq!(Config::load(&path).unwrap(), Config::parse(GOOD, &path.display().to_string()).unwrap());
 }
 
-/// Splices, swaps and cuts good files at random. Whatever comes out, parsing it returns, and what it accepts holds
-/// the promises of [`Config`].
+/// Splices, swaps and cuts good files at random. Whatever comes out, parsing it returns, and what it accepts
+/// holds the promises of [`Config`].
 #[test]
 fn random_damage_never_panics() {
     let words = [
