@@ -140,6 +140,16 @@ async fn an_outcome_that_is_not_known_is_not_called_a_failure() {
     assert!(error.message.contains("whether orders was promoted is not known"), "{}", error.message);
 }
 
+/// The last JSON block of the documentation.
+#[test]
+fn the_json_has_the_documented_shape() {
+    let page = include_str!("../../../docs/status.md");
+    let documented = page.rsplit_once("```json\n").unwrap().1.split_once("\n```").unwrap().0;
+    let documented: serde_json::Value = serde_json::from_str(documented).unwrap();
+    let text = render_json(&promotion(false), Some(&Ok(served())));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), documented);
+}
+
 #[test]
 fn the_json_keeps_what_was_done_apart_from_what_was_not() {
     let error = AdminError::NotRunning { daemon: "afterimage-agent", path: "/x".into() };

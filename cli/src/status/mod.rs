@@ -11,7 +11,7 @@ use afterimage_contract::status::Status;
 use crate::args::StatusArgs;
 use crate::exit::CommandError;
 use crate::host;
-use crate::text::{Paint, emit};
+use crate::text::{Paint, emit, printable_lines};
 
 pub use render::render;
 
@@ -31,9 +31,9 @@ pub async fn run(config: &Path, args: &StatusArgs) -> Result<(), CommandError> {
     loop {
         let text = match host::status(&config).await {
             Ok(status) => print(only(status, args.group.as_deref()), args, paint)?,
-            Err(error) if args.watch && !args.json => format!("{}\n", error.message),
+            Err(error) if args.watch && !args.json => printable_lines(&error.message) + "\n",
             Err(error) if args.watch => {
-                eprintln!("afterimage: {}", error.message);
+                eprintln!("afterimage: {}", printable_lines(&error.message));
                 String::new()
             }
             Err(error) => return Err(error),

@@ -63,8 +63,8 @@ struct Envelope<'a> {
     request: &'a Request,
 }
 
-/// Asks the daemon that listens on `path` and waits for its answer for as long as the request allows. A refusal is
-/// an answer: see [`Response::into_answer`]. Dropping the future does not undo what was asked.
+/// Asks the daemon that listens on `path` and waits for its answer for as long as the request allows. A
+/// refusal is an answer: see [`Response::into_answer`]. Dropping the future does not undo what was asked.
 pub async fn call(path: impl AsRef<Path>, request: &Request) -> Result<Response, AdminError> {
     call_within(path, request, request.timeout()).await
 }

@@ -13,7 +13,8 @@ pub(super) enum LineError {
     Io(#[from] std::io::Error),
 }
 
-/// The next line without its newline; `None` at a clean end. Holds at most `limit` bytes and the reader's buffer.
+/// The next line without its newline; `None` at a clean end. Holds at most `limit` bytes and the reader's
+/// buffer.
 pub(super) async fn read_line<R>(reader: &mut R, limit: u64) -> Result<Option<Vec<u8>>, LineError>
 where
     R: AsyncBufRead + Unpin,

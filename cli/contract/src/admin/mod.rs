@@ -1,8 +1,8 @@
 //! The local administration protocol: how the operator's command talks to the daemons of its host.
 //!
 //! One JSON object a line, in both directions, over a unix socket that only its owner can open
-//! (`state_dir/agent.sock`, `state_dir/receiver.sock`, mode 0600). A request carries [`VERSION`]; each gets one
-//! response, in order. The messages are in this module, the two ends in [`call`] and [`serve`].
+//! (`state_dir/agent.sock`, `state_dir/receiver.sock`, mode 0600). A request carries [`VERSION`]; each gets
+//! one response, in order. The messages are in this module, the two ends in [`call`] and [`serve`].
 
 mod client;
 mod line;
@@ -48,7 +48,8 @@ pub enum Request {
         #[serde(default)]
         at: Option<String>,
     },
-    /// Agent: look at the group's role now and serve it if this host is its primary; answers with an [`Activation`].
+    /// Agent: look at the group's role now and serve it if this host is its primary; answers with an
+    /// [`Activation`].
     Activate {
         /// The group.
         group: String,
@@ -198,7 +199,8 @@ pub struct Promotion {
     pub warnings: Vec<String>,
 }
 
-/// What a promotion loses of the acknowledged writes, apart from what [`Promotion::discarded`] gives up by choice.
+/// What a promotion loses of the acknowledged writes, apart from what [`Promotion::discarded`] gives up by
+/// choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Loss {

@@ -1,4 +1,5 @@
-//! The answering end: one task for each connection, bounded in number, in what it reads and in how long it waits.
+//! The answering end: one task for each connection, bounded in number, in what it reads and in how long it
+//! waits.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -25,7 +26,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long requests under way at shutdown may take.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
-/// Listens on `path` and answers with `handler` until `shutdown` completes: [`Server::bind`], then [`Server::run`].
+/// Listens on `path` and answers with `handler` until `shutdown` completes: [`Server::bind`], then
+/// [`Server::run`].
 pub async fn serve<H, F>(
     path: impl AsRef<Path>,
     handler: H,
@@ -48,10 +50,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `path` with mode 0600. Replaces a socket that nobody listens on; fails with `AddrInUse` if somebody
-    /// does, and with `AlreadyExists` if `path` is not a socket. The socket has its mode before it has its name, so
-    /// no other user can connect in between. Two processes that start at the same moment are for the caller to keep
-    /// apart (by the lock on the state directory). Must be called in a tokio runtime.
+    /// Listens on `path` with mode 0600. Replaces a socket that nobody listens on; fails with `AddrInUse` if
+    /// somebody does, and with `AlreadyExists` if `path` is not a socket. The socket has its mode before it
+    /// has its name, so no other user can connect in between. Two processes that start at the same moment are
+    /// for the caller to keep apart (by the lock on the state directory). Must be called in a tokio runtime.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         ensure_nobody_listens(path)?;
@@ -68,7 +70,8 @@ impl Server {
     }
 
     /// Answers until `shutdown` completes; then takes no more requests, and returns when those under way are
-    /// answered or a grace of 5 seconds is over. A handler that panics costs its connection and nothing else.
+    /// answered or a grace of 5 seconds is over; what is left is dropped. A client that goes away does not
+    /// stop what it asked for. A handler that panics costs its connection and nothing else.
     pub async fn run<H, F>(self, handler: H, shutdown: impl Future<Output = ()>)
     where
         H: Fn(Request) -> F + Send + Sync + 'static,

@@ -79,6 +79,11 @@ fn messages_have_the_documented_shape() {
         assert_eq!(serde_json::to_string(&response).unwrap(), json);
         assert_eq!(serde_json::from_str::<Response>(json).unwrap(), response);
     }
+    let newer =
+        r#"{"version":2,"took_us":5,"error":{"code":"shy","message":"m","action":"a","more":[]},"x":{}}"#;
+    let newer: Response = serde_json::from_str(newer).unwrap();
+    assert!(matches!(newer.outcome, Outcome::Error(Failure { code: ErrorCode::Unrecognized, .. })));
+    assert!(serde_json::from_str::<Response>(r#"{"version":1}"#).is_err());
     assert!(serde_json::from_str::<Request>(r#"{"promote":{"group":"o","dryrun":true}}"#).is_err());
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::is_name;
 
-/// A point in a group's history. A number is a sequence, a date and time in UTC is a time, anything else that is a
-/// name is a bookmark; so a bookmark's name must not be a number.
+/// A point in a group's history. A number is a sequence, a date and time in UTC is a time, anything else that
+/// is a name is a bookmark; so a bookmark's name must not be a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum At {
     /// The checkpoint at this sequence.

@@ -20,11 +20,12 @@ pub enum DaemonReport {
 
 /// The status of `node` at a time in microseconds since 1970.
 ///
-/// A group that one daemon reports is taken as it is. Where both report one, the agent's comes first if the agent calls
-/// itself primary or fenced, else the receiver's: standby is the receiver's work, and so is a promotion that the agent
-/// has not taken up. The other adds only what the first cannot know: the journal, volumes, its warnings. Numbers are never mixed, since each daemon's are only
-/// right together. If they disagree on the role, the group says so. A group of `configured` that neither reports
-/// becomes a warning, never a silent gap.
+/// A group that one daemon reports is taken as it is. Where both report one, the agent's comes first if the
+/// agent calls itself primary or fenced, else the receiver's: standby is the receiver's work, and so is a
+/// promotion that the agent has not taken up. The other adds only what the first cannot know: the journal,
+/// volumes, its warnings. Numbers are never mixed, since each daemon's are only right together. If they
+/// disagree on the role, the group says so. A group of `configured` that neither reports becomes a warning,
+/// never a silent gap.
 pub fn merge(
     node: &str,
     time_us: u64,

@@ -1,8 +1,9 @@
 //! The status document: what `afterimage status --json` prints, described in `docs/status.md`.
 //!
-//! Each daemon reports the groups it serves in a [`Status`] of its own; [`merge`] makes one document of a host out
-//! of the two. What is not known is `null`, never 0 and never left out. A field may be added without a new
-//! [`VERSION`]; one that is removed or changes its meaning needs it. Readers ignore fields they do not know.
+//! Each daemon reports the groups it serves in a [`Status`] of its own; [`merge`] makes one document of a
+//! host out of the two. What is not known is `null`, never 0 and never left out. A field may be added without
+//! a new [`VERSION`]; one that is removed or changes its meaning needs it. Readers ignore fields they do not
+//! know.
 
 mod merge;
 #[cfg(test)]
@@ -202,8 +203,8 @@ impl Protection {
         Self::Unrecognized,
     ];
 
-    /// Whether the group does what it was configured to do, and nobody needs to look. A catch-up is not: it ends by
-    /// itself, and until then the exposure grows.
+    /// Whether the group does what it was configured to do, and nobody needs to look. A catch-up is not: it
+    /// ends by itself, and until then the exposure grows.
     pub fn is_healthy(self) -> bool {
         matches!(self, Self::InSync | Self::AsyncStreaming)
     }

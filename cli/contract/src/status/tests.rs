@@ -63,8 +63,8 @@ fn full() -> Status {
     status
 }
 
-/// The first JSON block of the documentation: what is documented is what is tested, and a difference is a change of
-/// the contract.
+/// The first JSON block of the documentation: what is documented is what is tested, and a difference is a
+/// change of the contract.
 fn golden() -> &'static str {
     let page = include_str!("../../../../docs/status.md");
     let (_, block) = page.split_once("```json\n").unwrap();
