@@ -240,8 +240,8 @@ impl GroupReader<'_, '_> {
     }
 
     fn volumes(&mut self, group: &mut Section) -> Vec<Volume> {
-        let sections = group.array_of_sections("volume", self.findings);
-        if sections.is_empty() && !group.has("volume") {
+        let Some(sections) = group.array_of_sections("volume", self.findings) else { return Vec::new() };
+        if sections.is_empty() {
             let header = group.place.below("volume");
             self.findings.error(&group.place, format!("the group has no volume; add [[{header}]]"));
         }

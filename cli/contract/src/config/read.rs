@@ -166,16 +166,16 @@ impl<'t> Section<'t> {
         all
     }
 
-    /// The tables of an array of tables under a key.
+    /// The tables of an array of tables under a key: none if it is absent, `None` if it is no such array.
     pub(super) fn array_of_sections(
         &mut self,
         key: &'static str,
         findings: &mut Findings,
-    ) -> Vec<Section<'t>> {
-        let Some(entry) = self.entry(key, findings) else { return Vec::new() };
+    ) -> Option<Vec<Section<'t>>> {
+        let Some(entry) = self.entry(key, findings) else { return Some(Vec::new()) };
         let Some(array) = entry.value.as_array() else {
             findings.error(&entry.place, format!("expected [[{}]]: a list of tables", entry.place.key));
-            return Vec::new();
+            return None;
         };
         let mut all = Vec::new();
         for (index, value) in array.iter().enumerate() {
@@ -186,7 +186,7 @@ impl<'t> Section<'t> {
                 Err(message) => findings.error(&place, message),
             }
         }
-        all
+        Some(all)
     }
 
     /// Notes every key that nobody asked for.

@@ -313,6 +313,14 @@ fn nothing_is_claimed_twice_across_groups() {
 }
 
 #[test]
+fn a_group_has_a_volume() {
+    let message = "a.toml:9: group.orders: the group has no volume; add [[group.orders.volume]]";
+    let without = &GOOD[..GOOD.find("[[group").unwrap()];
+    assert_eq!(parse(without).unwrap_err(), [message]);
+    assert_eq!(parse(&format!("{without}volume = []\n")).unwrap_err(), [message]);
+}
+
+#[test]
 fn groups_and_volumes_are_bounded() {
     let volume =
         |i: usize| format!("[[group.orders.volume]]\nname = \"v{i}\"\ndevice = \"/v{i}\"\nexport = {{}}\n");
@@ -438,7 +446,12 @@ fn random_damage_never_panics() {
         let text: String = text.into_iter().collect();
         match Config::parse(&text, "f") {
             Ok(config) => {
-                assert!(config.groups.values().all(|g| is_name(&g.name) && g.volumes.len() <= MAX_VOLUMES))
+                assert!(
+                    config
+                        .groups
+                        .values()
+                        .all(|g| is_name(&g.name) && (1..=MAX_VOLUMES).contains(&g.volumes.len()))
+                )
             }
             Err(ConfigError::Invalid(problems)) => {
                 assert!(!problems.is_empty() && !problems[0].to_string().is_empty())
