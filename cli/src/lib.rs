@@ -1,1 +1,47 @@
-//! Placeholder.
+//! The operator's command, `afterimage`. [`args`] is what can be typed; each command has a module that asks
+//! the daemons of this host ([`host`]) through their administration sockets and prints what they answer. Text
+//! is made by pure functions ([`status::render`], [`promote::render`]) and tested as such.
+
+pub mod args;
+pub mod config_check;
+pub mod exit;
+pub mod host;
+pub mod promote;
+pub mod status;
+pub mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command, ConfigCommand};
+use exit::CommandError;
+
+/// Runs the command line of this process and returns its exit status. Prints errors to stderr.
+pub fn main() -> ExitCode {
+    // A wrong command line ends the process here, with status 2.
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.message.is_empty() {
+                eprintln!("afterimage: {}", text::printable_lines(&error.message));
+            }
+            error.exit.into()
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::failed(format!("cannot start the asynchronous runtime: {error}")))?;
+    runtime.block_on(async {
+        match &args.command {
+            Command::Config { command: ConfigCommand::Check } => config_check::run(&args.config),
+            Command::Status(status) => status::run(&args.config, status).await,
+            Command::Promote(promote) => promote::run(&args.config, promote).await,
+        }
+    })
+}

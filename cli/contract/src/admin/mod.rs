@@ -1,0 +1,238 @@
+//! The local administration protocol: how the operator's command talks to the daemons of its host.
+//!
+//! One JSON object a line, in both directions, over a unix socket that only its owner can open
+//! (`state_dir/agent.sock`, `state_dir/receiver.sock`, mode 0600). A request carries [`VERSION`]; each gets
+//! one response, in order. The messages are in this module, the two ends in [`call`] and [`serve`].
+
+mod client;
+mod line;
+mod server;
+#[cfg(test)]
+mod tests;
+mod when;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use client::{AdminError, call, call_within};
+pub use server::{MAX_CONNECTIONS, REQUEST_TIMEOUT, Server, serve};
+pub use when::{At, AtError, format_time};
+
+use crate::status::Position;
+use crate::units::ByteSize;
+
+/// Version of the protocol. A daemon refuses another one by name.
+pub const VERSION: u32 = 1;
+/// Longest response: the status of 64 groups of 64 volumes is below 4 MiB.
+pub const MAX_RESPONSE_LEN: ByteSize = ByteSize::from_mib(16);
+/// Longest request: names and a time; short, so that hostile clients cannot claim memory.
+pub const MAX_REQUEST_LEN: ByteSize = ByteSize::from_kib(64);
+
+/// What can be asked of a daemon. On the wire `"status"` or `{"promote":{"group":"orders",…}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Both: answer with nothing.
+    Ping,
+    /// Both: answer with this daemon's [`crate::status::Status`].
+    Status,
+    /// Receiver: make this host the group's primary; answers with a [`Promotion`].
+    Promote {
+        /// The group.
+        group: String,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+        /// The point to promote at, as [`At`] reads it; the newest if absent.
+        #[serde(default)]
+        at: Option<String>,
+    },
+    /// Agent: look at the group's role now and serve it if this host is its primary; answers with an
+    /// [`Activation`].
+    Activate {
+        /// The group.
+        group: String,
+    },
+    /// Agent: end the group's stream and do not connect again until told, as if the link were cut.
+    PauseStream {
+        /// The group.
+        group: String,
+    },
+    /// Agent: undo [`Request::PauseStream`].
+    ResumeStream {
+        /// The group.
+        group: String,
+    },
+}
+
+impl Request {
+    /// How long [`call`] waits for the answer.
+    pub fn timeout(&self) -> Duration {
+        match self {
+            // Both fsync what may be gigabytes of page cache before they answer.
+            Self::Promote { .. } | Self::Activate { .. } => Duration::from_secs(300),
+            _ => Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a daemon answers: exactly one of `ok` and `error`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    /// [`VERSION`] of the daemon.
+    pub version: u32,
+    /// The outcome.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// The outcome of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was done; the answer's shape belongs to the request.
+    Ok(serde_json::Value),
+    /// It was not done, and nothing changed unless the message says so.
+    Error(Failure),
+}
+
+impl Response {
+    /// It was done, and this is the answer.
+    pub fn ok<T: Serialize>(answer: &T) -> Self {
+        match serde_json::to_value(answer) {
+            Ok(value) => Self { version: VERSION, outcome: Outcome::Ok(value) },
+            Err(error) => Self::error(
+                ErrorCode::Internal,
+                format!("the answer cannot be written as JSON: {error}"),
+                "report this as a defect",
+            ),
+        }
+    }
+
+    /// It was done, and there is nothing to say.
+    pub fn done() -> Self {
+        Self { version: VERSION, outcome: Outcome::Ok(serde_json::Value::Null) }
+    }
+
+    /// It was not done.
+    pub fn error(code: ErrorCode, message: impl Into<String>, action: impl Into<String>) -> Self {
+        let failure = Failure { code, message: message.into(), action: action.into() };
+        Self { version: VERSION, outcome: Outcome::Error(failure) }
+    }
+
+    /// The group is not configured here.
+    pub fn unknown_group(group: &str) -> Self {
+        Self::error(
+            ErrorCode::UnknownGroup,
+            format!("there is no group {group} in this daemon's configuration"),
+            "check the name; after a change of the configuration restart the daemon",
+        )
+    }
+
+    /// The answer, in the shape that belongs to the request.
+    pub fn into_answer<T: DeserializeOwned>(self) -> Result<T, AdminError> {
+        match self.outcome {
+            Outcome::Ok(value) => serde_json::from_value(value).map_err(AdminError::Answer),
+            Outcome::Error(failure) => Err(AdminError::Failed(failure)),
+        }
+    }
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}; {action}")]
+pub struct Failure {
+    /// What kind of reason.
+    pub code: ErrorCode,
+    /// What happened, to which thing.
+    pub message: String,
+    /// What to do.
+    pub action: String,
+}
+
+/// The kinds of reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request cannot be read, or has a value that makes no sense.
+    BadRequest,
+    /// The request has another protocol version.
+    Version,
+    /// The group is not configured here.
+    UnknownGroup,
+    /// This daemon does not do that; another one does.
+    WrongDaemon,
+    /// It would be unsafe: the command exits with status 3.
+    Refused,
+    /// Too much is under way; try again.
+    Busy,
+    /// It was tried and failed.
+    Failed,
+    /// A defect of the daemon.
+    Internal,
+    /// A kind that this release does not know: the daemon is newer.
+    #[serde(other)]
+    Unrecognized,
+}
+
+/// Answer to [`Request::Promote`]: what was done, or with `dry_run` would be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// The group.
+    pub group: String,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// The new generation in hexadecimal; `null` with `dry_run`.
+    pub generation: Option<String>,
+    /// The position that the volumes now show: the fork from the old generation.
+    pub position: Position,
+    /// When the primary admitted the last write in the image: microseconds since 1970 by the primary's clock.
+    pub time_us: Option<u64>,
+    /// When this host last heard of the primary: microseconds since 1970.
+    pub primary_seen_us: Option<u64>,
+    /// What is lost of the writes that the primary acknowledged.
+    pub loss: Loss,
+    /// What the standby had after the chosen point and gives up; `null` when the newest point was chosen.
+    pub discarded: Option<Discarded>,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// What a promotion loses of the acknowledged writes, apart from what [`Promotion::discarded`] gives up by
+/// choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Loss {
+    /// Nothing: the primary's lease proves that this host has every acknowledged write.
+    Nothing,
+    /// Not known: the primary may have acknowledged writes after this time that never arrived.
+    Unknown {
+        /// Microseconds since 1970; `null` if not even that is known.
+        since_us: Option<u64>,
+    },
+}
+
+/// What lies after a chosen point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discarded {
+    /// Writes.
+    pub records: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// The newest sequence given up.
+    pub newest_sequence: u64,
+    /// When the primary admitted that one: microseconds since 1970.
+    pub newest_time_us: Option<u64>,
+}
+
+/// Answer to [`Request::Activate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// The group.
+    pub group: String,
+    /// Whether the agent serves the group now.
+    pub serving: bool,
+    /// Where: socket paths, `host:port`, `/dev/nbdN`.
+    pub exports: Vec<String>,
+}

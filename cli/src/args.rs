@@ -1,0 +1,122 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use afterimage_contract::admin::At;
+use afterimage_contract::config::DEFAULT_PATH;
+use clap::{Parser, Subcommand};
+
+const EXIT_STATUS: &str = "Exit status:
+  0  done
+  1  failed; nothing changed unless the message says so
+  2  wrong use
+  3  refused, because it would be unsafe";
+
+const STATUS_EXAMPLES: &str = "Examples:
+  afterimage status                 one line for each group, and what is wrong
+  afterimage status orders          one group in detail
+  afterimage status --watch         again every second, until interrupted
+  afterimage status --json | jq '.groups[] | select(.protection != \"in_sync\") | .name'
+
+The exit status says whether the status could be read, not whether it is good; programs read --json.";
+
+const PROMOTE_EXAMPLES: &str = "Examples:
+  afterimage promote orders --dry-run                  what would be served, and what would be lost
+  afterimage promote orders                            serve the newest image that is whole
+  afterimage promote orders --at 2026-01-31T12:00:00Z  as it was at a time (UTC, the primary's clock)
+  afterimage promote orders --at 81204                 as it was after a write's sequence
+  afterimage promote orders --at before-upgrade        as it was at a bookmark
+
+Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.";
+
+/// Block-level replication: keeps a second site ready to take over.
+#[derive(Debug, Parser)]
+#[command(name = "afterimage", version, after_help = EXIT_STATUS, propagate_version = true)]
+pub struct Args {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show how well each group is protected, what is wrong and what to do.
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(StatusArgs),
+    /// Make this host the primary of a group, after the loss of the old one.
+    #[command(after_help = PROMOTE_EXAMPLES)]
+    Promote(PromoteArgs),
+    /// Work with the configuration file.
+    Config {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+/// What can be done with the configuration file.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the configuration file and list everything that is wrong with it.
+    #[command(after_help = "Example:\n  afterimage config check --config ./afterimage.toml")]
+    Check,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Show this group only, in detail.
+    pub group: Option<String>,
+    /// Print the status document (docs/status.md).
+    #[arg(long)]
+    pub json: bool,
+    /// Print again every second, until interrupted.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Arguments of `promote`.
+#[derive(Debug, clap::Args)]
+pub struct PromoteArgs {
+    /// The group to take over.
+    pub group: String,
+    /// Promote at a time, sequence or bookmark instead of the newest point; what came after it is given up.
+    #[arg(long, value_name = "TIME|SEQUENCE|BOOKMARK")]
+    pub at: Option<At>,
+    /// Say what would be done and lost, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_can_be_named_after_the_command() {
+        let args = Args::try_parse_from(["afterimage", "config", "check", "--config", "x.toml"]).unwrap();
+        assert_eq!(args.config, PathBuf::from("x.toml"));
+    }
+
+    #[test]
+    fn a_point_that_cannot_be_understood_is_wrong_use() {
+        let error =
+            Args::try_parse_from(["afterimage", "promote", "orders", "--at", "2026-01-31"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("a UTC time (2026-01-31T12:00:00Z)"), "{error}");
+    }
+}

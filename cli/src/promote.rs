@@ -1,0 +1,144 @@
+//! `afterimage promote`: the receiver makes this host the primary, then the agent serves the group.
+
+use std::path::Path;
+
+use afterimage_contract::admin::{Activation, AdminError, Loss, Promotion, Request, call, format_time};
+use afterimage_contract::units::ByteSize;
+use serde_json::json;
+
+use crate::args::PromoteArgs;
+use crate::exit::CommandError;
+use crate::host;
+use crate::text::{emit, printable};
+
+/// Version of the JSON that `promote --json` prints.
+pub const JSON_VERSION: u32 = 1;
+
+/// Promotes a group. Once the receiver has done it, it stays done: a failure to serve afterwards says so.
+pub async fn run(config: &Path, args: &PromoteArgs) -> Result<(), CommandError> {
+    let config = host::configuration(config)?;
+    host::ensure_group(&config, &args.group)?;
+    let request = Request::Promote {
+        group: args.group.clone(),
+        dry_run: args.dry_run,
+        at: args.at.as_ref().map(ToString::to_string),
+    };
+    let answer = call(config.receiver_socket(), &request).await.and_then(|response| response.into_answer());
+    let promotion: Promotion = answer.map_err(|error| explain(error, args))?;
+    let activation =
+        if promotion.dry_run { None } else { Some(activate(&config.agent_socket(), &args.group).await) };
+    if args.json {
+        emit(&render_json(&promotion, activation.as_ref()))?;
+    } else {
+        emit(&render(&promotion, activation.as_ref()))?;
+    }
+    match activation {
+        Some(Err(error)) => Err(CommandError::failed(not_served(&args.group, &error))),
+        Some(Ok(activation)) if !activation.serving => Err(CommandError::failed(not_served(
+            &args.group,
+            &"the agent took the group and does not serve it",
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn activate(agent: &Path, group: &str) -> Result<Activation, AdminError> {
+    call(agent, &Request::Activate { group: group.to_owned() }).await?.into_answer()
+}
+
+/// An error of the receiver. Where the request was sent and no answer came, the outcome is not known.
+fn explain(error: AdminError, args: &PromoteArgs) -> CommandError {
+    let uncertain =
+        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
+    let mut error = CommandError::from(error);
+    if uncertain && !args.dry_run {
+        let group = &args.group;
+        error.message += &format!(
+            "\nwhether {group} was promoted is not known; see: afterimage status {group}\nserve {group} nowhere else before that"
+        );
+    }
+    error
+}
+
+fn not_served(group: &str, why: &dyn std::fmt::Display) -> String {
+    format!(
+        "{group} is promoted, and not served yet: {why}\n\
+         the promotion stands; the agent serves {group} when it starts, or with: systemctl restart afterimage-agent"
+    )
+}
+
+/// The outcome for people. `activation` is `None` after a dry run.
+pub fn render(promotion: &Promotion, activation: Option<&Result<Activation, AdminError>>) -> String {
+    let group = &promotion.group;
+    let mut lines = vec![if promotion.dry_run {
+        format!("{group} would be promoted; nothing was changed")
+    } else {
+        format!("{group} is promoted: this host is its primary")
+    }];
+    let mut fact = |name: &str, text: String| lines.push(format!("  {name:<10} {text}"));
+    let when = promotion.time_us.map(|us| format!(", written {}", format_time(us))).unwrap_or_default();
+    let position = &promotion.position;
+    fact("image", format!("sequence {} of generation {}{when}", position.sequence, position.generation));
+    if let Some(generation) = &promotion.generation {
+        fact("generation", format!("{generation}, new"));
+    }
+    fact("lost", describe_loss(promotion));
+    if let Some(discarded) = promotion.discarded {
+        let bytes = ByteSize::from_bytes(discarded.bytes).approximate();
+        let until =
+            discarded.newest_time_us.map(|us| format!(", written {}", format_time(us))).unwrap_or_default();
+        let newest = discarded.newest_sequence;
+        let records = discarded.records;
+        fact(
+            "given up",
+            format!("{records} writes ({bytes}) after that point, up to sequence {newest}{until}"),
+        );
+    }
+    match activation {
+        Some(Ok(activation)) if activation.serving && activation.exports.is_empty() => {
+            fact("served", "yes; the configuration has no export".to_owned());
+        }
+        Some(Ok(activation)) if activation.serving => fact("served", activation.exports.join(", ")),
+        Some(_) => fact("served", "not yet".to_owned()),
+        None => {}
+    }
+    for warning in &promotion.warnings {
+        fact("note", warning.clone());
+    }
+    lines.iter().map(|line| printable(line) + "\n").collect()
+}
+
+fn describe_loss(promotion: &Promotion) -> String {
+    match promotion.loss {
+        Loss::Nothing => "nothing: this host has every write that the primary acknowledged".to_owned(),
+        Loss::Unknown { since_us: Some(us) } => {
+            format!("unknown: writes that the primary acknowledged after {} may be missing", format_time(us))
+        }
+        Loss::Unknown { since_us: None } => {
+            let seen =
+                promotion.primary_seen_us.map(|us| format!("; it was last heard of {}", format_time(us)));
+            format!(
+                "unknown: writes that the primary acknowledged may be missing{}",
+                seen.unwrap_or_default()
+            )
+        }
+    }
+}
+
+fn render_json(promotion: &Promotion, activation: Option<&Result<Activation, AdminError>>) -> String {
+    let (activation, error) = match activation {
+        Some(Ok(activation)) => (Some(activation), None),
+        Some(Err(error)) => (None, Some(error.to_string())),
+        None => (None, None),
+    };
+    let document = json!({
+        "version": JSON_VERSION,
+        "promotion": promotion,
+        "activation": activation,
+        "activation_error": error,
+    });
+    format!("{document:#}\n")
+}
+
+#[cfg(test)]
+mod tests;

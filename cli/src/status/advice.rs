@@ -1,0 +1,136 @@
+//! What a state means for the operator, and what to do about it.
+
+use afterimage_contract::status::{CatchUp, GroupStatus, Protection, Role};
+use afterimage_contract::units::ByteSize;
+
+use crate::text::{lag, span};
+
+/// A note under a group's line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) text: String,
+    /// What to do; `None` if it ends by itself.
+    pub(super) action: Option<String>,
+}
+
+impl Note {
+    fn new(text: impl Into<String>, action: impl Into<String>) -> Self {
+        Self { text: text.into(), action: Some(action.into()) }
+    }
+
+    fn passing(text: impl Into<String>) -> Self {
+        Self { text: text.into(), action: None }
+    }
+}
+
+/// The notes of a group: its state unless that is healthy, its volumes, then what the daemons warn of.
+pub(super) fn notes(group: &GroupStatus) -> Vec<Note> {
+    let mut notes: Vec<_> = state(group).into_iter().collect();
+    for volume in &group.volumes {
+        if let Some(error) = &volume.error {
+            notes.push(Note::new(
+                format!("volume {}: {error}", volume.name),
+                format!("check {}; the kernel's log may say more", volume.device),
+            ));
+        }
+        if let Some(blocks) = volume.unreadable_blocks.filter(|n| *n > 0) {
+            notes.push(Note::new(
+                format!("volume {}: {blocks} blocks cannot be read, and the standby lacks them", volume.name),
+                format!("replace the disk behind {}, or restore these blocks by writing them", volume.device),
+            ));
+        }
+    }
+    for warning in &group.warnings {
+        notes.push(Note { text: warning.text.clone(), action: warning.action.clone() });
+    }
+    notes
+}
+
+fn state(group: &GroupStatus) -> Option<Note> {
+    let peer = &group.peer.name;
+    let daemon = if group.role == Role::Standby { "afterimage-receiver" } else { "afterimage-agent" };
+    Some(match group.protection {
+        Protection::InSync | Protection::AsyncStreaming => return None,
+        Protection::CatchingUp => Note::passing(format!("catch-up {}", progress(group.catchup))),
+        Protection::FirstSync => Note::passing(format!(
+            "first sync {}; the standby cannot be promoted before it ends",
+            progress(group.catchup)
+        )),
+        Protection::Degraded => Note::new(
+            format!("writes are acknowledged that {peer} does not have; at risk: {}", lag(group.lag)),
+            format!("run `afterimage status` on {peer}, and check the link to it"),
+        ),
+        Protection::Blocked => Note::new(
+            format!("writes wait until {peer} has them, as on_link_loss = \"block\" asks"),
+            format!(
+                "bring {peer} or the link back; or set on_link_loss = \"degrade\" and restart afterimage-agent"
+            ),
+        ),
+        Protection::Disconnected if group.role == Role::Standby => Note::new(
+            format!("{peer} does not connect{}", reason(group)),
+            format!(
+                "check afterimage-agent on {peer}; if {peer} is lost: afterimage promote {} --dry-run",
+                group.name
+            ),
+        ),
+        Protection::Disconnected => Note::new(
+            format!("no connection to {peer}{}{}", at(group), reason(group)),
+            format!("check that {peer} is up, runs afterimage-receiver, and can be reached by UDP"),
+        ),
+        Protection::Refused => Note::new(
+            format!("there is no session with {peer}: one side refuses the other{}", reason(group)),
+            "do what the reason says; if it is about keys, pair the hosts again".to_owned(),
+        ),
+        Protection::Fenced => Note::new(
+            format!("this host was replaced by a promotion on {peer}, and serves nothing"),
+            format!("use the volumes on {peer}; this host must be reinstated before it replicates again"),
+        ),
+        Protection::WrongVolume => Note::new(
+            "a device holds another volume than the one that was replicated; nothing is served or overwritten",
+            "compare each volume's `device` in the configuration with what is on the host",
+        ),
+        Protection::JournalFull => Note::new(
+            format!("the standby's journal is full{}", journal(group)),
+            "raise journal.max_size or shorten history on the standby; check that its volume's disk keeps up",
+        ),
+        Protection::Failed => Note::new(
+            "the group stopped on an error",
+            format!("read the log: journalctl -u {daemon}; after the repair: systemctl restart {daemon}"),
+        ),
+        Protection::Unrecognized => Note::new(
+            "the daemon reports a state that this command does not know",
+            "use the command and the daemons of one release; status --json has the details",
+        ),
+    })
+}
+
+/// How far a transfer is, such as `42% of 1 GiB, 100 MiB/s, 6s to go`. It never says 100 % before the end.
+fn progress(catchup: Option<CatchUp>) -> String {
+    let Some(catchup) = catchup else { return "under way, progress unknown".to_owned() };
+    let percent = match u128::from(catchup.total_bytes) {
+        0 => 0,
+        total => (u128::from(catchup.done_bytes) * 100 / total).min(99),
+    };
+    let mut text = format!("{percent}% of {}", ByteSize::from_bytes(catchup.total_bytes).approximate());
+    if let Some(rate) = catchup.rate_bytes_per_s {
+        text += &format!(", {}/s", ByteSize::from_bytes(rate).approximate());
+    }
+    match catchup.eta_s {
+        Some(eta) => text + &format!(", {} to go", span(eta)),
+        None => text + ", time to go unknown",
+    }
+}
+
+fn reason(group: &GroupStatus) -> String {
+    group.peer.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
+}
+
+fn at(group: &GroupStatus) -> String {
+    group.peer.address.as_ref().map(|address| format!(" at {address}")).unwrap_or_default()
+}
+
+fn journal(group: &GroupStatus) -> String {
+    let Some(journal) = &group.journal else { return String::new() };
+    let size = |bytes| ByteSize::from_bytes(bytes).approximate();
+    format!(": {} of {}", size(journal.bytes), size(journal.limit_bytes))
+}
