@@ -5,7 +5,7 @@
 //! logged here, once, and the application never hears of it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -291,10 +291,9 @@ impl Doorman {
 
     async fn welcome(&self, connection: &quinn::Connection) -> Result<(), quinn::ConnectionError> {
         let mut stream = connection.open_uni().await?;
-        match stream.write_all(WELCOME).await {
-            Err(quinn::WriteError::ConnectionLost(error)) => return Err(error),
-            // A peer that stops the stream does not want to know.
-            Err(_) | Ok(()) => {}
+        // Any other failure is a peer that stops the stream: it does not want to know.
+        if let Err(quinn::WriteError::ConnectionLost(error)) = stream.write_all(WELCOME).await {
+            return Err(error);
         }
         let _ = stream.finish();
         Ok(())
@@ -360,7 +359,7 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
 /// A UDP socket with large kernel buffers, as far as the kernel allows: small ones lose packets at full speed.
 pub(crate) fn open_socket(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
-    if let IpAddr::V6(_) = address.ip() {
+    if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     let sized =

@@ -114,7 +114,7 @@ fn expired_by_clock(expired: bool) -> &'static str {
 impl Joiner<'_> {
     /// Pairs with the issuer of `token`, found at `address` or where the token says; returns once both hosts have
     /// pinned each other on stable storage.
-    pub async fn join(&self, token: &Token, address: Option<&str>) -> Result<Paired, JoinError> {
+    pub async fn join(self, token: &Token, address: Option<&str>) -> Result<Paired, JoinError> {
         if token.issuer == self.identity.fingerprint() {
             return Err(JoinError::OwnToken);
         }
