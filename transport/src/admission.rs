@@ -29,6 +29,10 @@ pub(crate) enum Refusal {
     UnknownProtocol,
     #[error("it shows no certificate that can be read")]
     NoKey,
+    #[error("it did not prove to hold the key of the certificate it shows")]
+    KeyNotProved,
+    #[error("it does not trust the key of this host; if it is the peer, pair the hosts again")]
+    DoesNotTrustThisHost,
     #[error("the pinned peers cannot be read: {0}")]
     PinsUnreadable(String),
     #[error("the pairing offer cannot be read: {0}")]
@@ -39,9 +43,11 @@ impl Refusal {
     /// What the other side is told: no more than it can find out anyway.
     pub(crate) fn close(&self) -> (CloseCode, &'static [u8]) {
         match self {
-            Self::NotPinned | Self::PinsUnreadable(_) | Self::NoKey => {
-                (CloseCode::NOT_PINNED, b"your key is not pinned here")
-            }
+            Self::NotPinned
+            | Self::PinsUnreadable(_)
+            | Self::NoKey
+            | Self::KeyNotProved
+            | Self::DoesNotTrustThisHost => (CloseCode::NOT_PINNED, b"your key is not pinned here"),
             Self::NoOffer | Self::OfferUnreadable(_) => (CloseCode::NO_OFFER, b"no open pairing offer"),
             Self::UnknownProtocol => (CloseCode::BAD_MESSAGE, b"unknown protocol"),
         }

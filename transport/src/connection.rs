@@ -109,8 +109,8 @@ pub struct ConnectionStats {
     pub mtu_bytes: u16,
 }
 
-/// An open connection whose peer has proved that it holds the pinned key. Cheap to clone; the last clone that is
-/// dropped closes it.
+/// An open connection whose peer has proved that it holds the pinned key. Cheap to clone; it is closed
+/// when the last clone and the last of its streams are dropped.
 #[derive(Debug, Clone)]
 pub struct Connection {
     quic: quinn::Connection,

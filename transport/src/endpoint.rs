@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error, warn};
 
 use crate::admission::{Admission, Gate, Refusal};
-use crate::connection::{CloseCode, Connection};
+use crate::connection::{CloseCode, Connection, ConnectionLost};
 use crate::dial::{ConnectError, Dial, Unwelcome};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
@@ -300,13 +300,19 @@ impl Doorman {
     }
 
     fn handshake_failed(&self, error: &quinn::ConnectionError, seen: &Seen, address: SocketAddr) {
-        match &seen.refusal {
-            Some(refusal) => self.refused(refusal, seen, address),
-            None if seen.offered_only_unknown() && !seen.offered.is_empty() => {
-                self.refused(&Refusal::UnknownProtocol, seen, address);
+        let here = matches!(error, quinn::ConnectionError::TransportError(_));
+        let lost = ConnectionLost::from(error.clone());
+        let refusal = match &seen.refusal {
+            Some(refusal) => refusal.clone(),
+            None if seen.offered_only_unknown() && !seen.offered.is_empty() => Refusal::UnknownProtocol,
+            None if here && seen.key.is_some() => Refusal::KeyNotProved,
+            None if here && !seen.offered.is_empty() => Refusal::NoKey,
+            None if matches!(lost, ConnectionLost::ClosedByPeer { code: CloseCode::NOT_PINNED, .. }) => {
+                Refusal::DoesNotTrustThisHost
             }
-            None => debug!(%address, %error, "handshake failed"),
-        }
+            None => return debug!(%address, %error, "handshake failed"),
+        };
+        self.refused(&refusal, seen, address);
     }
 
     fn refused(&self, refusal: &Refusal, seen: &Seen, address: SocketAddr) {
@@ -322,7 +328,11 @@ impl Doorman {
                 let pinned = self.pinned_keys();
                 warn!(%address, key, pinned, offered, unlogged, "connection refused: {refusal}");
             }
-            Refusal::NoOffer | Refusal::UnknownProtocol | Refusal::NoKey => {
+            Refusal::NoOffer
+            | Refusal::UnknownProtocol
+            | Refusal::NoKey
+            | Refusal::KeyNotProved
+            | Refusal::DoesNotTrustThisHost => {
                 warn!(%address, key, offered, unlogged, "connection refused: {refusal}");
             }
         }

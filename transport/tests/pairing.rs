@@ -242,6 +242,30 @@ async fn an_issuer_that_does_not_know_the_secret_is_not_pinned() {
     assert_nothing_pinned(&[&alpha]);
 }
 
+/// A proof is for one TLS session: overheard by a host that has the issuer's key, it opens nothing elsewhere.
+#[tokio::test]
+async fn a_proof_from_another_session_is_wrong() {
+    let (alpha, beta) = (Host::new("alpha"), Host::new("beta"));
+    let (server, server_at) = raw_server(beta.certified_key(), ALPN_PAIRING);
+    let (on_beta, beta_at) = beta.listen();
+    let token = beta.offer(server_at);
+    let overheard = async {
+        let connection = server.accept().await.unwrap().await.unwrap();
+        let (_send, mut receive) = connection.accept_bi().await.unwrap();
+        read_message(&mut receive, 4096).await.unwrap().unwrap()
+    };
+    let (joined, claim) = in_time(async { tokio::join!(alpha.joiner().join(&token, None), overheard) }).await;
+    assert!(joined.is_err(), "{joined:?}");
+
+    let client = raw_client(Some(alpha.certified_key()), &[ALPN_PAIRING]);
+    let connection = client.connect(beta_at, "afterimage").unwrap().await.unwrap();
+    let (mut send, _receive) = in_time(connection.open_bi()).await.unwrap();
+    write_message(&mut send, &claim, 4096).await.unwrap();
+    let answered = in_time(accept_pairing(&on_beta).await.answer(&beta.name)).await;
+    assert!(matches!(answered, Err(PairingError::WrongProof { .. })), "{answered:?}");
+    assert_nothing_pinned(&[&beta]);
+}
+
 /// A joiner that proves the secret but goes before it has pinned the issuer leaves nothing behind but the claim.
 #[tokio::test]
 async fn a_pairing_that_breaks_off_can_be_taken_up_by_the_same_host_only() {

@@ -68,8 +68,9 @@ async fn an_unpinned_client_is_refused_unseen_and_logged_with_its_key() {
 
 #[tokio::test]
 async fn an_unpinned_client_is_refused_during_the_handshake() {
+    let log = Log::capture();
     let (alpha, beta) = (Host::new("alpha"), Host::new("beta"));
-    let (_on_beta, beta_at) = beta.listen();
+    let (on_beta, beta_at) = beta.listen();
     for (key, alert) in [(Some(alpha.certified_key()), 49), (None, 116)] {
         let client = raw_client(key, &[ALPN_PEER]);
         match turned_away(&client, beta_at).await {
@@ -79,10 +80,14 @@ async fn an_unpinned_client_is_refused_during_the_handshake() {
             other => panic!("{other}"),
         }
     }
+    log.line_with(&["not pinned", &alpha.key().to_string()]).await;
+    log.line_with(&["no certificate", "key=\"none\""]).await;
+    assert_eq!(on_beta.refused_connections(), 2);
 }
 
 #[tokio::test]
 async fn an_unpinned_server_is_refused_with_both_keys_named() {
+    let log = Log::capture();
     let (alpha, beta) = two_paired();
     let impostor = Host::new("beta");
     impostor.pin(&alpha);
@@ -93,6 +98,8 @@ async fn an_unpinned_server_is_refused_with_both_keys_named() {
     assert!(matches!(error, ConnectError::WrongKey { .. }), "{text}");
     assert!(text.contains(&beta.key().to_string()) && text.contains(&impostor.key().to_string()), "{text}");
     accepts_nobody(&on_impostor).await;
+    // The other end sees why nothing comes.
+    log.line_with(&["does not trust the key of this host"]).await;
 }
 
 #[tokio::test]
@@ -117,12 +124,14 @@ fn stolen(certificate_of: &Host, key_of: &Host) -> CertifiedKey {
 
 #[tokio::test]
 async fn a_client_with_the_peers_certificate_but_not_its_key_is_refused() {
+    let log = Log::capture();
     let (alpha, beta) = two_paired();
     let (on_beta, beta_at) = beta.listen();
     let thief = Host::new("thief");
     let client = raw_client(Some(stolen(&alpha, &thief)), &[ALPN_PEER]);
     turned_away(&client, beta_at).await;
     accepts_nobody(&on_beta).await;
+    log.line_with(&["did not prove", &alpha.key().to_string()]).await;
     // The very same client with the key gets in: it is the signature that counts.
     let client = raw_client(Some(alpha.certified_key()), &[ALPN_PEER]);
     let _connection = client.connect(beta_at, "afterimage").unwrap().await.unwrap();
@@ -263,6 +272,41 @@ async fn nobody_there_is_told_after_the_handshake_timeout() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let error = in_time(on_alpha.connect(silent.local_addr().unwrap(), beta.key())).await.unwrap_err();
     assert!(matches!(error, ConnectError::NoAnswer { .. }), "{error}");
+}
+
+/// `[::]` is the default address to listen on, and peers may have IPv4 only.
+#[tokio::test]
+async fn the_ipv6_wildcard_takes_ipv4_and_shows_it_so() {
+    let (alpha, beta) = two_paired();
+    let pins = std::sync::Arc::new(Pins::open(beta.dir.path()).unwrap());
+    let any = "[::]:0".parse().unwrap();
+    let on_beta = match Endpoint::bind(any, &beta.identity, pins, beta.options()) {
+        Ok(endpoint) => endpoint,
+        Err(error) if std::net::UdpSocket::bind(any).is_err() => return eprintln!("no IPv6 here: {error}"),
+        Err(error) => panic!("{error}"),
+    };
+    let (on_alpha, _) = alpha.listen();
+    let beta_at = ([127, 0, 0, 1], on_beta.local_address().unwrap().port()).into();
+    in_time(on_alpha.connect(beta_at, beta.key())).await.unwrap();
+    let inn = accept_peer(&on_beta).await;
+    assert_eq!(inn.remote_address(), on_alpha.local_address().unwrap());
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_does_not_fill_the_log() {
+    let log = Log::capture();
+    let (alpha, beta) = two_paired();
+    let (on_beta, beta_at) = beta.listen();
+    let client = raw_client(Some(Host::new("stranger").certified_key()), &[ALPN_PEER]);
+    for _ in 0..50 {
+        turned_away(&client, beta_at).await;
+    }
+    while on_beta.refused_connections() < 50 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.text().lines().count(), 10);
+    let (on_alpha, _) = alpha.listen();
+    in_time(on_alpha.connect(beta_at, beta.key())).await.unwrap();
 }
 
 #[tokio::test]
