@@ -1,0 +1,389 @@
+//! The UDP port: connections from pinned peers, connections to them, and pairing.
+//!
+//! Every connection from outside goes through the same steps: a slot ([`crate::intake`]), the handshake with the
+//! first answer of the [`Gate`], the second answer, and only then streams and windows. What is refused on the way is
+//! logged here, once, and the application never hears of it.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{EndpointConfig, TokioRuntime};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{debug, error, warn};
+
+use crate::admission::{Admission, Gate, Refusal};
+use crate::connection::{CloseCode, Connection, ConnectionLost};
+use crate::dial::{ConnectError, Dial, Unwelcome};
+use crate::fingerprint::Fingerprint;
+use crate::identity::Identity;
+use crate::intake::{HalfOpen, Intake, Slot};
+use crate::options::{EndpointOptions, MAX_UDP_PAYLOAD_BYTES};
+use crate::pairing::{OfferStore, PairingConnection};
+use crate::pins::Pins;
+use crate::refusals::Refusals;
+use crate::text::shown;
+use crate::tls::{self, ALPN_PEER, Seen, Watch};
+
+/// A UDP port that takes connections from pinned peers and opens connections to them.
+///
+/// Needs a tokio runtime with time and network. Dropping it ends the taking of connections; those that are open stay.
+#[derive(Debug)]
+pub struct Endpoint {
+    quic: quinn::Endpoint,
+    doorman: Arc<Doorman>,
+    accepted: Mutex<mpsc::Receiver<Accepted>>,
+    taking_in: AbortHandle,
+}
+
+/// A connection from outside that was let in.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A pinned peer's.
+    Peer(Connection),
+    /// Somebody's who wants to pair while an offer is open.
+    Pairing(PairingConnection),
+}
+
+/// An endpoint that could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on UDP {address}")]
+pub struct BindError {
+    /// Where.
+    pub address: SocketAddr,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What the accepting side sends first, on a stream of its own: the client is let in. Until then a client only knows
+/// that the handshake was good on its side.
+pub(crate) const WELCOME: &[u8] = b"welcome\n";
+
+/// Connections that wait for the application to take them.
+const ACCEPTED_WAITING: usize = 8;
+
+/// Pairing connections at a time: one operator, and a few who try.
+const MAX_PAIRING: usize = 4;
+
+/// Initial packets that wait for the intake task, and the bytes kept for each and for all of them.
+const MAX_INCOMING: usize = 256;
+const INCOMING_BYTES: u64 = 8 << 10;
+const ALL_INCOMING_BYTES: u64 = 1 << 20;
+
+impl Endpoint {
+    /// Opens the UDP port. `[::]` takes IPv4 as well.
+    pub fn bind(
+        address: SocketAddr,
+        identity: &Identity,
+        pins: Arc<Pins>,
+        options: EndpointOptions,
+    ) -> Result<Self, BindError> {
+        let failed = |source| BindError { address, source };
+        let socket = open_socket(address, options.socket_buffer_bytes).map_err(failed)?;
+        let doorman = Arc::new(Doorman::new(identity, pins, options));
+        let config = doorman.server_config(&Arc::new(Watch::default()));
+        let quic = quinn::Endpoint::new(endpoint_config(), Some(config), socket, Arc::new(TokioRuntime))
+            .map_err(failed)?;
+        let (hand_over, accepted) = mpsc::channel(ACCEPTED_WAITING);
+        let taking_in = tokio::spawn(take_in(quic.clone(), doorman.clone(), hand_over)).abort_handle();
+        Ok(Self { quic, doorman, accepted: Mutex::new(accepted), taking_in })
+    }
+
+    /// The next connection that was let in; `None` once the endpoint is closed. Cancel safe.
+    pub async fn accept(&self) -> Option<Accepted> {
+        self.accepted.lock().await.recv().await
+    }
+
+    /// Connects to the peer with this key. Returns once the peer has let this host in too.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        expected: Fingerprint,
+    ) -> Result<Connection, ConnectError> {
+        let (identity, options) = (&self.doorman.identity, &self.doorman.options);
+        let dial = Dial { identity, options, protocol: ALPN_PEER, address, expected };
+        let connection = dial.connect(&self.quic, wait_for_welcome).await?;
+        Ok(Connection::new(connection, expected, None))
+    }
+
+    /// Where it listens.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.quic.local_addr()
+    }
+
+    /// Connections refused so far because of who or what was at the other end.
+    pub fn refused_connections(&self) -> u64 {
+        self.doorman.refusals.total()
+    }
+
+    /// Closes all connections and takes no more; the peers see code and text.
+    pub fn close(&self, code: CloseCode, text: &str) {
+        self.quic.close(code.0.into(), text.as_bytes());
+    }
+
+    /// Waits until the peers have been told of what was closed, or cannot be.
+    pub async fn wait_idle(&self) {
+        self.quic.wait_idle().await;
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.taking_in.abort();
+        self.quic.set_server_config(None);
+    }
+}
+
+async fn wait_for_welcome(connection: quinn::Connection) -> Result<(), Unwelcome> {
+    let mut stream = connection.accept_uni().await.map_err(Unwelcome::Lost)?;
+    match stream.read_to_end(WELCOME.len()).await {
+        Ok(words) if words == WELCOME => Ok(()),
+        Err(quinn::ReadToEndError::Read(quinn::ReadError::ConnectionLost(error))) => {
+            Err(Unwelcome::Lost(error))
+        }
+        _ => Err(Unwelcome::Garbled),
+    }
+}
+
+/// Ends with the endpoint; the handshakes that are under way end with it.
+async fn take_in(quic: quinn::Endpoint, doorman: Arc<Doorman>, hand_over: mpsc::Sender<Accepted>) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            incoming = quic.accept() => incoming,
+            Some(_) = handshakes.join_next() => continue,
+        };
+        let Some(incoming) = incoming else { return };
+        let proved = incoming.remote_address_validated();
+        match doorman.half_open.take(incoming.remote_address().ip(), proved) {
+            Intake::Accept(slot) => {
+                let (doorman, hand_over) = (doorman.clone(), hand_over.clone());
+                handshakes.spawn(async move { doorman.let_in(incoming, slot, hand_over).await });
+            }
+            // Cannot fail: the address is not proved, so no token was used yet.
+            Intake::Retry => drop(incoming.retry()),
+            Intake::Refuse => {
+                doorman.refusals.count(Instant::now());
+                incoming.refuse();
+            }
+        }
+    }
+}
+
+/// Decides on every connection from outside.
+#[derive(Debug)]
+struct Doorman {
+    identity: Identity,
+    options: EndpointOptions,
+    gate: Arc<Gate>,
+    base_config: quinn::ServerConfig,
+    half_open: HalfOpen,
+    connections: Arc<Semaphore>,
+    pairings: Arc<Semaphore>,
+    refusals: Refusals,
+}
+
+impl Doorman {
+    fn new(identity: &Identity, pins: Arc<Pins>, options: EndpointOptions) -> Self {
+        let own = identity.fingerprint();
+        let offers = options.pairing_state_dir.as_ref().map(|dir| OfferStore::new(dir, own));
+        let gate = Arc::new(Gate { pins, offers, clock: options.clock.clone() });
+        let crypto = tls::server_config(&identity.certified_key(), &gate, &Arc::default());
+        let mut base_config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        base_config
+            .transport_config(Arc::new(options.server_transport()))
+            .max_incoming(MAX_INCOMING)
+            .incoming_buffer_size(INCOMING_BYTES)
+            .incoming_buffer_size_total(ALL_INCOMING_BYTES);
+        Self {
+            identity: identity.clone(),
+            gate,
+            base_config,
+            half_open: HalfOpen::default(),
+            connections: Arc::new(Semaphore::new(options.max_connections)),
+            pairings: Arc::new(Semaphore::new(MAX_PAIRING)),
+            refusals: Refusals::default(),
+            options,
+        }
+    }
+
+    fn server_config(&self, watch: &Arc<Watch>) -> quinn::ServerConfig {
+        let mut config = self.base_config.clone();
+        config.crypto = Arc::new(tls::server_config(&self.identity.certified_key(), &self.gate, watch));
+        config
+    }
+
+    /// The slot is kept until the application has taken the connection, or it is refused.
+    async fn let_in(&self, incoming: quinn::Incoming, slot: Slot, hand_over: mpsc::Sender<Accepted>) {
+        let address = incoming.remote_address();
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let watch = Arc::new(Watch::default());
+        let admitted = tokio::time::timeout(self.options.handshake_timeout, async {
+            let connecting = incoming.accept_with(Arc::new(self.server_config(&watch)))?;
+            let connection = connecting.await?;
+            self.admit(connection, &watch, address).await
+        });
+        match admitted.await {
+            Ok(Ok(Some(accepted))) => {
+                // Fails only when the endpoint is gone, which closes the connection.
+                let _ = hand_over.send(accepted).await;
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => self.handshake_failed(&error, &watch.seen(), address),
+            Err(_) => debug!(%address, "handshake not done in time"),
+        }
+        drop(slot);
+    }
+
+    /// What a connection is once its handshake is done: `None` if it was refused.
+    async fn admit(
+        &self,
+        connection: quinn::Connection,
+        watch: &Watch,
+        address: SocketAddr,
+    ) -> Result<Option<Accepted>, quinn::ConnectionError> {
+        let agreed = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+        let protocol = agreed.and_then(|data| data.protocol);
+        let key = proved_key(&connection);
+        match self.gate.admit(protocol.as_deref(), key) {
+            Ok(Admission::Peer(peer)) => {
+                let Ok(place) = self.connections.clone().try_acquire_owned() else {
+                    self.busy(&connection, peer, address);
+                    return Ok(None);
+                };
+                self.welcome(&connection).await?;
+                connection.set_receive_window(self.options.receive_window_bytes.into());
+                connection.set_max_concurrent_bi_streams(self.options.max_bi_streams.into());
+                connection.set_max_concurrent_uni_streams(self.options.max_uni_streams.into());
+                Ok(Some(Accepted::Peer(Connection::new(connection, peer, Some(place)))))
+            }
+            Ok(Admission::Pairing(joiner)) => {
+                let (Ok(place), Some(offers)) =
+                    (self.pairings.clone().try_acquire_owned(), self.gate.offers.clone())
+                else {
+                    self.busy(&connection, joiner, address);
+                    return Ok(None);
+                };
+                connection.set_max_concurrent_bi_streams(1u32.into());
+                let clock = self.gate.clock.clone();
+                Ok(Some(Accepted::Pairing(PairingConnection::new(
+                    connection,
+                    self.identity.fingerprint(),
+                    joiner,
+                    offers,
+                    clock,
+                    place,
+                ))))
+            }
+            Err(refusal) => {
+                let (code, text) = refusal.close();
+                connection.close(code.0.into(), text);
+                self.refused(&refusal, &Seen { key, ..watch.seen() }, address);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn welcome(&self, connection: &quinn::Connection) -> Result<(), quinn::ConnectionError> {
+        let mut stream = connection.open_uni().await?;
+        // Any other failure is a peer that stops the stream: it does not want to know.
+        if let Err(quinn::WriteError::ConnectionLost(error)) = stream.write_all(WELCOME).await {
+            return Err(error);
+        }
+        let _ = stream.finish();
+        Ok(())
+    }
+
+    fn handshake_failed(&self, error: &quinn::ConnectionError, seen: &Seen, address: SocketAddr) {
+        let here = matches!(error, quinn::ConnectionError::TransportError(_));
+        let lost = ConnectionLost::from(error.clone());
+        let refusal = match &seen.refusal {
+            Some(refusal) => refusal.clone(),
+            None if seen.offered_only_unknown() && !seen.offered.is_empty() => Refusal::UnknownProtocol,
+            None if here && seen.key.is_some() => Refusal::KeyNotProved,
+            None if here && !seen.offered.is_empty() => Refusal::NoKey,
+            None if matches!(lost, ConnectionLost::ClosedByPeer { code: CloseCode::NOT_PINNED, .. }) => {
+                Refusal::DoesNotTrustThisHost
+            }
+            None => return debug!(%address, %error, "handshake failed"),
+        };
+        self.refused(&refusal, seen, address);
+    }
+
+    fn refused(&self, refusal: &Refusal, seen: &Seen, address: SocketAddr) {
+        let Some(unlogged) = self.refusals.count(Instant::now()) else { return };
+        let key = seen.key.map_or_else(|| "none".to_owned(), |key| key.to_string());
+        let offered: Vec<_> = seen.offered.iter().map(|offered| shown(offered, 32)).collect();
+        let offered = offered.join(" ");
+        match refusal {
+            Refusal::PinsUnreadable(_) | Refusal::OfferUnreadable(_) => {
+                error!(%address, key, offered, unlogged, "connection refused: {refusal}");
+            }
+            Refusal::NotPinned => {
+                let pinned = self.pinned_keys();
+                warn!(%address, key, pinned, offered, unlogged, "connection refused: {refusal}");
+            }
+            Refusal::NoOffer
+            | Refusal::UnknownProtocol
+            | Refusal::NoKey
+            | Refusal::KeyNotProved
+            | Refusal::DoesNotTrustThisHost => {
+                warn!(%address, key, offered, unlogged, "connection refused: {refusal}");
+            }
+        }
+    }
+
+    fn busy(&self, connection: &quinn::Connection, key: Fingerprint, address: SocketAddr) {
+        connection.close(CloseCode::BUSY.0.into(), b"too many connections");
+        if let Some(unlogged) = self.refusals.count(Instant::now()) {
+            warn!(%address, %key, unlogged, "connection refused: too many are open");
+        }
+    }
+
+    /// Names and keys, so that a replaced key can be told from a stranger's; the first few are enough for that.
+    fn pinned_keys(&self) -> String {
+        let peers = self.gate.pins.all().unwrap_or_default();
+        let shown: Vec<_> =
+            peers.iter().take(4).map(|peer| format!("{}={}", peer.name, peer.fingerprint)).collect();
+        shown.join(" ")
+    }
+}
+
+/// The key in the certificate whose private half the other side has proved to hold.
+fn proved_key(connection: &quinn::Connection) -> Option<Fingerprint> {
+    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    Fingerprint::of_certificate(identity.first()?)
+}
+
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(MAX_UDP_PAYLOAD_BYTES).expect("above the 1200 that QUIC asks for");
+    config
+}
+
+/// A UDP socket with large kernel buffers, as far as the kernel allows: small ones lose packets at full speed.
+pub(crate) fn open_socket(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    let sized =
+        socket.set_recv_buffer_size(buffer_bytes).and_then(|()| socket.set_send_buffer_size(buffer_bytes));
+    // The kernel reports twice what it gives, for its own use.
+    let (receive, send) = (socket.recv_buffer_size()? / 2, socket.send_buffer_size()? / 2);
+    if sized.is_err() || receive.min(send) < buffer_bytes {
+        debug!(
+            wanted_bytes = buffer_bytes,
+            receive,
+            send,
+            "the kernel gives smaller UDP buffers: raise net.core.rmem_max and net.core.wmem_max"
+        );
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
