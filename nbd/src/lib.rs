@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The NBD server.
+
+pub mod wire;
