@@ -1,6 +1,6 @@
 //! One client from its arrival to its end: handshake, transmission, closing.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -62,11 +62,9 @@ pub(crate) async fn serve<E, S>(
 }
 
 /// Ready once the value is true, or nobody can change it any more.
-pub(crate) fn stopped(mut shutdown: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
-    async move {
-        // An error means that the sender is gone: nobody is left who could want the server to go on.
-        let _ = shutdown.wait_for(|stop| *stop).await;
-    }
+pub(crate) async fn stopped(mut shutdown: watch::Receiver<bool>) {
+    // An error means that the sender is gone: nobody is left who could want the server to go on.
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
