@@ -2,7 +2,7 @@
 
 use crate::{
     contexts::ContextSet,
-    export::{Context, Errno, Extent, ZeroFlags},
+    export::{Errno, Extent, ZeroFlags},
     geometry::Geometry,
     negotiation::Agreement,
     wire::{RequestHeader, codes::*},
@@ -131,8 +131,8 @@ fn check_range(geometry: &Geometry, offset: u64, length: u32, beyond_end: Errno)
     if aligned { Ok(()) } else { Err(Errno::Inval) }
 }
 
-/// Appends the descriptors of `extents` to `out`: neighbours with the same flags joined, and nothing beyond
-/// `length` bytes. Returns whether there was at least one.
+/// Calls `put` with the length and flags of each descriptor of `extents`: neighbours with the same flags joined, at
+/// most `max_extents`, and nothing beyond `length` bytes. Returns whether there was at least one.
 pub(crate) fn describe_extents(
     extents: &[Extent],
     length: u32,
@@ -171,12 +171,10 @@ fn put_run((run_bytes, flags): (u64, u32), put: &mut impl FnMut(u32, u32)) {
     put(u32::try_from(run_bytes).unwrap_or(u32::MAX), flags);
 }
 
-/// A context that BLOCK_STATUS was asked about, with its encoded descriptors.
-pub(crate) type ContextStatus = (Context, bytes::Bytes);
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::Context;
 
     fn agreement(read_only: bool, min_block: u32) -> Agreement {
         let mut contexts = ContextSet::default();

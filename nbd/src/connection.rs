@@ -17,8 +17,9 @@ use crate::{
 };
 
 /// How long a connection that the server ends waits for the client to close its side. Closing while bytes of the
-/// client are unread would reset the connection and could cost it the last replies.
-const LINGER: Duration = Duration::from_secs(1);
+/// client are unread would reset the connection and could cost it the last replies. A round trip on a bad link; some
+/// clients never close their side, and every shutdown waits for them.
+const LINGER: Duration = Duration::from_millis(250);
 /// What is read at a time, to be dropped, while lingering.
 const LINGER_READ_BYTES: usize = 16 << 10;
 

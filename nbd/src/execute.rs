@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    command::{self, Command, ContextStatus},
+    command::{self, Command},
     export::{Context, Errno, Export},
 };
 
@@ -35,8 +35,8 @@ pub(crate) enum Answer {
     DataFailure(Errno),
     /// Data that was read.
     Data { offset: u64, data: Bytes },
-    /// At least one context.
-    Status(Vec<ContextStatus>),
+    /// The encoded descriptors of each context; at least one.
+    Status(Vec<(Context, Bytes)>),
 }
 
 /// Runs `job` to its end.

@@ -127,7 +127,8 @@ pub struct Extent {
 /// All futures of a connection are polled by one task. One that blocks or computes for long holds up that
 /// connection, so work of that kind belongs on other threads. A future is polled to its end even when the client
 /// has vanished; it is dropped half-way only when a shutdown outlasts
-/// [`Limits::drain_timeout`](crate::Limits::drain_timeout) or the runtime goes.
+/// [`Limits::drain_timeout`](crate::Limits::drain_timeout), when another request of its connection panics (which ends
+/// that connection and no other), or when the runtime goes.
 ///
 /// Errors are sent to the client and not logged here: the backend knows more.
 pub trait Export: Send + Sync + 'static {

@@ -89,7 +89,7 @@ impl UnixEndpoint {
     /// Listens on `path`, mode 0660, making its directory if there is none.
     ///
     /// A socket that a killed process left there is replaced; one that somebody listens on is not. Blocks for half a
-    /// second at most, and usually not at all.
+    /// second at most, and usually not at all. Panics outside of a tokio runtime.
     pub fn bind(path: impl AsRef<Path>) -> Result<Self, BindError> {
         let path = path.as_ref();
         let failed = |source: io::Error| BindError::Unix { path: path.to_owned(), source };
@@ -132,6 +132,7 @@ pub struct TcpEndpoint {
 
 impl TcpEndpoint {
     /// Listens on `addr`; port 0 chooses a free one. An address that is not loopback needs `allow_remote`.
+    /// Panics outside of a tokio runtime.
     pub fn bind(addr: SocketAddr, allow_remote: bool) -> Result<Self, BindError> {
         if !allow_remote && !addr.ip().to_canonical().is_loopback() {
             return Err(BindError::RemoteNotAllowed { addr });
