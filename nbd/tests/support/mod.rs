@@ -33,6 +33,7 @@ pub struct Memory {
     /// While false, reads and writes wait before they do anything.
     pub gate: watch::Sender<bool>,
     pub waiting: AtomicUsize,
+    pub reads: AtomicUsize,
     pub finished: AtomicUsize,
     pub flushes: AtomicUsize,
     pub fuas: AtomicUsize,
@@ -48,6 +49,7 @@ impl Memory {
             dirty: Mutex::new(vec![false; size.div_ceil(BLOCK)]),
             gate: watch::channel(true).0,
             waiting: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             flushes: AtomicUsize::new(0),
             fuas: AtomicUsize::new(0),
@@ -82,6 +84,7 @@ impl Export for Memory {
 
     async fn read(&self, offset: u64, len: u32) -> Result<Bytes, Errno> {
         self.pass_gate().await;
+        self.reads.fetch_add(1, Ordering::SeqCst);
         let start = offset as usize;
         Ok(Bytes::copy_from_slice(&self.bytes.lock().unwrap()[start..start + len as usize]))
     }
