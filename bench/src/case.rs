@@ -1,0 +1,59 @@
+//! The cases: what the client does. They are the same for every contender.
+
+use clap::ValueEnum;
+
+/// One way of writing to a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Case {
+    /// 4 KiB random writes, one at a time, a flush after each.
+    Qd1,
+    /// 4 KiB random writes, 32 in flight, a flush after every 32.
+    Qd32,
+    /// 1 MiB sequential writes, 8 in flight, a flush after every 64.
+    Seq,
+}
+
+/// What a case asks of fio.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    /// fio's `rw`.
+    pub rw: &'static str,
+    /// Bytes of a write.
+    pub block_bytes: u64,
+    /// Writes in flight.
+    pub depth: u32,
+    /// A flush after so many writes.
+    pub fsync_every: u32,
+}
+
+impl Case {
+    /// Every case, in the order of the report.
+    pub const ALL: [Case; 3] = [Case::Qd1, Case::Qd32, Case::Seq];
+
+    /// Its name on the command line and in the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Case::Qd1 => "qd1",
+            Case::Qd32 => "qd32",
+            Case::Seq => "seq",
+        }
+    }
+
+    /// Its heading in the report.
+    pub fn title(self) -> &'static str {
+        match self {
+            Case::Qd1 => "4 KiB random write, QD1, fsync=1",
+            Case::Qd32 => "4 KiB random write, QD32, fsync=32",
+            Case::Seq => "1 MiB sequential write, QD8, fsync=64",
+        }
+    }
+
+    /// What it asks of fio.
+    pub fn workload(self) -> Workload {
+        match self {
+            Case::Qd1 => Workload { rw: "randwrite", block_bytes: 4 << 10, depth: 1, fsync_every: 1 },
+            Case::Qd32 => Workload { rw: "randwrite", block_bytes: 4 << 10, depth: 32, fsync_every: 32 },
+            Case::Seq => Workload { rw: "write", block_bytes: 1 << 20, depth: 8, fsync_every: 64 },
+        }
+    }
+}

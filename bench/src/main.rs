@@ -1,0 +1,45 @@
+//! `bench`: what replication costs, side by side with what else there is.
+//!
+//! `compare` runs the same client, the same files and the same cases against every contender, one after another
+//! and in several rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `ours`), `measure` takes one
+//! measurement, `compare` plans them all, `report` prints and saves the outcome.
+
+mod case;
+mod compare;
+mod contender;
+mod cpu;
+mod fio;
+mod image;
+mod measure;
+mod nbdkit;
+mod ours;
+mod process;
+mod qmp;
+mod qsd;
+mod report;
+mod stats;
+mod wait;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures Afterimage beside its peers.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs every contender through every case and prints medians and ratios.
+    Compare(compare::Options),
+}
+
+fn main() -> Result<ExitCode> {
+    let Command::Compare(options) = Options::parse().command;
+    compare::run(&options)
+}

@@ -1,0 +1,378 @@
+//! Afterimage itself, as an operator would run it: two nodes on the loopback, paired by token, one group.
+//!
+//! The programs are those beside this one; the configuration and the status document are the published ones.
+//! `history = "0s"`, so that the copy's file is the newest image once everything is applied.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Pid;
+use serde::Deserialize;
+
+use crate::{
+    contender::{Bed, Drained, Running},
+    image,
+    process::{self, Server, free_port},
+    wait::{self, Interrupt},
+};
+
+const AGENT: &str = "afterimage-agent";
+const RECEIVER: &str = "afterimage-receiver";
+const COMMAND: &str = "afterimage";
+const GROUP: &str = "bench";
+const VOLUME: &str = "vol";
+/// Enough that the limit never takes part, little enough to have room for.
+pub const JOURNAL_MAX_MIB: u64 = 1024;
+
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+const FIRST_SYNC_TIMEOUT: Duration = Duration::from_secs(300);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// When a replicated write completes.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode {
+    /// Once it is written here.
+    Async,
+    /// Once the standby has received it too.
+    Sync,
+}
+
+impl Mode {
+    fn key(self) -> &'static str {
+        match self {
+            Mode::Async => "async",
+            Mode::Sync => "sync",
+        }
+    }
+
+    fn protection(self) -> &'static str {
+        match self {
+            Mode::Async => "async_streaming",
+            Mode::Sync => "in_sync",
+        }
+    }
+}
+
+/// Builds the programs with cargo if they are not beside this one, and says so.
+pub fn build_if_missing() -> Result<()> {
+    let dir = program_dir()?;
+    let Some(missing) = [AGENT, RECEIVER, COMMAND].into_iter().find(|name| !dir.join(name).exists()) else {
+        return Ok(());
+    };
+    ensure!(
+        dir.ends_with("release"),
+        "{missing} is not in {}: use `cargo run --release -p bench`, or --without-ours",
+        dir.display()
+    );
+    eprintln!("{missing} is not in {}: building it with `cargo build --release`", dir.display());
+    let target = dir.parent().context("find the target directory")?;
+    let status = Command::new("cargo")
+        .args(["build", "--release", "--bin", AGENT, "--bin", RECEIVER, "--bin", COMMAND, "--target-dir"])
+        .arg(target)
+        .status()
+        .context("start cargo")?;
+    ensure!(status.success(), "cargo build failed ({status}): repair it, or use --without-ours");
+    Ok(())
+}
+
+/// Serves the volume of `bed`; the peer is configured, and nobody answers there.
+pub fn start_alone(bed: &Bed<'_>) -> Result<Alone> {
+    let node = Node::create(bed, "alpha", Mode::Async, &bed.volume(), free_port()?, free_port()?)?;
+    let mut agent = node.spawn(AGENT)?;
+    agent.wait_ready(bed.interrupt, || Ok(UnixStream::connect(node.nbd_socket()).is_ok()))?;
+    Ok(Alone { agent, node })
+}
+
+/// Serves the volume of `bed` and replicates it. Returns when the first sync is complete.
+pub fn start_pair(bed: &Bed<'_>, mode: Mode) -> Result<Pair> {
+    image::create_empty(&bed.copy(), bed.volume_bytes)?;
+    let (port_a, port_b) = (free_port()?, free_port()?);
+    let primary = Node::create(bed, "alpha", mode, &bed.volume(), port_a, port_b)?;
+    let standby = Node::create(bed, "beta", mode, &bed.copy(), port_b, port_a)?;
+
+    let mut primary_receiver = primary.spawn(RECEIVER)?;
+    let token = wait::until_ok("the pairing token", COMMAND_TIMEOUT, bed.interrupt, || {
+        primary_receiver.check_alive()?;
+        // The receiver may not listen yet.
+        Ok(primary.command(&["pair", "--new"], bed.interrupt))
+    })?;
+    let token = token.split_whitespace().last().context("`pair --new` printed no token")?;
+    standby.command(&["pair", token], bed.interrupt)?;
+    let standby_receiver = standby.spawn(RECEIVER)?;
+    let agent = primary.spawn(AGENT)?;
+
+    let mut pair = Pair { agent, primary_receiver, standby_receiver, primary, standby };
+    wait::until_ok("the first sync", FIRST_SYNC_TIMEOUT, bed.interrupt, || {
+        pair.check_alive()?;
+        // The sockets of the daemons may not be there yet.
+        Ok(pair.primary.status(bed.interrupt).and_then(|group| {
+            let found = group.protection;
+            ensure!(found == mode.protection(), "the group is {found}, not yet {}", mode.protection());
+            Ok(())
+        }))
+    })?;
+    Ok(pair)
+}
+
+/// A running agent without its peer.
+pub struct Alone {
+    agent: Server,
+    node: Node,
+}
+
+impl Running for Alone {
+    fn uri(&self) -> String {
+        self.node.uri()
+    }
+
+    fn servers(&self) -> Vec<Pid> {
+        vec![self.agent.pid()]
+    }
+
+    fn drain(&mut self, _: &Interrupt) -> Result<Drained> {
+        Ok(Drained::default())
+    }
+
+    fn stop(self: Box<Self>) -> Result<()> {
+        self.agent.stop()
+    }
+}
+
+/// Two running nodes. The receiver of the primary runs as on a real host, and its time counts.
+pub struct Pair {
+    agent: Server,
+    primary_receiver: Server,
+    standby_receiver: Server,
+    primary: Node,
+    standby: Node,
+}
+
+impl Pair {
+    fn check_alive(&mut self) -> Result<()> {
+        self.agent.check_alive()?;
+        self.primary_receiver.check_alive()?;
+        self.standby_receiver.check_alive()
+    }
+}
+
+impl Running for Pair {
+    fn uri(&self) -> String {
+        self.primary.uri()
+    }
+
+    fn servers(&self) -> Vec<Pid> {
+        [&self.agent, &self.primary_receiver, &self.standby_receiver].map(Server::pid).to_vec()
+    }
+
+    fn drain(&mut self, interrupt: &Interrupt) -> Result<Drained> {
+        let start = Instant::now();
+        let behind = self.primary.status(interrupt)?.lag.context("the lag is unknown")?.bytes;
+        wait::until("the standby to apply everything", DRAIN_TIMEOUT, interrupt, || {
+            self.check_alive()?;
+            let source = self.primary.status(interrupt)?;
+            let target = self.standby.status(interrupt)?;
+            Ok(is_drained(&source, &target).then_some(()))
+        })?;
+        Ok(Drained::new(behind, start.elapsed()))
+    }
+
+    fn stop(self: Box<Self>) -> Result<()> {
+        self.agent.stop()?;
+        self.primary_receiver.stop()?;
+        self.standby_receiver.stop()
+    }
+}
+
+/// One host: its configuration and its state, in a directory of their own.
+struct Node {
+    dir: PathBuf,
+}
+
+impl Node {
+    fn create(
+        bed: &Bed<'_>,
+        name: &str,
+        mode: Mode,
+        device: &Path,
+        port: u16,
+        peer_port: u16,
+    ) -> Result<Self> {
+        let dir = bed.dir.join(name);
+        for subdirectory in ["state", "journal"] {
+            let path = dir.join(subdirectory);
+            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        }
+        let node = Self { dir };
+        let text = node.configuration(name, mode, device, port, peer_port);
+        fs::write(node.config(), text).with_context(|| format!("write {}", node.config().display()))?;
+        Ok(node)
+    }
+
+    fn configuration(&self, name: &str, mode: Mode, device: &Path, port: u16, peer_port: u16) -> String {
+        let peer = if name == "alpha" { "beta" } else { "alpha" };
+        let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
+        format!(
+            "[node]\n\
+             name = \"{name}\"\n\
+             listen = \"{host}:{port}\"\n\
+             state_dir = {state}\n\
+             \n\
+             [peer]\n\
+             name = \"{peer}\"\n\
+             address = \"{host}:{peer_port}\"\n\
+             \n\
+             [group.{GROUP}]\n\
+             mode = \"{mode}\"\n\
+             ack = \"received\"\n\
+             primary = \"alpha\"\n\
+             history = \"0s\"\n\
+             journal = {{ dir = {journal}, max_size = \"{JOURNAL_MAX_MIB}MiB\" }}\n\
+             \n\
+             [[group.{GROUP}.volume]]\n\
+             name = \"{VOLUME}\"\n\
+             device = {device}\n\
+             capture = \"inline\"\n\
+             export = {{ nbd = {nbd} }}\n",
+            host = Ipv4Addr::LOCALHOST,
+            mode = mode.key(),
+            state = quoted(self.dir.join("state")),
+            journal = quoted(self.dir.join("journal")),
+            device = quoted(device.to_owned()),
+            nbd = quoted(self.nbd_socket()),
+        )
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("afterimage.toml")
+    }
+
+    fn nbd_socket(&self) -> PathBuf {
+        self.dir.join("vol.sock")
+    }
+
+    fn uri(&self) -> String {
+        format!("nbd+unix:///{VOLUME}?socket={}", self.nbd_socket().display())
+    }
+
+    fn spawn(&self, program: &str) -> Result<Server> {
+        let mut command = Command::new(program_dir()?.join(program));
+        command.arg("--config").arg(self.config());
+        Server::spawn(program, command, &self.dir)
+    }
+
+    fn command(&self, arguments: &[&str], interrupt: &Interrupt) -> Result<String> {
+        let mut command = Command::new(program_dir()?.join(COMMAND));
+        command.arg("--config").arg(self.config()).args(arguments);
+        process::capture(COMMAND, command, &self.dir, COMMAND_TIMEOUT, interrupt)
+    }
+
+    fn status(&self, interrupt: &Interrupt) -> Result<Group> {
+        group_of(&self.command(&["status", "--json"], interrupt)?)
+    }
+}
+
+/// What is used of the status document.
+#[derive(Deserialize)]
+struct Status {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    name: String,
+    protection: String,
+    position: Option<Position>,
+    lag: Option<Lag>,
+    journal: Option<Journal>,
+}
+
+#[derive(Deserialize)]
+struct Position {
+    sequence: u64,
+}
+
+#[derive(Deserialize)]
+struct Lag {
+    bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Journal {
+    applied_sequence: Option<u64>,
+}
+
+fn group_of(text: &str) -> Result<Group> {
+    let status: Status = serde_json::from_str(text).context("understand the status")?;
+    match status.groups.into_iter().find(|group| group.name == GROUP) {
+        Some(group) => Ok(group),
+        None => bail!("the status has no group {GROUP}"),
+    }
+}
+
+/// Whether the standby's file has everything that the primary has admitted. What is unknown is not drained.
+fn is_drained(source: &Group, target: &Group) -> bool {
+    let admitted = source.position.as_ref().map(|position| position.sequence);
+    let applied = target.journal.as_ref().and_then(|journal| journal.applied_sequence);
+    let is_delivered = source.lag.as_ref().is_some_and(|lag| lag.bytes == 0);
+    is_delivered && admitted.zip(applied).is_some_and(|(admitted, applied)| applied >= admitted)
+}
+
+fn program_dir() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("find this program")?;
+    Ok(program.parent().context("find this program's directory")?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(text: &str) -> Group {
+        group_of(&format!(r#"{{ "version": 1, "groups": [ {{ "name": "bench", {text} }} ] }}"#))
+            .expect("a group")
+    }
+
+    #[test]
+    fn drained_means_delivered_and_applied() {
+        let source = |bytes| {
+            group(&format!(
+                r#""protection": "in_sync", "position": {{ "generation": "a", "sequence": 7 }},
+                   "lag": {{ "seconds": 0, "bytes": {bytes} }}, "journal": null"#
+            ))
+        };
+        let target = |applied| {
+            group(&format!(
+                r#""protection": "in_sync", "position": null, "lag": null,
+                   "journal": {{ "bytes": 0, "applied_sequence": {applied} }}"#
+            ))
+        };
+        assert!(is_drained(&source("0"), &target("7")));
+        assert!(!is_drained(&source("4096"), &target("7")));
+        assert!(!is_drained(&source("0"), &target("6")));
+        assert!(!is_drained(&source("0"), &target("null")), "unknown is not drained");
+        let unknown = group(r#""protection": "in_sync", "position": null, "lag": null, "journal": null"#);
+        assert!(!is_drained(&unknown, &target("7")));
+    }
+
+    #[test]
+    fn the_configuration_names_both_nodes_and_quotes_its_paths() {
+        let node = Node { dir: PathBuf::from("/t/alpha") };
+        let text = node.configuration("alpha", Mode::Sync, Path::new("/t/a \"b\".img"), 1000, 2000);
+        for line in [
+            "listen = \"127.0.0.1:1000\"",
+            "name = \"beta\"",
+            "address = \"127.0.0.1:2000\"",
+            "mode = \"sync\"",
+            "device = \"/t/a \\\"b\\\".img\"",
+            "export = { nbd = \"/t/alpha/vol.sock\" }",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}
