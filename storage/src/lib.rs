@@ -4,6 +4,7 @@ pub mod bitmap;
 pub mod disk;
 pub mod hot_log;
 pub mod io;
+pub mod lock;
 mod sealed;
 pub mod superblock;
 #[cfg(test)]
