@@ -3,9 +3,11 @@
 pub mod bitmap;
 pub mod disk;
 pub mod hot_log;
+mod identity;
 pub mod io;
 pub mod lock;
 mod sealed;
 pub mod superblock;
 #[cfg(test)]
 mod test_disk;
+pub mod volume;
