@@ -6,9 +6,12 @@ pub mod bitmap;
 pub mod disk;
 pub mod group;
 pub mod hot_log;
+mod identity;
 pub mod io;
 pub mod journal;
+pub mod lock;
 mod sealed;
 pub mod superblock;
 #[cfg(test)]
 mod test_disk;
+pub mod volume;

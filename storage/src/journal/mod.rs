@@ -202,6 +202,11 @@ impl Journal {
         Ok(lsn)
     }
 
+    /// Bytes that `frame` takes in a journal: from its lsn to that of the next entry.
+    pub fn entry_bytes(frame: &Frame) -> u64 {
+        entry::entry_bytes(frame.encoded_len() as u64)
+    }
+
     /// The first lsn after the last entry.
     pub fn end(&self) -> Lsn {
         self.active().end
