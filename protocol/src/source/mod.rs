@@ -257,6 +257,8 @@ pub struct Source {
     next_token: u64,
     hold_until: Time,
     next_read_at: Time,
+    next_repair: Time,
+    repairing: bool,
     state_version: u64,
     state_persisting: bool,
     state_wanted: bool,
@@ -359,6 +361,8 @@ impl Source {
             next_token: 0,
             hold_until: Time(0),
             next_read_at: Time(0),
+            next_repair: Time(0),
+            repairing: false,
             state_version: 0,
             state_persisting: false,
             state_wanted: true,
@@ -388,7 +392,7 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.cool_again_at()]
+        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.cool_again_at(), self.repair_at()]
             .into_iter()
             .flatten()
             .min()
@@ -420,10 +424,12 @@ impl Source {
     fn pump(&mut self, now: Time) {
         self.now = self.now.max(now);
         self.degrade_if_late(now);
+        self.regain_sync();
         self.reserve();
         self.admit_waiting();
         self.pump_hot();
         self.pump_epoch();
+        self.pump_repair();
         self.pump_clearing();
         self.complete_ready();
         self.pump_state();

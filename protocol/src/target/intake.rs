@@ -155,6 +155,11 @@ impl OpenEpoch {
         self.touched.runs()
     }
 
+    /// Whether a commit to the base is being noted.
+    pub fn is_being_noted(&self) -> bool {
+        self.direct && self.commit.as_ref().is_some_and(|c| c.noting.is_some_and(|v| v > 0))
+    }
+
     pub fn session_ended(&mut self) {
         self.held.clear();
         self.held_bytes = 0;
@@ -317,6 +322,11 @@ impl Target {
         if !first {
             self.outputs.push_back(Output::Append(Frame::EpochBegin { epoch, generation, incarnation }));
         }
+        self.last_epoch = epoch;
+        self.early_bytes = 0;
+        for early in std::mem::take(&mut self.early) {
+            self.take_block(early)?;
+        }
         Ok(())
     }
 
@@ -346,6 +356,15 @@ impl Target {
             Frame::Compare(c) => (c.epoch, c.frame),
             _ => return Ok(()),
         };
+        if epoch > self.last_epoch {
+            // It has overtaken the frame that begins its epoch.
+            self.early_bytes += frame.encoded_len() as u64;
+            if self.early_bytes > MAX_HELD_BYTES {
+                return Err(Violation::TooMuchHeld);
+            }
+            self.early.push(frame);
+            return Ok(());
+        }
         let Some(e) = self.epoch.as_mut().filter(|e| e.id == epoch) else { return Ok(()) };
         if id == PART {
             return Err(Violation::Unexpected("a block frame with a reserved number"));
@@ -519,6 +538,7 @@ impl Target {
     pub(super) fn found_entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
         if let Frame::EpochBegin { epoch, incarnation, .. } = frame {
             self.epoch = Some(OpenEpoch::new(*epoch, *incarnation, false, start));
+            self.last_epoch = *epoch;
         }
         if let Frame::EpochAbort { .. } = frame {
             self.aborting = self.epoch.take().map(|e| e.begin);
@@ -640,7 +660,9 @@ impl Target {
             self.points.set_base(point);
             let held = std::mem::take(&mut e.held_ordered);
             self.epoch = None;
-            self.replay_held(held);
+            if self.session.active().is_some() {
+                self.replay_held(held);
+            }
             return;
         }
         if let Some((_, frames, records_to)) = e.noting.take_if(|(v, _, _)| *v <= version) {

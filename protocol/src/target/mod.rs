@@ -200,6 +200,10 @@ pub struct Target {
     skip: Vec<(Lsn, Lsn)>,
     /// Blocks that the journal holds and the base may lack.
     overlay: BlockSet,
+    /// The last epoch that began, and block frames of later ones.
+    last_epoch: EpochId,
+    early: Vec<Frame>,
+    early_bytes: u64,
     /// Where the epoch begins whose abort is being appended.
     aborting: Option<Lsn>,
     /// The sequence of the next record, when some are on their way to the journal.
@@ -241,6 +245,9 @@ impl Target {
             epoch: None,
             skip: Vec::new(),
             overlay: BlockSet::default(),
+            last_epoch: EpochId(0),
+            early: Vec::new(),
+            early_bytes: 0,
             aborting: None,
             coming: None,
             lost_handed_over: false,
@@ -300,8 +307,8 @@ impl Target {
             if std::mem::take(&mut self.damage_pending) {
                 self.outputs.push_back(Output::ForgetDamage);
             }
-            self.session_noted(version);
             self.staged_noted(version);
+            self.session_noted(version);
             self.apply_noted(version);
             self.promote_noted(version);
         } else {
@@ -359,7 +366,13 @@ impl Target {
         }
         self.session = Session::None;
         self.coming = None;
+        self.early.clear();
+        self.early_bytes = 0;
         self.lost_handed_over = false;
+        if self.epoch.as_ref().is_some_and(|e| e.is_being_noted()) {
+            // The end of a first sync is on its way to the superblock: it stands.
+            return;
+        }
         if let Some(e) = &mut self.epoch {
             e.session_ended();
         }

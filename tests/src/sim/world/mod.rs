@@ -170,6 +170,9 @@ impl World {
     }
 
     fn after_step(&mut self) -> Result<(), Violation> {
+        for (sequence, range, value) in std::mem::take(&mut self.history.news) {
+            self.say(|| format!("write {sequence} {}:{}+{} value {value}", range.volume, range.offset, range.length));
+        }
         self.notice_deaths();
         self.collect();
         if self.rng.chance(0.15) {
@@ -433,6 +436,9 @@ impl World {
             if step < clients_until {
                 self.primary.client(&mut self.rng, &mut self.history, self.now);
             }
+            if step % 100 == 0 {
+                self.restart_failed();
+            }
             self.start()?;
             self.connect();
             for _ in 0..4 {
@@ -490,7 +496,7 @@ impl World {
         p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
         self.standby.drain(self.now);
         for _ in 0..2_000 {
-            self.now.0 += 1_000;
+            self.now.0 += 10_000;
             self.standby.step(&mut self.rng, self.now);
             self.timeouts();
             if self.standby.promoted.is_some() {

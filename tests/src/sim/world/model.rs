@@ -91,6 +91,8 @@ pub struct History {
     last: Sequence,
     /// The sequence that gave each write's number its place.
     pub placed: BTreeMap<u64, Sequence>,
+    /// Writes since they were last taken, for the log.
+    pub news: Vec<(Sequence, ByteRange, u64)>,
 }
 
 impl History {
@@ -117,6 +119,7 @@ impl History {
         for index in sectors_in(range) {
             self.placed.insert(image[index], sequence);
         }
+        self.news.push((sequence, range, sectors_in(range).next().map_or(0, |i| image[i])));
         self.current = Rc::new(image);
         self.last = sequence;
         self.images.insert(sequence, self.current.clone());

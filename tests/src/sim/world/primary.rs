@@ -396,7 +396,7 @@ pub fn source_config(rng: &mut Rng, rules: Rules) -> Config {
         queue_bytes: *rng.pick(&[12_000, 30_000, 1 << 20]),
         window_bytes: *rng.pick(&[1, 12_000, 1 << 20]),
         hot_capacity: *rng.pick(&[2, 3, 8]),
-        max_rate: rng.chance(0.1).then_some(1 << 20),
+        max_rate: rng.chance(0.1).then_some(64 << 20),
         volumes: volume_infos(),
         rules,
     }
