@@ -150,6 +150,20 @@ impl OpenEpoch {
         })
     }
 
+    /// What the epoch waits for, for a log.
+    pub fn activity(&self) -> String {
+        format!(
+            "{} direct {} frames {} held {} ordered {} commit {:?} noting {:?}",
+            self.id,
+            self.direct,
+            self.count,
+            self.held.len(),
+            self.ordered,
+            self.commit,
+            self.noting.as_ref().map(|n| n.0),
+        )
+    }
+
     /// The blocks that were staged.
     pub fn discarded(&self) -> Vec<BlockRange> {
         self.touched.runs()
@@ -576,6 +590,7 @@ impl Target {
             }
         }
         self.pump_direct();
+        self.staged_synced(self.points.durable());
     }
 
     fn commit_epoch(&mut self) {

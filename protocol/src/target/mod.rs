@@ -339,6 +339,7 @@ impl Target {
         }
         self.pump_epoch();
         self.pump_sync();
+        self.retry_apply();
         self.pump_promotion();
         self.pump_apply();
         self.pump_state();
@@ -417,6 +418,21 @@ impl Target {
     pub fn skipped(&self) -> Vec<(Lsn, Lsn)> {
         let open = self.epoch.as_ref().filter(|e| !e.direct).map(|e| (e.begin, self.points.end()));
         self.skip.iter().copied().chain(open).collect()
+    }
+
+    /// What is under way, for a log.
+    pub fn activity(&self) -> String {
+        format!(
+            "apply {:?}, promotion {:?}, syncing {}, base sync {:?}, state write {} {}, cut {:?}, epoch {:?}",
+            self.apply,
+            self.promoting,
+            self.syncing,
+            self.base_syncing,
+            self.state_persisting,
+            self.state_wanted,
+            self.cutting,
+            self.epoch.as_ref().map(OpenEpoch::activity),
+        )
     }
 
     /// Count of bytes staged in the open epoch, and whether it is a first sync that goes to the base.

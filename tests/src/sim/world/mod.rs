@@ -173,6 +173,9 @@ impl World {
         for (sequence, range, value) in std::mem::take(&mut self.history.news) {
             self.say(|| format!("write {sequence} {}:{}+{} value {value}", range.volume, range.offset, range.length));
         }
+        for sequence in std::mem::take(&mut self.history.errors) {
+            self.say(|| format!("local error of write {sequence}"));
+        }
         self.notice_deaths();
         self.collect();
         if self.rng.chance(0.15) {
@@ -457,7 +460,8 @@ impl World {
             }
         }
         let detail = format!(
-            "no rest: {:?}; target newest {:?}, jobs {} and {}, {} requests",
+            "no rest: {}; {:?}; target newest {:?}, jobs {} and {}, {} requests",
+            self.standby.process.as_ref().map(|p| p.target.activity()).unwrap_or_default(),
             self.primary.process.as_ref().map(|p| p.source.status()),
             self.standby.newest(),
             self.primary.jobs(),
@@ -509,7 +513,10 @@ impl World {
                 let position = promotion.position;
                 self.check_promoted(position)
             }
-            other => Err(Violation::new("rest", format!("the promotion did not end: {other:?}"))),
+            other => {
+                let activity = self.standby.process.as_ref().map(|p| p.target.activity());
+                Err(Violation::new("rest", format!("the promotion did not end: {other:?}, {activity:?}")))
+            }
         }
     }
 

@@ -93,6 +93,8 @@ pub struct History {
     pub placed: BTreeMap<u64, Sequence>,
     /// Writes since they were last taken, for the log.
     pub news: Vec<(Sequence, ByteRange, u64)>,
+    /// Writes that failed locally since they were last taken, for the log.
+    pub errors: Vec<Sequence>,
 }
 
 impl History {

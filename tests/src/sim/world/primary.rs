@@ -261,6 +261,7 @@ impl Primary {
             Report::Bitmap(token, ok) => p.source.bitmap_synced(now, token, ok),
             Report::Write(sequence, result) => {
                 if result.is_err() {
+                    history.errors.push(sequence);
                     let range = p.requests.values().find_map(|(r, s)| match r {
                         Request::Write { range, .. } if *s == Some(sequence) => Some(*range),
                         _ => None,
