@@ -26,7 +26,8 @@ use crate::io::{Dir, Open};
 pub(super) struct Found {
     /// The segments that hold entries of the journal, in order; the last one's `end` is that of the journal.
     pub segments: Vec<Segment>,
-    /// Segments that are not part of the journal any more.
+    /// Segments that are not part of the journal any more once `start` is stored and a new segment begins at `end` or
+    /// before.
     pub dead: Vec<SegmentName>,
     /// An id that was never used.
     pub next_id: SegmentId,
@@ -50,7 +51,7 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
     let ids = names.iter().map(|n| n.id).chain(marks.iter().map(|m| m.segment));
     let next_id = ids.max().unwrap_or(SegmentId(0)).next();
 
-    let (mut chain, dead) = open_chain(dir, &names, stored_start.unwrap_or(Lsn(0)))?;
+    let (mut chain, mut dead) = open_chain(dir, &names, stored_start.unwrap_or(Lsn(0)))?;
     let first_base = chain.first().map(|link| link.segment.base());
     let start = stored_start.or(first_base).unwrap_or(Lsn(0));
     let mut claims = Claims { segments: &names, most: start };
@@ -71,8 +72,10 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
         None
     };
 
-    let mut segments: Vec<Segment> = chain.into_iter().map(|link| link.segment).collect();
+    let (mut segments, cut): (Vec<Segment>, Vec<Segment>) =
+        chain.into_iter().map(|link| link.segment).partition(|s| s.base() < stop.at);
     segments.iter_mut().for_each(|s| s.end = s.end.min(stop.at));
+    dead.extend(cut.into_iter().map(|s| s.name));
     Ok(Found { segments, dead, next_id, start, end: stop.at, durable: known.min(stop.at), damage })
 }
 
