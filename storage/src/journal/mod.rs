@@ -277,8 +277,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets every entry, durable or not; the end stays. Durable on return; after a crash in the middle all entries
-    /// are there or none is. A sync that is under way does not count any more.
+    /// Forgets every entry, durable or not; the end stays. Durable on return; after a crash in the middle none of the
+    /// entries was forgotten or all were.
     pub fn reset(&mut self) -> Result<(), JournalError> {
         self.usable()?;
         self.begin_empty()?;
@@ -286,7 +286,6 @@ impl Journal {
         self.forget(self.segments.len() - 1)?;
         self.durable = end;
         self.unsynced.clear();
-        self.sync.void();
         self.hint_durable();
         Ok(())
     }

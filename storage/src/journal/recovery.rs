@@ -116,8 +116,6 @@ fn segment_names(dir: &dyn Dir) -> Result<Vec<SegmentName>, JournalError> {
         }
         names.extend(SegmentName::parse(&name));
     }
-    // What is listed may be undone by a power cut until it is synced.
-    dir.sync().map_err(JournalError::io("sync", "."))?;
     names.sort();
     Ok(names)
 }
@@ -186,7 +184,6 @@ fn walk(
             let EntryRead::Whole(header, frame) = entry else {
                 break;
             };
-            claims.add(link.segment.name.id, header.durable);
             visit(Entry { start: at, end: header.end(), frame: &frame });
             at = header.end();
         }
@@ -226,13 +223,18 @@ fn claims_behind(chain: &mut [Link], stop: &Stop, claims: &mut Claims<'_>) -> Re
 /// The first place at or after `at` that looks like an entry.
 fn next_magic(link: &mut Link, at: Lsn) -> std::io::Result<Option<Lsn>> {
     let mut at = at;
-    while let Some(bytes) = link.window.get(link.segment.offset(at), ENTRY_HEADER_BYTES)? {
-        if get_u32(bytes, 0) == Some(MAGIC) {
-            return Ok(Some(at));
+    loop {
+        let words = link.window.rest(link.segment.offset(at), ALIGNMENT)?.chunks_exact(ALIGNMENT as usize);
+        if words.len() == 0 {
+            return Ok(None);
         }
-        at = Lsn(at.0 + ALIGNMENT);
+        for word in words {
+            if get_u32(word, 0) == Some(MAGIC) {
+                return Ok(Some(at));
+            }
+            at = Lsn(at.0 + ALIGNMENT);
+        }
     }
-    Ok(None)
 }
 
 /// What the entries from `at` to at least `durable_end` wrote.

@@ -120,15 +120,59 @@ fn the_mark_file_is_what_tells_damage_of_the_last_synced_entries() {
     disk.flip(&name, at + 100, 4);
     let (recovered, _) = reopen(&disk.copy());
     assert_eq!(recovered.damage.map(|d| d.durable_end), Some(durable));
-    // The entries themselves vouch for those before the last sync that they know of.
     disk.lose("durable");
     assert_eq!(reopen(&disk).0.damage, None);
-    let (disk, all, _) = filled(8, 0);
+}
+
+#[test]
+fn without_the_mark_file_later_entries_and_segments_vouch_for_earlier_ones() {
+    for (durable, more) in [(4, 1), (8, 0)] {
+        let (disk, all, _) = filled(durable, more);
+        disk.lose("durable");
+        let (name, at) = place(&disk, all[2].0);
+        disk.flip(&name, at + 100, 4);
+        let damage = reopen(&disk).0.damage.unwrap();
+        assert_eq!((damage.at, damage.durable_end), (all[2].0, all[4].0));
+    }
+}
+
+#[test]
+fn what_a_start_found_is_durable_without_the_mark_file() {
+    let (disk, all, _) = filled(0, 5);
+    reopen(&disk);
     disk.lose("durable");
-    let (name, at) = place(&disk, all[2].0);
+    let (name, at) = place(&disk, all[4].0);
     disk.flip(&name, at + 100, 4);
-    let damage = reopen(&disk).0.damage.unwrap();
-    assert_eq!((damage.at, damage.durable_end), (all[2].0, all[4].0));
+    assert_eq!(reopen(&disk).0.damage.map(|d| d.durable_end), Some(all[4].1));
+}
+
+#[test]
+fn a_mark_about_a_lost_segment_says_nothing_about_those_made_later() {
+    let (disk, all, _) = filled(30, 0);
+    disk.lose(disk.names_with("segment-").last().unwrap());
+    let (mut journal, recovered, kept) = open(disk.dir(), OPTIONS).unwrap();
+    assert!(recovered.damage.is_some());
+    journal.acknowledge_damage().unwrap();
+    all[kept.len()..].iter().for_each(|e| assert!(journal.append(&e.2).unwrap() == e.1));
+    drop(journal);
+    let (name, at) = place(&disk, all[29].0);
+    disk.flip(&name, at + 100, 4);
+    assert_eq!(reopen(&disk).0.damage, None);
+}
+
+#[test]
+fn a_lost_start_file_is_made_again_and_a_trim_survives_a_power_cut() {
+    for seed in 0..50 {
+        let (disk, all, _) = filled(60, 0);
+        disk.lose("start");
+        let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+        journal.trim(all[50].0).unwrap();
+        let start = journal.start();
+        drop(journal);
+        disk.power_cut(&mut Random::new(seed), 50);
+        let (recovered, _) = reopen(&disk);
+        assert_eq!((recovered.start, recovered.damage), (start, None));
+    }
 }
 
 #[test]

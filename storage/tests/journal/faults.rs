@@ -204,6 +204,44 @@ fn every_operation_may_fail_and_the_journal_goes_on_or_says_so() {
 }
 
 #[test]
+fn a_segment_that_only_shows_after_a_power_cut_does_not_cut_what_was_synced_since() {
+    for seed in 0..60 {
+        let disk = Disk::default();
+        let mut random = Random::new(seed);
+        let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+        let mut all = fill(&mut journal, &mut random, 5);
+        // The sync of the directory fails, so it is not known whether the segment for the large frame has its name.
+        disk.fail(Fault::Sync(1));
+        journal.append(&write(&mut random, 1, 0, 8000)).unwrap_err();
+        all.extend(fill(&mut journal, &mut random, 1));
+        let ticket = journal.start_sync().unwrap();
+        let result = ticket.run();
+        journal.finish_sync(ticket, result).unwrap();
+        drop(journal);
+        disk.power_cut(&mut random, 50);
+        assert_eq!(open(disk.dir(), OPTIONS).unwrap().2, all, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_truncation_that_may_show_after_a_power_cut_ends_the_use_of_the_journal() {
+    for seed in 0..60 {
+        let disk = Disk::default();
+        let mut random = Random::new(seed);
+        let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+        let all = fill(&mut journal, &mut random, 5);
+        sync(&mut journal).unwrap();
+        disk.fail(Fault::Sync(1));
+        assert!(matches!(journal.truncate(all[2].0), Err(JournalError::Poisoned { .. })));
+        assert!(matches!(journal.append(&all[0].2), Err(JournalError::Poisoned { .. })));
+        drop(journal);
+        disk.power_cut(&mut random, 50);
+        let found = open(disk.dir(), OPTIONS).unwrap().2;
+        assert!(found == all || found == all[..2], "seed {seed}: {}", found.len());
+    }
+}
+
+#[test]
 fn an_error_names_the_operation_and_the_file() {
     let disk = Disk::default();
     disk.fail(Fault::Once(0, ErrorKind::PermissionDenied));
