@@ -2,9 +2,9 @@
 //!
 //! Segments are put into the chain that their names describe, and their entries are read in order until one cannot be
 //! read. Whether that place is a **torn tail** or **damage** is decided by what is known to have been durable: the
-//! most that any claim says, of the `durable` and `start` files, of segment headers, and of every entry that can be
-//! made out, in front of that place or behind it. At or above all claims the bytes were never promised to be there,
-//! and whatever survived behind them is cut too. Below one of them, they were.
+//! most that is claimed by the `durable` and `start` files, and by every segment header and entry that can be made
+//! out from that place on (those in front of it know of nothing behind it). At or above all claims the bytes were
+//! never promised to be there, and whatever survived behind them is cut too. Below one of them, they were.
 //!
 //! Only reads, but for clearing away what was never finished. What follows from it is done by [`super::Journal::open`].
 
@@ -57,7 +57,7 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
     let mut claims = Claims { segments: &names, most: start };
     marks.iter().for_each(|m| claims.add(m.segment, m.lsn));
 
-    let stop = walk(&mut chain, start, &mut claims, visit)?;
+    let stop = walk(&mut chain, start, visit)?;
     claims_behind(&mut chain, &stop, &mut claims)?;
     let known = claims.most;
     // A journal that ever was has a segment, and one begins at its start: that there is none is damage even where no
@@ -162,22 +162,16 @@ fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Li
 }
 
 /// Visits the entries in order until one cannot be read.
-fn walk(
-    chain: &mut [Link],
-    start: Lsn,
-    claims: &mut Claims<'_>,
-    visit: &mut dyn FnMut(Entry<'_>),
-) -> Result<Stop, JournalError> {
+fn walk(chain: &mut [Link], start: Lsn, visit: &mut dyn FnMut(Entry<'_>)) -> Result<Stop, JournalError> {
     let mut at = start;
     for (index, link) in chain.iter_mut().enumerate() {
         let base = link.segment.base();
-        let SegmentHeader::Whole { durable } = link.header else {
+        let SegmentHeader::Whole { .. } = link.header else {
             return Ok(Stop { link: index, at });
         };
         if base != at {
             return Ok(Stop { link: index, at });
         }
-        claims.add(link.segment.name.id, durable);
         while link.limit.is_none_or(|limit| at < limit) {
             let entry = read_entry(&mut link.window, &link.segment, at)
                 .map_err(JournalError::io("read", &link.segment.name.file()))?;
