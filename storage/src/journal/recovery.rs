@@ -14,7 +14,7 @@ use afterimage_protocol::Lsn;
 
 use super::bytes::{Window, get_u32};
 use super::damage::{Damage, JoinedRanges, Lost};
-use super::entry::{ALIGNMENT, ENTRY_HEADER_BYTES, MAGIC};
+use super::entry::{ALIGNMENT, MAGIC};
 use super::error::JournalError;
 use super::mark::{self, Mark};
 use super::reader::{EntryRead, read_entry, read_header};
