@@ -150,6 +150,10 @@ impl Journal {
             sync: sync::SyncState::default(),
             poison: None,
         };
+        if let Some(mark) = found.start_mark {
+            // What lies in front of it must not come back once it was removed, or vouched for by a new segment.
+            mark::store(&*journal.dir, START_FILE, mark)?;
+        }
         if let Some(last) = journal.segments.last_mut() {
             last.give_back_room(last.end);
         }
@@ -159,8 +163,9 @@ impl Journal {
             .supersede(found.durable, found.end, found.end, &mut frames, Room::WhateverThereIs)
             .map_err(|failed| failed.error)?;
         journal.durable = found.end;
-        // The start that was found may not be durable yet; it has to be before what lies in front of it is removed.
-        mark::store(&*journal.dir, START_FILE, journal.mark(journal.start))?;
+        if found.start_mark.is_none() {
+            mark::store(&*journal.dir, START_FILE, journal.mark(journal.start))?;
+        }
         found.dead.iter().for_each(|name| journal.remove(name));
         journal.hint_durable();
         let recovered = Recovered { start: journal.start, end: found.end, damage };

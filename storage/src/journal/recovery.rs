@@ -33,6 +33,8 @@ pub(super) struct Found {
     pub next_id: SegmentId,
     /// The first lsn.
     pub start: Lsn,
+    /// The claim that says so, visible but perhaps not durable; none until the journal's first open is over.
+    pub start_mark: Option<Mark>,
     /// The first lsn after the last entry that survives.
     pub end: Lsn,
     /// An entry boundary in `start..=end` below which all is on stable storage.
@@ -46,7 +48,8 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
     let names = segment_names(dir)?;
     let (durable_exists, durable_marks) = mark::load(dir, DURABLE_FILE)?;
     let (start_exists, start_marks) = mark::load(dir, START_FILE)?;
-    let stored_start = start_marks.iter().map(|m| m.within(&names)).max();
+    let start_mark = start_marks.iter().copied().max_by_key(|m| m.within(&names));
+    let stored_start = start_mark.map(|m| m.within(&names));
     let marks: Vec<Mark> = durable_marks.into_iter().chain(start_marks).collect();
     let ids = names.iter().map(|n| n.id).chain(marks.iter().map(|m| m.segment));
     let next_id = ids.max().unwrap_or(SegmentId(0)).next();
@@ -76,7 +79,16 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
         chain.into_iter().map(|link| link.segment).partition(|s| s.base() < stop.at);
     segments.iter_mut().for_each(|s| s.end = s.end.min(stop.at));
     dead.extend(cut.into_iter().map(|s| s.name));
-    Ok(Found { segments, dead, next_id, start, end: stop.at, durable: known.min(stop.at), damage })
+    Ok(Found {
+        segments,
+        dead,
+        next_id,
+        start,
+        start_mark,
+        end: stop.at,
+        durable: known.min(stop.at),
+        damage,
+    })
 }
 
 /// A segment of the chain, being looked at.
