@@ -4,7 +4,7 @@
 //! the frames mean, when to sync, and what may be forgotten.
 //!
 //! Everything that changes the past is the making of a new segment, which supersedes all that lower-numbered ones
-//! hold from its base on: see [`segment`]. So bytes that were once written are never written over, and the bytes of an
+//! hold from its base on: see `segment.rs`. So bytes that were once written are never written over, and the bytes of an
 //! older history are never taken for those of the current one.
 //!
 //! - **append** writes to the newest segment, and makes the next one when it is full. After a write that failed, what

@@ -90,7 +90,8 @@ impl Journal {
             Ok(()) if ticket.history == self.sync.history => self.durable = self.durable.max(ticket.end),
             Ok(()) => return Ok(self.durable),
             Err(error) => {
-                tracing::warn!(durable = self.durable.0, end = self.end().0, %error, "a journal sync failed; writing again");
+                let (durable, end) = (self.durable.0, self.end().0);
+                tracing::warn!(durable, end, %error, "a journal sync failed; writing again");
                 self.rewrite_unsynced()?;
             }
         }
