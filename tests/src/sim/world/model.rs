@@ -71,6 +71,20 @@ pub fn read_image(volumes: &[std::sync::Arc<dyn File>]) -> std::io::Result<Image
     Ok(image)
 }
 
+/// What the tracked sectors hold, whatever faults there are.
+pub fn peek_image(disk: &crate::sim::SimDisk) -> Image {
+    let mut image = vec![0; sectors()];
+    for (n, (volume, block)) in BLOCKS.iter().enumerate() {
+        let at = block * BLOCK_BYTES;
+        let mut bytes = vec![0; BLOCK_BYTES.min(SIZES[*volume as usize] - at) as usize];
+        disk.peek(&format!("{}/v{volume}", crate::sim::disk::VOLUMES), &mut bytes, at);
+        for (s, value) in block_values(&bytes).enumerate() {
+            image[n * SECTORS_PER_BLOCK + s] = value;
+        }
+    }
+    image
+}
+
 /// Puts the bytes of a write into an image.
 pub fn put(image: &mut Image, range: ByteRange, raw: Option<&[u8]>) {
     for index in sectors_in(range) {

@@ -266,8 +266,8 @@ impl Primary {
                         Request::Write { range, .. } if *s == Some(sequence) => Some(*range),
                         _ => None,
                     });
-                    if let (Some(range), Ok(found)) = (range, read_image(&p.volumes)) {
-                        history.failed(range, &found);
+                    if let Some(range) = range {
+                        history.failed(range, &peek_image(&self.disk));
                     }
                 }
                 p.source.local_done(now, sequence, result);
