@@ -162,7 +162,7 @@ impl Journal {
         }
         let tail = Reader::new(&journal.segments, found.durable, found.end);
         let mut frames = tail.map(|entry| entry.map(|(_, _, frame)| frame));
-        if options.rules.on(Rule::RecoverFsync) {
+        if options.rules.on(Rule::RecoverFsync) || journal.segments.is_empty() {
             journal
                 .supersede(found.durable, found.end, found.end, &mut frames, Room::WhateverThereIs)
                 .map_err(|failed| failed.error)?;

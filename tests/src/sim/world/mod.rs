@@ -82,7 +82,13 @@ pub struct World {
 pub fn run(seed: u64, steps: u64, rules: Rules, log: Option<&mut Vec<String>>) -> Result<Outcome, Violation> {
     let mut world = World::new(seed, rules);
     world.log = log.as_ref().map(|_| Vec::new());
-    let result = world.run(steps);
+    // A panic is a finding like any other: it must not end a hunt over many seeds.
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run(steps)));
+    let result = result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Err(Violation::new("panic", text.unwrap_or_default()))
+    });
     if let (Some(out), Some(log)) = (log, world.log.take()) {
         *out = log;
     }
@@ -96,6 +102,7 @@ impl World {
         let setup = Setup { config, compare: rng.chance(0.2) };
         let mut primary = Primary::new(rng.next_u64());
         primary.format(&mut rng);
+        primary.slow_writes = rng.chance(0.3);
         let mut standby = Standby::new(rng.next_u64(), &mut rng, rules);
         if setup.compare {
             standby.seed_copy(&primary, &mut rng);

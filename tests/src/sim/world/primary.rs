@@ -82,6 +82,8 @@ pub struct Primary {
     pub process: Option<Process>,
     pub boot: u64,
     pub fenced: bool,
+    /// In this run the local disk is slower than the link.
+    pub slow_writes: bool,
     next_request: u64,
     next_value: u64,
     /// The last write acknowledged while in sync, and the last one that was acknowledged as durable.
@@ -100,6 +102,7 @@ impl Primary {
             process: None,
             boot: 1,
             fenced: false,
+            slow_writes: false,
             next_request: 0,
             next_value: 0,
             must: Sequence(0),
@@ -235,6 +238,9 @@ impl Primary {
             return;
         }
         let at = rng.index(p.jobs.len());
+        if self.slow_writes && matches!(p.jobs[at], Job::Write(..)) && !rng.chance(0.05) {
+            return;
+        }
         let job = p.jobs.swap_remove(at);
         let report = match job {
             Job::Report(report) => {
