@@ -350,6 +350,9 @@ impl Target {
         if id == PART {
             return Err(Violation::Unexpected("a block frame with a reserved number"));
         }
+        if frame.written_range().is_some_and(|r| !r.offset.is_multiple_of(BLOCK_BYTES)) {
+            return Err(Violation::Unexpected("a block frame that does not begin with a block"));
+        }
         if e.has_frame(id) {
             return Ok(());
         }

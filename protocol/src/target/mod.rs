@@ -411,3 +411,6 @@ impl Target {
         self.epoch.as_ref().map(|e| (e.bytes, e.direct))
     }
 }
+
+#[cfg(test)]
+mod tests;
