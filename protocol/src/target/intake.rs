@@ -331,12 +331,14 @@ impl Target {
         }
     }
 
-    /// The journal cannot take more: what is staged for the open epoch makes room.
+    /// The journal cannot take more: what is staged for the open epoch makes room. So does what was staged for one whose
+    /// abort could not be appended, since without it those entries would count.
     pub(super) fn drop_staged(&mut self) {
-        if let Some(e) = self.epoch.take_if(|e| !e.direct)
-            && e.begin < self.points.end()
+        let open = self.epoch.take_if(|e| !e.direct).map(|e| e.begin);
+        if let Some(begin) = self.aborting.take().or(open)
+            && begin < self.points.end()
         {
-            self.cut_journal(e.begin);
+            self.cut_journal(begin);
         }
     }
 

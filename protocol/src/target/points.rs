@@ -197,11 +197,13 @@ impl Target {
         self.pump(now);
     }
 
-    /// An entry was appended; `None`: it could not be.
+    /// An entry was appended; `None`: it could not be, and neither was any that [`Target::poll`] gave after it.
     pub fn appended(&mut self, now: Time, frame: &Frame, end: Option<Lsn>) {
         self.now = self.now.max(now);
         let Some(end) = end else {
             self.end_session("the journal is full");
+            // Nothing may follow the one that is missing.
+            self.outputs.retain(|o| !matches!(o, Output::Append(_)));
             self.drop_staged();
             self.pump(now);
             return;

@@ -177,3 +177,41 @@ fn what_is_left_of_a_block_beside_a_newer_record_can_be_stored() {
     unaligned.range.offset += 512;
     assert!(bench.target.frame(Time(1), SESSION, Frame::Block(unaligned)).is_err());
 }
+
+#[test]
+fn nothing_is_appended_behind_a_record_that_found_no_room() {
+    let mut bench = Bench::new(Some(10));
+    (11..15).for_each(|s| bench.feed(record(s, 0, 512)));
+    let mut appends = 0;
+    while let Some(output) = bench.target.poll() {
+        let Output::Append(frame) = output else { continue };
+        appends += 1;
+        // Only the second finds none: what comes after it may be smaller.
+        let end = (appends != 2).then(|| Lsn(bench.end().0 + 100));
+        bench.journal.extend(end.map(|end| (end, frame.clone())));
+        bench.target.appended(Time(1), &frame, end);
+    }
+    assert_eq!(bench.records(), [11]);
+    assert_eq!(bench.target.newest().unwrap().position, position(11));
+}
+
+#[test]
+fn an_epoch_whose_abort_finds_no_room_is_cut() {
+    for again in [false, true] {
+        let mut bench = Bench::new(Some(10));
+        bench.feed(begin(EPOCH));
+        bench.feed(block(EPOCH, 0, 10, 0));
+        bench.run();
+        bench.room = bench.journal.len();
+        bench.feed(if again { begin(EpochId(4)) } else { Frame::EpochAbort { epoch: EPOCH } });
+        bench.run();
+        assert_eq!(bench.ended, ["the journal is full"]);
+        assert_eq!(bench.journal, []);
+        assert_eq!(bench.target.skipped(), []);
+        bench.room = usize::MAX;
+        bench.open();
+        bench.feed(record(11, 0, 512));
+        bench.run();
+        assert_eq!(bench.target.newest().unwrap().position, position(11));
+    }
+}
