@@ -390,8 +390,7 @@ impl Target {
             Frame::Block(block) => block,
             _ => return,
         };
-        let parts =
-            if wins { e.recent.remaining(block.range, block.read_at) } else { vec![block.range] };
+        let parts = if wins { e.recent.remaining(block.range, block.read_at) } else { vec![block.range] };
         let whole = parts.len() == 1 && parts.first() == Some(&block.range);
         if e.direct {
             for part in parts {
@@ -453,7 +452,8 @@ impl Target {
                 differing.push(BlockRange { first: b, count: 1, ..blocks });
             }
         }
-        let message = TargetMessage::Differs { epoch: compare.epoch, frame: compare.frame, blocks: differing };
+        let message =
+            TargetMessage::Differs { epoch: compare.epoch, frame: compare.frame, blocks: differing };
         let place = (!e.direct).then(|| self.points.end());
         self.send(message);
         self.frame_staged(compare.frame, compare.read_at, place);
@@ -588,7 +588,8 @@ impl Target {
     /// Syncs the base of a first sync now and then, so that its source may clear bits.
     fn pump_direct(&mut self) {
         let Some(e) = self.epoch.as_mut().filter(|e| e.direct) else { return };
-        if self.base_syncing.is_some() || e.noting.is_some() || e.unreported.is_empty() || e.commit.is_some() {
+        if self.base_syncing.is_some() || e.noting.is_some() || e.unreported.is_empty() || e.commit.is_some()
+        {
             return;
         }
         self.base_syncing = Some(self.base_writes);

@@ -7,8 +7,16 @@ use crate::message::{Lost, Open, Opened, Refusal};
 pub(super) enum Session {
     None,
     /// Begins when the state of this version is durable.
-    Noting { id: SessionId, version: u64, durable_acks: bool, opened: Box<Opened> },
-    Active { id: SessionId, durable_acks: bool },
+    Noting {
+        id: SessionId,
+        version: u64,
+        durable_acks: bool,
+        opened: Box<Opened>,
+    },
+    Active {
+        id: SessionId,
+        durable_acks: bool,
+    },
 }
 
 impl Session {
@@ -86,10 +94,16 @@ impl Target {
             return refused(Refusal::Promoted, text);
         }
         if let Some(reason) = self.failed {
-            return refused(Refusal::NotReady, format!("group {} cannot take data: {reason}", self.config.group));
+            return refused(
+                Refusal::NotReady,
+                format!("group {} cannot take data: {reason}", self.config.group),
+            );
         }
         if self.cutting.is_some() {
-            return refused(Refusal::NotReady, format!("group {} is making room in its journal", self.config.group));
+            return refused(
+                Refusal::NotReady,
+                format!("group {} is making room in its journal", self.config.group),
+            );
         }
         if self.promoting.is_some() {
             return refused(Refusal::NotReady, format!("group {} is being promoted", self.config.group));
@@ -130,7 +144,8 @@ impl Target {
         if !matches!(&self.session, Session::Noting { version: v, .. } if *v <= version) {
             return;
         }
-        if let Session::Noting { id, durable_acks, opened, .. } = std::mem::replace(&mut self.session, Session::None)
+        if let Session::Noting { id, durable_acks, opened, .. } =
+            std::mem::replace(&mut self.session, Session::None)
         {
             let handed_over = opened.lost != Lost::None;
             self.session = Session::Active { id, durable_acks };
