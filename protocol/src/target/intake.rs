@@ -180,6 +180,40 @@ impl OpenEpoch {
     }
 }
 
+/// Block frames that came before the beginning of their epoch, which travels on another stream.
+#[derive(Debug, Default)]
+pub(super) struct EarlyFrames {
+    frames: Vec<Frame>,
+    bytes: u64,
+    /// The last epoch that began in this session or was taken up by it; frames of it and older ones are not early.
+    begun: Option<EpochId>,
+}
+
+impl EarlyFrames {
+    /// A session begins with this epoch open.
+    pub fn new(begun: Option<EpochId>) -> Self {
+        Self { begun, ..Self::default() }
+    }
+
+    fn hold(&mut self, epoch: EpochId, frame: Frame) -> Result<(), Violation> {
+        if self.begun.is_some_and(|begun| epoch <= begun) {
+            return Ok(());
+        }
+        self.bytes += frame.encoded_len() as u64;
+        if self.bytes > MAX_HELD_BYTES {
+            return Err(Violation::TooMuchHeld);
+        }
+        self.frames.push(frame);
+        Ok(())
+    }
+
+    /// `epoch` begins: what waited.
+    fn begin(&mut self, epoch: EpochId) -> Vec<Frame> {
+        let waited = std::mem::replace(self, Self::new(Some(epoch)));
+        waited.frames
+    }
+}
+
 fn waits_for(frame: &Frame) -> Sequence {
     match frame {
         Frame::Block(b) => b.after,
@@ -317,7 +351,7 @@ impl Target {
         if !first {
             self.outputs.push_back(Output::Append(Frame::EpochBegin { epoch, generation, incarnation }));
         }
-        Ok(())
+        self.early.begin(epoch).into_iter().try_for_each(|frame| self.take_block(frame))
     }
 
     /// What is staged counts for nothing.
@@ -348,7 +382,10 @@ impl Target {
             Frame::Compare(c) => (c.epoch, c.frame),
             _ => return Ok(()),
         };
-        let Some(e) = self.epoch.as_mut().filter(|e| e.id == epoch) else { return Ok(()) };
+        if self.epoch.as_ref().is_none_or(|e| e.id != epoch) {
+            return self.early.hold(epoch, frame);
+        }
+        let Some(e) = &mut self.epoch else { return Ok(()) };
         if id == PART {
             return Err(Violation::Unexpected("a block frame with a reserved number"));
         }

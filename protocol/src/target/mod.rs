@@ -29,7 +29,7 @@ use crate::rules::{Rule, Rules};
 use crate::state::{GroupState, LostBlocks, Role};
 
 use apply::Apply;
-use intake::OpenEpoch;
+use intake::{EarlyFrames, OpenEpoch};
 use points::Points;
 pub use promote::{CannotPromote, Promotion};
 use session::Session;
@@ -196,6 +196,7 @@ pub struct Target {
     session: Session,
     points: Points,
     epoch: Option<OpenEpoch>,
+    early: EarlyFrames,
     /// Entries of epochs that were never committed.
     skip: Vec<(Lsn, Lsn)>,
     /// Blocks that the journal holds and the base may lack.
@@ -239,6 +240,7 @@ impl Target {
             now,
             session: Session::None,
             epoch: None,
+            early: EarlyFrames::default(),
             skip: Vec::new(),
             overlay: BlockSet::default(),
             aborting: None,
@@ -359,6 +361,7 @@ impl Target {
         }
         self.session = Session::None;
         self.coming = None;
+        self.early = EarlyFrames::default();
         self.lost_handed_over = false;
         if let Some(e) = &mut self.epoch {
             e.session_ended();

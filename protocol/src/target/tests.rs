@@ -88,6 +88,7 @@ impl Bench {
                     self.redone.push((to, skip));
                     self.target.applied(Time(1), true);
                 }
+                Output::WriteBase { .. } => self.target.base_written(Time(1), true),
                 Output::Send { message, .. } => self.sent.push(message),
                 Output::EndSession { reason, .. } => self.ended.push(reason),
                 _ => {}
@@ -214,4 +215,38 @@ fn an_epoch_whose_abort_finds_no_room_is_cut() {
         bench.run();
         assert_eq!(bench.target.newest().unwrap().position, position(11));
     }
+}
+
+#[test]
+fn blocks_that_overtake_the_beginning_of_their_epoch_are_kept() {
+    for base in [None, Some(10)] {
+        let mut bench = Bench::new(base);
+        let frames = [(0, 10), (1, 11)];
+        for (frame, read_at) in frames {
+            bench.feed(block(EPOCH, frame, read_at, 0));
+            bench.run();
+        }
+        assert!(bench.journal.is_empty());
+        bench.feed(begin(EPOCH));
+        bench.run();
+        bench.feed(commit(EPOCH, 11, &frames));
+        bench.run();
+        assert_eq!(bench.target.newest().unwrap().position, position(11), "{base:?}");
+        // Late frames of an epoch that is over are not kept for the next.
+        bench.feed(block(EPOCH, 2, 11, 0));
+        bench.feed(begin(EpochId(4)));
+        bench.feed(commit(EpochId(4), 12, &[]));
+        bench.run();
+        assert_eq!(bench.target.newest().unwrap().position, position(12), "{base:?}");
+    }
+}
+
+#[test]
+fn a_commit_that_waits_for_a_write_to_the_base_goes_on_when_that_is_reported() {
+    let mut bench = Bench::new(None);
+    bench.feed(begin(EPOCH));
+    bench.feed(commit(EPOCH, 11, &[(0, 10)]));
+    bench.feed(block(EPOCH, 0, 10, 0));
+    bench.run();
+    assert_eq!(bench.target.newest().unwrap().position, position(11));
 }
