@@ -557,13 +557,14 @@ impl Target {
         }
     }
 
-    /// An entry of a journal that a start has found.
-    pub(super) fn found_entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+    /// An entry of a journal that a start has found; `first` is where its first one begins.
+    pub(super) fn found_entry(&mut self, first: Lsn, start: Lsn, end: Lsn, frame: &Frame) {
         if let Frame::EpochBegin { epoch, incarnation, .. } = frame {
             self.epoch = Some(OpenEpoch::new(*epoch, *incarnation, false, start));
         }
         if let Frame::EpochAbort { .. } = frame {
-            self.aborting = self.epoch.take().map(|e| e.begin);
+            // One whose beginning was trimmed away had begun before the first entry.
+            self.aborting = Some(self.epoch.take().map_or(first, |e| e.begin));
         }
         let covered = self.state.base.is_some_and(|b| end <= b.lsn);
         let checkpoint = matches!(frame, Frame::EpochCommit { .. } | Frame::Point { .. })

@@ -137,13 +137,15 @@ pub struct FoundDamage {
 /// A target that is being fed with what its journal holds.
 pub struct Recovery {
     target: Target,
+    first: Option<Lsn>,
 }
 
 impl Recovery {
     /// The next entry that the journal still has, in order; its payload does not matter.
     pub fn entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+        let first = *self.first.get_or_insert(start);
         if self.target.state.base.is_some() {
-            self.target.found_entry(start, end, frame);
+            self.target.found_entry(first, start, end, frame);
         }
     }
 
@@ -264,7 +266,7 @@ impl Target {
             outputs: VecDeque::new(),
         };
         target.offer_base();
-        Recovery { target }
+        Recovery { target, first: None }
     }
 
     /// Points at the base's own checkpoint and at nothing else.

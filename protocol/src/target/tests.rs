@@ -250,3 +250,24 @@ fn a_commit_that_waits_for_a_write_to_the_base_goes_on_when_that_is_reported() {
     bench.run();
     assert_eq!(bench.target.newest().unwrap().position, position(11));
 }
+
+#[test]
+fn an_aborted_epoch_whose_beginning_was_trimmed_is_not_redone() {
+    let mut state = GroupState::new(Role::Standby, vec![]);
+    state.generation = GENERATION;
+    state.base = Some(BasePoint { position: position(12), lsn: Lsn(400) });
+    let mut recovery = Target::recover(config(), state, Time(1));
+    let abort = Frame::EpochAbort { epoch: EPOCH };
+    let entries = [block(EPOCH, 0, 10, 0), abort, record(12, 0, 512), record(13, 0, 512)];
+    for (n, frame) in entries.iter().enumerate() {
+        let start = 100 + n as u64 * 100;
+        recovery.entry(Lsn(start), Lsn(start + 100), frame);
+    }
+    let mut target = recovery.finish(Lsn(100), Lsn(500), None, Time(1));
+    assert_eq!(target.newest().unwrap().position, position(13));
+    let redo = std::iter::from_fn(|| target.poll()).find_map(|o| match o {
+        Output::Apply { to, skip } => Some((to, skip)),
+        _ => None,
+    });
+    assert_eq!(redo, Some((Lsn(400), vec![(Lsn(100), Lsn(300))])));
+}
