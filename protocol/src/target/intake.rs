@@ -470,7 +470,8 @@ impl Target {
         self.outputs.push_back(Output::WriteBase { range, content });
     }
 
-    /// A write to the base failed (nothing is reported for those that did not).
+    /// Writes to the base were performed, or one of them failed. One report covers all that [`Target::poll`] gave before, and
+    /// is due before the next frame: a commit may wait for it.
     pub fn base_written(&mut self, now: Time, ok: bool) {
         if !ok {
             self.fail("a volume cannot be written");
