@@ -185,16 +185,12 @@ impl OpenEpoch {
 pub(super) struct EarlyFrames {
     frames: Vec<Frame>,
     bytes: u64,
-    /// The last epoch that began in this session or was taken up by it; frames of it and older ones are not early.
+    /// The last epoch that began in this session: frames of it and of older ones are late. Ids of another session say
+    /// nothing, since they may be another source's.
     begun: Option<EpochId>,
 }
 
 impl EarlyFrames {
-    /// A session begins with this epoch open.
-    pub fn new(begun: Option<EpochId>) -> Self {
-        Self { begun, ..Self::default() }
-    }
-
     fn hold(&mut self, epoch: EpochId, frame: Frame) -> Result<(), Violation> {
         if self.begun.is_some_and(|begun| epoch <= begun) {
             return Ok(());
@@ -209,8 +205,7 @@ impl EarlyFrames {
 
     /// `epoch` begins: what waited.
     fn begin(&mut self, epoch: EpochId) -> Vec<Frame> {
-        let waited = std::mem::replace(self, Self::new(Some(epoch)));
-        waited.frames
+        std::mem::replace(self, Self { begun: Some(epoch), ..Self::default() }).frames
     }
 }
 

@@ -150,7 +150,6 @@ impl Target {
             let handed_over = opened.lost != Lost::None;
             self.session = Session::Active { id, durable_acks };
             self.points.forget_told();
-            self.early = EarlyFrames::new(self.epoch.as_ref().map(|e| e.id));
             if let Some(e) = &mut self.epoch {
                 e.session_began();
             }
