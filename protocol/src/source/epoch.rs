@@ -239,7 +239,8 @@ impl Source {
         self.now = self.now.max(now);
         let Some(r) = self.reads.remove(&read) else { return };
         self.locks.release(r.blocks);
-        if let (Some(rate), ReadOutcome::Data(bytes, _)) = (self.config.max_rate.filter(|r| *r > 0), &outcome) {
+        if let (Some(rate), ReadOutcome::Data(bytes, _)) = (self.config.max_rate.filter(|r| *r > 0), &outcome)
+        {
             let us = bytes.len() as u64 * 1_000_000 / rate;
             self.next_read_at = self.next_read_at.max(self.now).plus_us(us);
         }

@@ -322,11 +322,8 @@ impl Source {
         }
         state.boot_id = boot_id;
         state.incarnation = Incarnation(state.incarnation.0 + 1);
-        let sequence = if rules.on(Rule::ReserveSequence) {
-            state.reserved.next()
-        } else {
-            state.noted.next()
-        };
+        let sequence =
+            if rules.on(Rule::ReserveSequence) { state.reserved.next() } else { state.noted.next() };
         state.reserved = Sequence(sequence.0.max(state.reserved.0) + RESERVE_STEP);
         let volumes = bitmaps.len();
         let phase = if rules.on(Rule::EpochFirst) { Phase::CatchUp } else { Phase::Streaming };
@@ -392,10 +389,17 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.cool_again_at(), self.repair_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.degrade_at(),
+            self.hold_ends_at(),
+            self.read_again_at(),
+            self.clearing_at(),
+            self.cool_again_at(),
+            self.repair_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Time has passed.
@@ -635,4 +639,3 @@ impl Source {
         Some(frame)
     }
 }
-

@@ -199,6 +199,35 @@ impl OpenEpoch {
     }
 }
 
+/// Block frames that came before the beginning of their epoch, which travels on another stream.
+#[derive(Debug, Default)]
+pub(super) struct EarlyFrames {
+    frames: Vec<Frame>,
+    bytes: u64,
+    /// The last epoch that began in this session: frames of it and of older ones are late. Ids of another session say
+    /// nothing, since they may be another source's.
+    begun: Option<EpochId>,
+}
+
+impl EarlyFrames {
+    fn hold(&mut self, epoch: EpochId, frame: Frame) -> Result<(), Violation> {
+        if self.begun.is_some_and(|begun| epoch <= begun) {
+            return Ok(());
+        }
+        self.bytes += frame.encoded_len() as u64;
+        if self.bytes > MAX_HELD_BYTES {
+            return Err(Violation::TooMuchHeld);
+        }
+        self.frames.push(frame);
+        Ok(())
+    }
+
+    /// `epoch` begins: what waited.
+    fn begin(&mut self, epoch: EpochId) -> Vec<Frame> {
+        std::mem::replace(self, Self { begun: Some(epoch), ..Self::default() }).frames
+    }
+}
+
 fn waits_for(frame: &Frame) -> Sequence {
     match frame {
         Frame::Block(b) => b.after,
@@ -336,12 +365,7 @@ impl Target {
         if !first {
             self.outputs.push_back(Output::Append(Frame::EpochBegin { epoch, generation, incarnation }));
         }
-        self.last_epoch = epoch;
-        self.early_bytes = 0;
-        for early in std::mem::take(&mut self.early) {
-            self.take_block(early)?;
-        }
-        Ok(())
+        self.early.begin(epoch).into_iter().try_for_each(|frame| self.take_block(frame))
     }
 
     /// What is staged counts for nothing.
@@ -355,12 +379,14 @@ impl Target {
         }
     }
 
-    /// The journal cannot take more: what is staged for the open epoch makes room.
+    /// The journal cannot take more: what is staged for the open epoch makes room. So does what was staged for one whose
+    /// abort could not be appended, since without it those entries would count.
     pub(super) fn drop_staged(&mut self) {
-        if let Some(e) = self.epoch.take_if(|e| !e.direct)
-            && e.begin < self.points.end()
+        let open = self.epoch.take_if(|e| !e.direct).map(|e| e.begin);
+        if let Some(begin) = self.aborting.take().or(open)
+            && begin < self.points.end()
         {
-            self.cut_journal(e.begin);
+            self.cut_journal(begin);
         }
     }
 
@@ -370,18 +396,15 @@ impl Target {
             Frame::Compare(c) => (c.epoch, c.frame),
             _ => return Ok(()),
         };
-        if epoch > self.last_epoch {
-            // It has overtaken the frame that begins its epoch.
-            self.early_bytes += frame.encoded_len() as u64;
-            if self.early_bytes > MAX_HELD_BYTES {
-                return Err(Violation::TooMuchHeld);
-            }
-            self.early.push(frame);
-            return Ok(());
+        if self.epoch.as_ref().is_none_or(|e| e.id != epoch) {
+            return self.early.hold(epoch, frame);
         }
-        let Some(e) = self.epoch.as_mut().filter(|e| e.id == epoch) else { return Ok(()) };
+        let Some(e) = &mut self.epoch else { return Ok(()) };
         if id == PART {
             return Err(Violation::Unexpected("a block frame with a reserved number"));
+        }
+        if frame.written_range().is_some_and(|r| !r.offset.is_multiple_of(BLOCK_BYTES)) {
+            return Err(Violation::Unexpected("a block frame that does not begin with a block"));
         }
         if e.has_frame(id) {
             return Ok(());
@@ -418,8 +441,7 @@ impl Target {
             Frame::Block(block) => block,
             _ => return,
         };
-        let parts =
-            if wins { e.recent.remaining(block.range, block.read_at) } else { vec![block.range] };
+        let parts = if wins { e.recent.remaining(block.range, block.read_at) } else { vec![block.range] };
         let whole = parts.len() == 1 && parts.first() == Some(&block.range);
         if e.direct {
             for part in parts {
@@ -462,7 +484,8 @@ impl Target {
         self.outputs.push_back(Output::WriteBase { range, content });
     }
 
-    /// A write to the base failed (nothing is reported for those that did not).
+    /// Writes to the base were performed, or one of them failed. One report covers all that [`Target::poll`] gave before, and
+    /// is due before the next frame: a commit may wait for it.
     pub fn base_written(&mut self, now: Time, ok: bool) {
         if !ok {
             self.fail("a volume cannot be written");
@@ -481,7 +504,8 @@ impl Target {
                 differing.push(BlockRange { first: b, count: 1, ..blocks });
             }
         }
-        let message = TargetMessage::Differs { epoch: compare.epoch, frame: compare.frame, blocks: differing };
+        let message =
+            TargetMessage::Differs { epoch: compare.epoch, frame: compare.frame, blocks: differing };
         let place = (!e.direct).then(|| self.points.end());
         self.send(message);
         self.frame_staged(compare.frame, compare.read_at, place);
@@ -548,14 +572,14 @@ impl Target {
         }
     }
 
-    /// An entry of a journal that a start has found.
-    pub(super) fn found_entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+    /// An entry of a journal that a start has found; `first` is where its first one begins.
+    pub(super) fn found_entry(&mut self, first: Lsn, start: Lsn, end: Lsn, frame: &Frame) {
         if let Frame::EpochBegin { epoch, incarnation, .. } = frame {
             self.epoch = Some(OpenEpoch::new(*epoch, *incarnation, false, start));
-            self.last_epoch = *epoch;
         }
         if let Frame::EpochAbort { .. } = frame {
-            self.aborting = self.epoch.take().map(|e| e.begin);
+            // One whose beginning was trimmed away had begun before the first entry.
+            self.aborting = Some(self.epoch.take().map_or(first, |e| e.begin));
         }
         let covered = self.state.base.is_some_and(|b| end <= b.lsn);
         let checkpoint = matches!(frame, Frame::EpochCommit { .. } | Frame::Point { .. })
@@ -618,7 +642,8 @@ impl Target {
     /// Syncs the base of a first sync now and then, so that its source may clear bits.
     fn pump_direct(&mut self) {
         let Some(e) = self.epoch.as_mut().filter(|e| e.direct) else { return };
-        if self.base_syncing.is_some() || e.noting.is_some() || e.unreported.is_empty() || e.commit.is_some() {
+        if self.base_syncing.is_some() || e.noting.is_some() || e.unreported.is_empty() || e.commit.is_some()
+        {
             return;
         }
         self.base_syncing = Some(self.base_writes);

@@ -29,7 +29,7 @@ use crate::rules::{Rule, Rules};
 use crate::state::{GroupState, LostBlocks, Role};
 
 use apply::Apply;
-use intake::OpenEpoch;
+use intake::{EarlyFrames, OpenEpoch};
 use points::Points;
 pub use promote::{CannotPromote, Promotion};
 use session::Session;
@@ -137,13 +137,15 @@ pub struct FoundDamage {
 /// A target that is being fed with what its journal holds.
 pub struct Recovery {
     target: Target,
+    first: Option<Lsn>,
 }
 
 impl Recovery {
     /// The next entry that the journal still has, in order; its payload does not matter.
     pub fn entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+        let first = *self.first.get_or_insert(start);
         if self.target.state.base.is_some() {
-            self.target.found_entry(start, end, frame);
+            self.target.found_entry(first, start, end, frame);
         }
     }
 
@@ -196,14 +198,11 @@ pub struct Target {
     session: Session,
     points: Points,
     epoch: Option<OpenEpoch>,
+    early: EarlyFrames,
     /// Entries of epochs that were never committed.
     skip: Vec<(Lsn, Lsn)>,
     /// Blocks that the journal holds and the base may lack.
     overlay: BlockSet,
-    /// The last epoch that began, and block frames of later ones.
-    last_epoch: EpochId,
-    early: Vec<Frame>,
-    early_bytes: u64,
     /// Where the epoch begins whose abort is being appended.
     aborting: Option<Lsn>,
     /// The sequence of the next record, when some are on their way to the journal.
@@ -243,11 +242,9 @@ impl Target {
             now,
             session: Session::None,
             epoch: None,
+            early: EarlyFrames::default(),
             skip: Vec::new(),
             overlay: BlockSet::default(),
-            last_epoch: EpochId(0),
-            early: Vec::new(),
-            early_bytes: 0,
             aborting: None,
             coming: None,
             lost_handed_over: false,
@@ -269,7 +266,7 @@ impl Target {
             outputs: VecDeque::new(),
         };
         target.offer_base();
-        Recovery { target }
+        Recovery { target, first: None }
     }
 
     /// Points at the base's own checkpoint and at nothing else.
@@ -367,8 +364,7 @@ impl Target {
         }
         self.session = Session::None;
         self.coming = None;
-        self.early.clear();
-        self.early_bytes = 0;
+        self.early = EarlyFrames::default();
         self.lost_handed_over = false;
         if self.epoch.as_ref().is_some_and(|e| e.is_being_noted()) {
             // The end of a first sync is on its way to the superblock: it stands.
@@ -440,3 +436,6 @@ impl Target {
         self.epoch.as_ref().map(|e| (e.bytes, e.direct))
     }
 }
+
+#[cfg(test)]
+mod tests;

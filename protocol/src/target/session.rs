@@ -7,8 +7,17 @@ use crate::message::{Lost, Open, Opened, Refusal};
 pub(super) enum Session {
     None,
     /// Begins when the state of this version is durable.
-    Noting { id: SessionId, version: u64, durable_acks: bool, known: SessionId, previous: SessionId },
-    Active { id: SessionId, durable_acks: bool },
+    Noting {
+        id: SessionId,
+        version: u64,
+        durable_acks: bool,
+        known: SessionId,
+        previous: SessionId,
+    },
+    Active {
+        id: SessionId,
+        durable_acks: bool,
+    },
 }
 
 impl Session {
@@ -63,10 +72,16 @@ impl Target {
             return refused(Refusal::Promoted, text);
         }
         if let Some(reason) = self.failed {
-            return refused(Refusal::NotReady, format!("group {} cannot take data: {reason}", self.config.group));
+            return refused(
+                Refusal::NotReady,
+                format!("group {} cannot take data: {reason}", self.config.group),
+            );
         }
         if self.cutting.is_some() {
-            return refused(Refusal::NotReady, format!("group {} is making room in its journal", self.config.group));
+            return refused(
+                Refusal::NotReady,
+                format!("group {} is making room in its journal", self.config.group),
+            );
         }
         if self.promoting.is_some() {
             return refused(Refusal::NotReady, format!("group {} is being promoted", self.config.group));
