@@ -249,3 +249,33 @@ fn cut(text: &str) -> &str {
     }
     text.get(..end).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn negotiation(exports: Vec<ExportInfo>) -> Negotiation {
+        Negotiation::new(exports, FLAG_C_FIXED_NEWSTYLE | FLAG_C_NO_ZEROES)
+    }
+
+    #[test]
+    fn without_exports_nothing_is_found() {
+        let mut out = BytesMut::new();
+        assert_eq!(negotiation(vec![]).handle(OPT_EXPORT_NAME, b"", &mut out), Step::Close);
+        assert_eq!(negotiation(vec![]).handle(OPT_GO, b"\0\0\0\0\0\0", &mut out), Step::Continue);
+    }
+
+    #[test]
+    fn an_export_that_is_named_nothing_comes_before_the_first() {
+        let exports = ["first", ""].map(|name| ExportInfo { name: name.into(), ..ExportInfo::default() });
+        assert_eq!(negotiation(exports.to_vec()).find(""), Some(1));
+        assert_eq!(negotiation(exports[..1].to_vec()).find(""), Some(0));
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let text = format!("a{}", "ä".repeat(4000));
+        assert_eq!(cut(&text).len(), 4095);
+        assert_eq!(cut("short"), "short");
+    }
+}

@@ -2,9 +2,13 @@
 
 mod support;
 
-use std::{os::unix::fs::PermissionsExt, sync::atomic::Ordering, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use afterimage_nbd::{BindError, ExportInfo, Limits, TcpEndpoint, UnixEndpoint, wire::codes::*};
+use afterimage_nbd::{BindError, ExportInfo, Limits, Server, TcpEndpoint, UnixEndpoint, wire::codes::*};
 use support::*;
 
 #[test]
@@ -334,4 +338,20 @@ fn tcp_stays_on_this_host_unless_told_otherwise() {
     assert!(
         TcpEndpoint::bind("127.0.0.1:0".parse().unwrap(), false).unwrap().local_addr().unwrap().port() > 0
     );
+}
+
+#[test]
+fn serving_can_be_spawned_and_ends_when_the_sender_goes() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.sock");
+    let server = Arc::new(Server::new(vec![Arc::new(Memory::new(info("disk")))], Limits::default()));
+    let (stop, shutdown) = tokio::sync::watch::channel(false);
+    let unix = runtime.spawn(Arc::clone(&server).serve_unix(path.clone(), shutdown.clone()));
+    let tcp = runtime.spawn(server.serve_tcp("127.0.0.1:0".parse().unwrap(), false, shutdown));
+    eventually("the socket", || path.exists());
+    drop(stop);
+    runtime.block_on(unix).unwrap().unwrap();
+    runtime.block_on(tcp).unwrap().unwrap();
+    assert!(!path.exists());
 }

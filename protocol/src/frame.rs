@@ -296,7 +296,7 @@ impl Header {
             if range.offset.checked_add(range.length).is_none_or(|end| end > i64::MAX as u64) {
                 return Err(field("range offset", range.offset));
             }
-            if kind != KIND_RECORD && range.offset % BLOCK_BYTES != 0 {
+            if kind != KIND_RECORD && !range.offset.is_multiple_of(BLOCK_BYTES) {
                 return Err(field("range offset", range.offset));
             }
         } else if !payload.is_empty() {

@@ -98,6 +98,13 @@ pub enum ApplyError {
     },
 }
 
+impl ApplyError {
+    /// Whether the journal itself is damaged: it has to be opened again, which tells what was lost.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, ApplyError::Journal(JournalError::Damaged { .. }) | ApplyError::Content { .. })
+    }
+}
+
 /// Applies the records and blocks that `entries` yields to `volumes`, but for those whose lsn `skip` names. Holds at
 /// most about twice `budget_bytes` of data. Every checksum of a window is verified before its first byte is written.
 /// Nothing is durable before a [`File::sync`] of each volume by the caller.

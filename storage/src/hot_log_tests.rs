@@ -74,6 +74,14 @@ fn a_crash_at_any_operation_leaves_the_last_durable_set_or_the_one_being_written
                     durable = begun;
                 }
             }
+            // Starts that fail half way, on a disk that may hold less than the page cache shows.
+            for _ in 0..rng.below(3) {
+                disk.fail_after(rng.below(4));
+                if let Ok((_, found)) = HotLog::open(&disk, NAME, 1000) {
+                    durable = number_of(&found);
+                }
+                disk.repair();
+            }
             if rng.below(2) == 0 {
                 disk.crash(&mut rng);
             }

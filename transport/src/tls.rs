@@ -84,7 +84,8 @@ pub(crate) fn server_config(
         .with_client_cert_verifier(Arc::new(ClientCheck { gate: gate.clone(), watch: watch.clone() }))
         .with_cert_resolver(Arc::new(OwnKey { key: key.clone(), watch: watch.clone() }));
     config.alpn_protocols = vec![ALPN_PEER.to_vec(), ALPN_PAIRING.to_vec()];
-    // A resumed session would skip the certificate, and with it the pins as they are now.
+    // A resumed session would skip the certificate, and with it the pins as they are now. One configuration a
+    // connection leaves nothing to resume from already; these two keep that so, and save the cache.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

@@ -304,6 +304,72 @@ async fn a_pairing_that_the_issuer_cannot_finish_is_reported_as_unconfirmed() {
     assert_eq!((alpha.pinned().len(), beta.pinned().len()), (1, 1));
 }
 
+/// The joiner is held up at its pin, by the lock of its state directory, until the issuer has changed its mind.
+#[tokio::test]
+async fn an_offer_that_is_replaced_during_the_exchange_pins_nothing_and_the_new_one_stays() {
+    let (alpha, beta, gamma) = (Host::new("alpha"), Host::new("beta"), Host::new("gamma"));
+    let (on_beta, beta_at) = beta.listen();
+    let token = beta.offer(beta_at);
+    let lock = std::fs::File::open(alpha.dir.path().join("transport.lock")).unwrap();
+    lock.lock().unwrap();
+    let replaced = async {
+        let offer = beta.dir.path().join(OFFER_FILE);
+        while !std::fs::read_to_string(&offer).unwrap().contains(&alpha.key().to_string()) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let new = beta.offer(beta_at);
+        lock.unlock().unwrap();
+        new
+    };
+    let ((joined, answered), new) =
+        in_time(async { tokio::join!(pair(&beta, &on_beta, &alpha, &token), replaced) }).await;
+    assert!(matches!(joined, Err(JoinError::Unconfirmed { .. })), "{joined:?}");
+    assert!(matches!(answered, Err(PairingError::NoOffer { .. })), "{answered:?}");
+    assert_nothing_pinned(&[&beta]);
+    let (joined, _) = pair(&beta, &on_beta, &gamma, &new).await;
+    joined.unwrap();
+}
+
+/// The exchange as it is documented, by other means: an issuer that proves the secret but does not confirm.
+#[tokio::test]
+async fn a_joiner_does_not_take_another_word_for_the_confirmation() {
+    let (alpha, beta) = (Host::new("alpha"), Host::new("beta"));
+    let (server, server_at) = raw_server(beta.certified_key(), ALPN_PAIRING);
+    let token = beta.offer(server_at);
+    let text = token.to_string();
+    let bytes = data_encoding::BASE32_NOPAD.decode(&text.as_bytes()[4..]).unwrap();
+    let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &bytes[32..48]);
+    let issuer = async {
+        let connection = server.accept().await.unwrap().await.unwrap();
+        let (mut send, mut receive) = connection.accept_bi().await.unwrap();
+        read_message(&mut receive, 4096).await.unwrap().unwrap();
+        let mut binding = [0; 32];
+        connection.export_keying_material(&mut binding, b"EXPORTER-afterimage-pair-1", &[]).unwrap();
+        let mut transcript = Vec::new();
+        let (issuer, joiner) = (beta.key(), alpha.key());
+        for part in [
+            &b"afterimage-pair/1 issuer"[..],
+            issuer.as_bytes(),
+            joiner.as_bytes(),
+            &binding,
+            b"beta",
+            b"alpha",
+        ] {
+            transcript.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            transcript.extend_from_slice(part);
+        }
+        let proof = data_encoding::HEXLOWER.encode(ring::hmac::sign(&secret, &transcript).as_ref());
+        let grant = format!("{{\"name\":\"beta\",\"proof\":\"{proof}\"}}");
+        write_message(&mut send, grant.as_bytes(), 4096).await.unwrap();
+        assert_eq!(read_message(&mut receive, 4096).await.unwrap().unwrap(), &b"pinned"[..]);
+        write_message(&mut send, b"maybe", 4096).await.unwrap();
+        connection.closed().await
+    };
+    let (joined, _) = in_time(async { tokio::join!(alpha.joiner().join(&token, None), issuer) }).await;
+    assert!(matches!(joined, Err(JoinError::Unconfirmed { .. })), "{joined:?}");
+    assert_eq!(alpha.pinned()[0].fingerprint, beta.key());
+}
+
 #[tokio::test]
 async fn hosts_of_one_name_and_a_hosts_own_token_are_refused() {
     let (alpha, beta) = (Host::new("same"), Host::new("same"));

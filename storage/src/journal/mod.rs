@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use ::bytes::Bytes;
 use afterimage_protocol::frame::{self, Frame};
+use afterimage_protocol::rules::{Rule, Rules};
 use afterimage_protocol::{ByteRange, Lsn};
 
 pub use self::damage::{Damage, Lost};
@@ -67,11 +68,13 @@ pub struct JournalOptions {
     pub max_bytes: u64,
     /// Most bytes that may be appended and not yet durable. They are kept in memory.
     pub max_unsynced_bytes: u64,
+    /// Which rules are in force; all, outside the simulator's own tests.
+    pub rules: Rules,
 }
 
 impl Default for JournalOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, max_bytes: u64::MAX, max_unsynced_bytes: 64 << 20 }
+        Self { segment_bytes: 64 << 20, max_bytes: u64::MAX, max_unsynced_bytes: 64 << 20, rules: Rules::default() }
     }
 }
 
@@ -155,9 +158,11 @@ impl Journal {
         }
         let tail = Reader::new(&journal.segments, found.durable, found.end);
         let mut frames = tail.map(|entry| entry.map(|(_, _, frame)| frame));
-        journal
-            .supersede(found.durable, found.end, found.end, &mut frames, Room::WhateverThereIs)
-            .map_err(|failed| failed.error)?;
+        if options.rules.on(Rule::RecoverFsync) {
+            journal
+                .supersede(found.durable, found.end, found.end, &mut frames, Room::WhateverThereIs)
+                .map_err(|failed| failed.error)?;
+        }
         journal.durable = found.end;
         // The start that was found may not be durable yet; it has to be before what lies in front of it is removed.
         mark::store(&*journal.dir, START_FILE, journal.mark(journal.start))?;

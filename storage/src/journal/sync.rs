@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use afterimage_protocol::Lsn;
+use afterimage_protocol::rules::Rule;
 
 use super::error::JournalError;
 use super::{Journal, Room};
@@ -89,6 +90,10 @@ impl Journal {
         match result {
             Ok(()) if ticket.history == self.sync.history => self.durable = self.durable.max(ticket.end),
             Ok(()) => return Ok(self.durable),
+            Err(_) if !self.options.rules.on(Rule::RewriteTail) => {
+                let _ = ticket.run();
+                self.durable = self.durable.max(ticket.end);
+            }
             Err(error) => {
                 tracing::warn!(durable = self.durable.0, end = self.end().0, %error, "a journal sync failed; writing again");
                 self.rewrite_unsynced()?;

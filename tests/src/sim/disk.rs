@@ -1,9 +1,9 @@
 //! The disk of one simulated host: deterministic, in memory, and as unkind as the contract of storage's `io` allows.
 //!
-//! [`SimDisk`] gives out directories and volumes that implement [`Dir`](afterimage_storage::io::Dir),
-//! [`File`](afterimage_storage::io::File) and [`Mapping`](afterimage_storage::io::Mapping), and holds the switches of
-//! a fault injector: killing a process, cutting the power, failing operations, filling the disk, flipping bits and
-//! going back to an old copy. Every file has the path `directory/name`; volumes are in the directory `volumes`.
+//! [`SimDisk`] gives out directories and volumes that implement the traits of [`afterimage_storage::io`], and holds
+//! the switches of a fault injector: killing a process, cutting the power, failing operations, filling the disk,
+//! flipping bits and going back to an old copy. Every file has the path `directory/name`; volumes are in the
+//! directory `volumes`.
 //!
 //! A disk outlives the processes that use it. Each process of the host gets its own [`SimDisk`] by
 //! [`SimDisk::process`]; a handle belongs to the incarnation of the process that opened it, and once that is dead it

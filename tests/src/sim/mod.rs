@@ -4,6 +4,7 @@
 
 pub mod disk;
 pub mod rng;
+pub mod world;
 
 pub use disk::{Failure, On, SimDisk, Snapshot, Times};
 pub use rng::Rng;

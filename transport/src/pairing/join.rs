@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, TokioRuntime};
@@ -20,6 +21,9 @@ use crate::node_name::NodeName;
 use crate::options::EndpointOptions;
 use crate::pins::{PinError, PinStore, PinnedPeer};
 use crate::tls::ALPN_PAIRING;
+
+/// Kept up at most, after the end, to answer what still arrives.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The host that was given a token.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +133,8 @@ impl Joiner<'_> {
             Err(_) => (CloseCode::PAIRING_FAILED, b"the joining host gave up"),
         };
         connection.close(code.0.into(), text);
-        endpoint.wait_idle().await;
+        // The last packet goes out at once; how long a closed connection lingers depends on the round trip.
+        let _ = tokio::time::timeout(LINGER, endpoint.wait_idle()).await;
         outcome.map_err(|error| self.explained(error, token))
     }
 

@@ -1,0 +1,24 @@
+//! Real processes on this machine: starting and killing them, a pair of hosts, and an oracle for their images.
+//!
+//! [`process`], [`program`], [`scratch`] and [`ports`] are what any test of a program needs. [`pair`] runs the two
+//! hosts of a group. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
+//! [`oracle`] says whether an image is one that the history allows.
+
+pub mod history;
+pub mod nbd;
+pub mod oracle;
+pub mod pair;
+pub mod ports;
+pub mod process;
+pub mod program;
+pub mod scratch;
+pub mod stamp;
+pub mod writer;
+
+pub use history::{History, Write};
+pub use oracle::{Blocks, Prefix, check_prefix};
+pub use pair::{Host, Pair, PairOptions, Side};
+pub use process::{Process, run};
+pub use program::{find_program, product_program};
+pub use scratch::Scratch;
+pub use writer::{Writer, WriterOptions};

@@ -1,0 +1,550 @@
+//! One simulated pair: a primary, a standby, a network, clients, faults, and the oracle.
+//!
+//! Every run is decided by its seed. A run takes a number of random steps with its own mix of faults (some are switched off
+//! in each run: late bugs only show so), then everything is mended and must come to rest with equal images, and the standby
+//! is promoted. The oracle keeps the primary's image at every sequence and compares every checkpoint that the standby
+//! offers, by its label.
+
+mod faults;
+mod model;
+mod net;
+mod primary;
+mod standby;
+
+use afterimage_protocol::codec;
+use afterimage_protocol::frame::{Block, Codec, Content, Frame, Record};
+use afterimage_protocol::message::{self, SourceMessage, TargetMessage};
+use afterimage_protocol::rules::Rules;
+use afterimage_protocol::*;
+
+use self::faults::Faults;
+use self::model::{History, read_image};
+use self::net::{BLOCK_STREAMS, Connection};
+use self::primary::{Primary, Setup, source_config};
+use self::standby::Standby;
+use crate::sim::Rng;
+
+/// A guarantee was broken.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which one: G1 … G7, or "rest" when a run does not come to rest.
+    pub what: &'static str,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Violation {
+    fn new(what: &'static str, detail: String) -> Self {
+        Self { what, detail }
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.what, self.detail)
+    }
+}
+
+/// What a run did, for the trace and for statistics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// A digest of everything that happened.
+    pub trace: u64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Writes that got a place in the order.
+    pub writes: u64,
+    /// Times that either process was started.
+    pub starts: u64,
+    /// Checkpoints of epochs seen.
+    pub promoted: bool,
+}
+
+/// Steps that a run may take to come to rest.
+const REST_STEPS: u64 = 20_000;
+
+pub struct World {
+    rng: Rng,
+    now: Time,
+    primary: Primary,
+    standby: Standby,
+    history: History,
+    setup: Setup,
+    faults: Faults,
+    connections: Vec<Connection>,
+    /// What goes from source to target, and back.
+    link: [bool; 2],
+    outcome: Outcome,
+    log: Option<Vec<String>>,
+}
+
+/// Runs one seed for `steps` steps. With `log` the events are collected, for a person.
+pub fn run(seed: u64, steps: u64, rules: Rules, log: Option<&mut Vec<String>>) -> Result<Outcome, Violation> {
+    let mut world = World::new(seed, rules);
+    world.log = log.as_ref().map(|_| Vec::new());
+    let result = world.run(steps);
+    if let (Some(out), Some(log)) = (log, world.log.take()) {
+        *out = log;
+    }
+    result.map(|()| world.outcome())
+}
+
+impl World {
+    fn new(seed: u64, rules: Rules) -> Self {
+        let mut rng = Rng::new(seed);
+        let config = source_config(&mut rng, rules);
+        let setup = Setup { config, compare: rng.chance(0.2) };
+        let mut primary = Primary::new(rng.next_u64());
+        primary.format(&mut rng);
+        let mut standby = Standby::new(rng.next_u64(), &mut rng, rules);
+        if setup.compare {
+            standby.seed_copy(&primary, &mut rng);
+        }
+        let faults = Faults::new(&mut rng);
+        Self {
+            rng,
+            now: Time(1_000_000),
+            primary,
+            standby,
+            history: History::default(),
+            setup,
+            faults,
+            connections: Vec::new(),
+            link: [true; 2],
+            outcome: Outcome::default(),
+            log: None,
+        }
+    }
+
+    fn say(&mut self, event: impl FnOnce() -> String) {
+        if self.log.is_some() {
+            let line = format!("{:>9} {}", self.now.0 - 1_000_000, event());
+            if let Some(log) = &mut self.log {
+                log.push(line);
+            }
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let digest = [self.primary.disk.trace(), self.standby.disk.trace(), self.now.0, self.rng.next_u64()];
+        let bytes: Vec<u8> = digest.iter().flat_map(|d| d.to_le_bytes()).collect();
+        self.outcome.trace = xxhash_rust::xxh3::xxh3_64(&bytes);
+        self.outcome.writes = self.history.placed.len() as u64;
+        self.outcome
+    }
+
+    fn run(&mut self, steps: u64) -> Result<(), Violation> {
+        for _ in 0..steps {
+            self.outcome.steps += 1;
+            self.step()?;
+        }
+        self.come_to_rest()?;
+        self.promote()
+    }
+
+    fn step(&mut self) -> Result<(), Violation> {
+        self.now.0 += self.rng.below(2_000);
+        if self.rng.chance(0.01) {
+            self.now.0 += self.rng.below(8_000_000);
+        }
+        let w = self.faults.weights;
+        let total: u32 = w.iter().sum();
+        let mut pick = self.rng.below(u64::from(total)) as u32;
+        let mut action = 0;
+        while pick >= w[action] {
+            pick -= w[action];
+            action += 1;
+        }
+        match action {
+            0 => self.primary.client(&mut self.rng, &mut self.history, self.now),
+            1 => self.primary.step(&mut self.rng, &mut self.history, self.now),
+            2 => self.send(),
+            3 => self.deliver()?,
+            4 => self.standby.step(&mut self.rng, self.now),
+            5 => self.connect(),
+            6 => self.start()?,
+            7 => self.timeouts(),
+            other => self.fault(other - 8)?,
+        }
+        self.after_step()
+    }
+
+    fn after_step(&mut self) -> Result<(), Violation> {
+        self.notice_deaths();
+        self.collect();
+        if self.rng.chance(0.15) {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// A process whose disk said that it is dead is dead.
+    fn notice_deaths(&mut self) {
+        if self.primary.disk.dead() {
+            self.kill_primary();
+        }
+        if self.standby.disk.dead() || self.standby.process.as_ref().is_some_and(|p| p.broken) {
+            self.kill_standby();
+        }
+    }
+
+    fn kill_primary(&mut self) {
+        self.say(|| "primary is killed".into());
+        self.primary.disk.kill();
+        self.primary.ended();
+        for c in &mut self.connections {
+            c.source_gone = true;
+        }
+    }
+
+    fn kill_standby(&mut self) {
+        self.say(|| "standby is killed".into());
+        self.standby.disk.kill();
+        self.standby.process = None;
+        self.standby.outbox.clear();
+        self.standby.ended.clear();
+        for c in &mut self.connections {
+            c.target_gone = true;
+            c.to_source.clear();
+        }
+    }
+
+    fn check(&mut self) -> Result<(), Violation> {
+        self.standby.check(&self.history)?;
+        self.check_zero_loss()
+    }
+
+    /// What was acknowledged in sync is in the newest checkpoint.
+    fn check_zero_loss(&mut self) -> Result<(), Violation> {
+        let Some(p) = &self.standby.process else { return Ok(()) };
+        if self.standby.disk.dead() || p.broken {
+            return Ok(());
+        }
+        let must = self.primary.must;
+        let newest = self.standby.newest().map(|p| p.sequence).unwrap_or_default();
+        if newest < must {
+            return Err(Violation::new(
+                "G2",
+                format!("write {must} was acknowledged in sync, the newest checkpoint is {newest}"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), Violation> {
+        if self.primary.process.is_none() && !self.primary.fenced && self.rng.coin() {
+            let generation = Generation(self.rng.next_u64() | 1);
+            let cut = self.faults.primary_power_cut;
+            let up =
+                self.primary.start(&self.setup, &mut self.history, generation, self.now, cut)?;
+            self.say(|| format!("primary starts: {up}"));
+            if up {
+                self.outcome.starts += 1;
+                self.faults.primary_power_cut = false;
+                let position = self.primary.process.as_ref().map(|p| p.source.position());
+                self.say(|| format!("  recovery at {position:?}"));
+            } else {
+                self.primary.disk.kill();
+            }
+        }
+        if self.standby.process.is_none() && self.rng.coin() {
+            let up = self.standby.start(self.now);
+            self.say(|| format!("standby starts: {up}"));
+            if up {
+                self.outcome.starts += 1;
+                let newest = self.standby.newest();
+                self.say(|| format!("  newest {newest:?}"));
+            } else {
+                self.standby.disk.kill();
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) {
+        let Some(p) = &mut self.primary.process else { return };
+        if p.disconnect {
+            p.disconnect = false;
+            self.source_disconnects();
+            return;
+        }
+        let busy = self.connections.iter().any(|c| !c.source_gone);
+        if busy || !self.link[0] || !self.link[1] || self.standby.process.is_none() {
+            return;
+        }
+        let session = SessionId(self.rng.next_u64() | 1);
+        if let Some(open) = p.source.open(session) {
+            self.say(|| format!("source asks for session {session}"));
+            let mut c = Connection::new(session);
+            c.to_target.push_back(message::encode(&SourceMessage::Open(open)));
+            self.connections.push(c);
+        }
+    }
+
+    fn source_disconnects(&mut self) {
+        self.say(|| "source lets the connection go".into());
+        for c in &mut self.connections {
+            c.source_gone = true;
+        }
+        if let Some(p) = &mut self.primary.process {
+            p.source.disconnected(self.now);
+        }
+        self.primary.drain(&mut self.history);
+    }
+
+    /// The source gives frames to the connection.
+    fn send(&mut self) {
+        let Some(p) = &mut self.primary.process else { return };
+        let Some(c) = self.connections.iter_mut().find(|c| !c.source_gone) else { return };
+        let lz4 = self.rng.coin();
+        let mut said = Vec::new();
+        for _ in 0..1 + self.rng.below(4) {
+            if let Some(frame) = p.source.next_frame(self.now) {
+                said.push(brief(&frame));
+                c.ordered.push_back(encode(frame, lz4));
+            }
+            if let Some(frame) = p.source.next_block(self.now) {
+                said.push(brief(&frame));
+                let stream = self.rng.index(BLOCK_STREAMS);
+                c.blocks[stream].push_back(encode(frame, lz4));
+            }
+        }
+        for line in said {
+            self.say(|| format!("source sends {line}"));
+        }
+        self.primary.drain(&mut self.history);
+    }
+
+    /// Something arrives somewhere.
+    fn deliver(&mut self) -> Result<(), Violation> {
+        if self.connections.is_empty() {
+            return Ok(());
+        }
+        let at = self.rng.index(self.connections.len());
+        let stream = self.rng.below(3 + BLOCK_STREAMS as u64);
+        let now = self.now;
+        let c = &mut self.connections[at];
+        let session = c.session;
+        if stream == 0 {
+            // To the source.
+            if !self.link[1] || c.source_gone {
+                return Ok(());
+            }
+            let (Some(bytes), Some(p)) = (c.to_source.pop_front(), &mut self.primary.process) else {
+                return Ok(());
+            };
+            if let Ok(message) = message::decode::<TargetMessage>(&bytes) {
+                p.source.message(now, message.clone());
+                self.say(|| format!("source gets {message:?}"));
+            }
+            self.primary.drain(&mut self.history);
+            return Ok(());
+        }
+        if !self.link[0] || c.target_gone {
+            return Ok(());
+        }
+        let Some(p) = &mut self.standby.process else { return Ok(()) };
+        if stream == 1 {
+            let Some(bytes) = c.to_target.pop_front() else { return Ok(()) };
+            if let Ok(SourceMessage::Open(open)) = message::decode(&bytes) {
+                if let Err(refused) = p.target.open(now, open) {
+                    c.to_source.push_back(message::encode(&refused));
+                    c.target_gone = true;
+                }
+                self.say(|| format!("target is asked for session {session}"));
+            }
+        } else {
+            if stream == 2 && !p.target.takes_ordered() {
+                return Ok(());
+            }
+            let queue = if stream == 2 { &mut c.ordered } else { &mut c.blocks[stream as usize - 3] };
+            let Some(bytes) = queue.pop_front() else { return Ok(()) };
+            match Frame::decode(&bytes) {
+                Ok((frame, _)) => {
+                    let line = brief(&frame);
+                    let result = p.target.frame(now, session, frame);
+                    self.say(|| format!("target gets {line} of {session}: {result:?}"));
+                }
+                Err(error) => {
+                    return Err(Violation::new("G4", format!("a frame did not survive the wire: {error}")));
+                }
+            }
+        }
+        self.standby.drain(now);
+        Ok(())
+    }
+
+    /// Moves what the target said onto the wire.
+    fn collect(&mut self) {
+        for (session, m) in std::mem::take(&mut self.standby.outbox) {
+            let c = self.connections.iter_mut().find(|c| c.session == session && !c.target_gone);
+            if let Some(c) = c {
+                c.to_source.push_back(message::encode(&m));
+            }
+        }
+        for session in std::mem::take(&mut self.standby.ended) {
+            for c in self.connections.iter_mut().filter(|c| c.session == session) {
+                c.target_gone = true;
+            }
+        }
+        // The peer's end of a connection is noticed, sooner or later.
+        if self.rng.chance(0.1) {
+            let gone: Vec<_> = self.connections.iter().map(|c| (c.session, c.source_gone, c.target_gone)).collect();
+            for (session, source_gone, target_gone) in gone {
+                if target_gone && !source_gone && (self.link[1] || self.rng.chance(0.05)) {
+                    self.source_disconnects();
+                }
+                if source_gone && !target_gone && (self.link[0] || self.rng.chance(0.05)) && self.rng.chance(0.3) {
+                    if let Some(c) = self.connections.iter_mut().find(|c| c.session == session) {
+                        c.target_gone = true;
+                    }
+                    if let Some(p) = &mut self.standby.process {
+                        p.target.disconnected(self.now, session);
+                    }
+                    self.standby.drain(self.now);
+                }
+            }
+        }
+        self.connections.retain(|c| !c.is_over());
+    }
+
+    fn timeouts(&mut self) {
+        if let Some(p) = &mut self.primary.process
+            && p.source.next_timeout().is_some_and(|t| t <= self.now)
+        {
+            p.source.timeout(self.now);
+            self.primary.drain(&mut self.history);
+        }
+        if let Some(p) = &mut self.standby.process
+            && p.target.next_timeout().is_some_and(|t| t <= self.now)
+        {
+            p.target.timeout(self.now);
+            self.standby.drain(self.now);
+        }
+    }
+
+    /// Everything is mended; the pair must come to rest.
+    fn come_to_rest(&mut self) -> Result<(), Violation> {
+        self.say(|| "everything is mended".into());
+        self.mend();
+        let clients_until = if self.rng.chance(0.3) { 400 } else { 0 };
+        for step in 0..REST_STEPS {
+            self.now.0 += 500;
+            if step < clients_until {
+                self.primary.client(&mut self.rng, &mut self.history, self.now);
+            }
+            self.start()?;
+            self.connect();
+            for _ in 0..4 {
+                self.primary.step(&mut self.rng, &mut self.history, self.now);
+                self.standby.step(&mut self.rng, self.now);
+                self.send();
+                for _ in 0..4 {
+                    self.deliver()?;
+                    self.collect();
+                }
+            }
+            self.timeouts();
+            self.after_step()?;
+            if step >= clients_until && self.at_rest() {
+                return self.check_rest();
+            }
+        }
+        let detail = format!(
+            "no rest: {:?}; target newest {:?}, jobs {} and {}, {} requests",
+            self.primary.process.as_ref().map(|p| p.source.status()),
+            self.standby.newest(),
+            self.primary.jobs(),
+            self.standby.jobs(),
+            self.primary.requests()
+        );
+        Err(Violation::new("rest", detail))
+    }
+
+    fn at_rest(&self) -> bool {
+        let (Some(p), Some(t)) = (&self.primary.process, &self.standby.process) else { return false };
+        let status = p.source.status();
+        let sync = self.setup.config.mode == source::Mode::Async || status.in_sync;
+        status.streaming
+            && sync
+            && p.source.is_clean()
+            && self.primary.requests() == 0
+            && t.target.newest().is_some_and(|c| c.position == p.source.position())
+            && t.target.durable() == t.target.newest()
+    }
+
+    fn check_rest(&mut self) -> Result<(), Violation> {
+        self.check()?;
+        let Some(p) = &self.primary.process else { return Ok(()) };
+        let image = read_image(&p.volumes)
+            .map_err(|e| Violation::new("rest", format!("the primary cannot be read: {e}")))?;
+        if image != *self.history.now() {
+            return Err(Violation::new("G4", "the primary's disk is not what its order says".into()));
+        }
+        Ok(())
+    }
+
+    /// The end of every run: the standby is promoted and serves the image.
+    fn promote(&mut self) -> Result<(), Violation> {
+        let Some(p) = &mut self.standby.process else { return Ok(()) };
+        p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
+        self.standby.drain(self.now);
+        for _ in 0..2_000 {
+            self.now.0 += 1_000;
+            self.standby.step(&mut self.rng, self.now);
+            self.timeouts();
+            if self.standby.promoted.is_some() {
+                break;
+            }
+        }
+        match &self.standby.promoted {
+            Some(Ok(promotion)) => {
+                self.outcome.promoted = true;
+                let position = promotion.position;
+                self.check_promoted(position)
+            }
+            other => Err(Violation::new("rest", format!("the promotion did not end: {other:?}"))),
+        }
+    }
+
+    fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
+        let must = self.primary.must;
+        if position.sequence < must {
+            return Err(Violation::new("G2", format!("promoted at {position}, {must} was acknowledged in sync")));
+        }
+        // What the promoted host serves survives its power.
+        self.standby.disk.power_cut(&mut self.rng);
+        let volumes = primary::open_volumes(&self.standby.disk);
+        let image =
+            read_image(&volumes).map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
+        match self.history.at(position.sequence) {
+            Some(expected) if *expected == image => Ok(()),
+            _ => Err(Violation::new("G1", format!("the promoted image is not the primary's at {position}"))),
+        }
+    }
+}
+
+fn encode(frame: Frame, lz4: bool) -> bytes::Bytes {
+    let squeeze = |content: Content| match content {
+        Content::Data(p) if lz4 => Content::Data(codec::encode(Codec::Lz4, &p.encoded, p.checksum)),
+        other => other,
+    };
+    let frame = match frame {
+        Frame::Record(r) => Frame::Record(Record { content: squeeze(r.content), ..r }),
+        Frame::Block(b) => Frame::Block(Block { content: squeeze(b.content), ..b }),
+        other => other,
+    };
+    frame.to_bytes()
+}
+
+fn brief(frame: &Frame) -> String {
+    let range = |r: &ByteRange| format!("{}:{}+{}", r.volume, r.offset, r.length);
+    match frame {
+        Frame::Record(r) => format!("record {} {}", r.position.sequence, range(&r.range)),
+        Frame::Block(b) => {
+            format!("block {} of epoch {} {} read at {} after {}", b.frame, b.epoch, range(&b.range), b.read_at, b.after)
+        }
+        Frame::Compare(c) => format!("compare {} of epoch {} {}", c.frame, c.epoch, range(&c.range)),
+        other => format!("{other:?}"),
+    }
+}

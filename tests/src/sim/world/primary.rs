@@ -1,0 +1,403 @@
+//! The simulated primary: the real source machine and the real files, with a shell that takes its time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use afterimage_protocol::frame::Content;
+use afterimage_protocol::message::VolumeInfo;
+use afterimage_protocol::rules::Rules;
+use afterimage_protocol::source::*;
+use afterimage_protocol::state::{GroupState, Role, VolumeState};
+use afterimage_protocol::*;
+use afterimage_storage::group::*;
+use afterimage_storage::io::File;
+
+use super::Violation;
+use super::model::*;
+use crate::sim::{Rng, SimDisk};
+
+/// What a run is configured as.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The source's configuration.
+    pub config: Config,
+    /// Whether the target's copy was there before and is to be compared.
+    pub compare: bool,
+}
+
+/// Names and sizes, as both sides are configured.
+pub fn volume_infos() -> Vec<VolumeInfo> {
+    (0..SIZES.len()).map(|n| VolumeInfo { name: format!("v{n}"), size_bytes: SIZES[n] }).collect()
+}
+
+pub fn volume_states() -> Vec<VolumeState> {
+    volume_infos()
+        .into_iter()
+        .map(|v| VolumeState { name: v.name, size_bytes: v.size_bytes, identity: vec![] })
+        .collect()
+}
+
+pub fn open_volumes(disk: &SimDisk) -> Vec<Arc<dyn File>> {
+    (0..SIZES.len()).map(|n| disk.volume(&format!("v{n}"), SIZES[n])).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Job {
+    State(u64, Box<GroupState>),
+    Hot(u64, Vec<Extent>),
+    Bitmap(u64, Vec<(VolumeIndex, std::ops::Range<usize>)>),
+    Write(Sequence, Write),
+    Flush(u64, VolumeIndex),
+    Read(u64, BlockRange, bool),
+    Report(Report),
+}
+
+#[derive(Clone, Debug)]
+enum Report {
+    State(u64, bool),
+    Hot(u64, bool),
+    Bitmap(u64, bool),
+    Write(Sequence, Result<(), LocalError>),
+    Flush(u64, bool),
+    Read(u64, ReadOutcome),
+}
+
+/// What a client asked for.
+enum Request {
+    Write { range: ByteRange, fua: bool },
+    Flush { covers: BTreeMap<usize, Sequence>, need: Sequence },
+}
+
+pub struct Process {
+    pub source: Source,
+    store: SourceStore,
+    pub volumes: Vec<Arc<dyn File>>,
+    jobs: Vec<Job>,
+    requests: BTreeMap<RequestId, (Request, Option<Sequence>)>,
+    pub disconnect: bool,
+}
+
+pub struct Primary {
+    pub disk: SimDisk,
+    pub process: Option<Process>,
+    pub boot: u64,
+    pub fenced: bool,
+    next_request: u64,
+    next_value: u64,
+    /// The last write acknowledged while in sync, and the last one that was acknowledged as durable.
+    pub must: Sequence,
+    pub must_durable: Sequence,
+    /// For each sector: the last acknowledged write, and the last one whose flush was acknowledged.
+    acked: BTreeMap<usize, Sequence>,
+    flushed: BTreeMap<usize, Sequence>,
+    pub acked_last: [Sequence; 2],
+}
+
+impl Primary {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            disk: SimDisk::new(seed),
+            process: None,
+            boot: 1,
+            fenced: false,
+            next_request: 0,
+            next_value: 0,
+            must: Sequence(0),
+            must_durable: Sequence(0),
+            acked: BTreeMap::new(),
+            flushed: BTreeMap::new(),
+            acked_last: [Sequence(0); 2],
+        }
+    }
+
+    /// Fills some tracked blocks before replication begins.
+    pub fn format(&mut self, rng: &mut Rng) {
+        let volumes = open_volumes(&self.disk);
+        for (volume, block) in BLOCKS {
+            if rng.coin() && SIZES[volume as usize] >= (block + 1) * BLOCK_BYTES {
+                self.next_value += 1;
+                let _ = volumes[volume as usize].write_at(&fill(self.next_value, BLOCK_BYTES), block * BLOCK_BYTES);
+            }
+        }
+        volumes.iter().for_each(|v| drop(v.sync()));
+    }
+
+    /// Starts the process. An error of the disk is not a violation: it stays down.
+    pub fn start(
+        &mut self,
+        setup: &Setup,
+        history: &mut History,
+        generation: Generation,
+        now: Time,
+        power_cut: bool,
+    ) -> Result<bool, Violation> {
+        let volumes = open_volumes(&self.disk);
+        let Ok((group, state)) = GroupStore::open(self.disk.dir("group")) else { return Ok(false) };
+        let mut state = state.unwrap_or_else(|| {
+            let mut state = GroupState::new(Role::Primary, volume_states());
+            state.compare_all = setup.compare;
+            state
+        });
+        if state.role != Role::Primary {
+            self.fenced = true;
+            return Ok(false);
+        }
+        let mut boot_id = [0; 16];
+        boot_id[..8].copy_from_slice(&self.boot.to_le_bytes());
+        let capacity = setup.config.hot_capacity;
+        let Ok((store, files)) = SourceStore::open(group, &mut state, boot_id, capacity) else { return Ok(false) };
+        let Ok(image) = read_image(&volumes) else { return Ok(false) };
+        if power_cut {
+            self.check_flushed(&image, history)?;
+        }
+        let found =
+            Found { state, bitmaps: files.bitmaps, hot: files.hot, boot_id, fresh_generation: generation };
+        let source = Source::start(setup.config.clone(), found, now);
+        history.recovered(source.position().sequence, image);
+        self.process = Some(Process {
+            source,
+            store,
+            volumes,
+            jobs: Vec::new(),
+            requests: BTreeMap::new(),
+            disconnect: false,
+        });
+        self.drain(history);
+        Ok(true)
+    }
+
+    /// After a power cut, what a flush covered is there.
+    fn check_flushed(&self, image: &Image, history: &History) -> Result<(), Violation> {
+        for (sector, need) in &self.flushed {
+            let found = image[*sector];
+            let place = history.placed.get(&found).copied().unwrap_or_default();
+            if place < *need && found != 0 {
+                return Err(Violation::new("G2", format!(
+                    "sector {sector}: the flush of write {need} was acknowledged, the disk has {found} of {place}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn ended(&mut self) {
+        self.process = None;
+    }
+
+    /// A client asks for something.
+    pub fn client(&mut self, rng: &mut Rng, history: &mut History, now: Time) {
+        let Some(p) = &mut self.process else { return };
+        if p.requests.len() >= 6 {
+            return;
+        }
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        if rng.chance(0.12) {
+            let volume = VolumeIndex(rng.below(2) as u32);
+            let covers = self.acked.iter().filter(|(s, _)| BLOCKS[**s / 8].0 == volume.0);
+            let covers = covers.map(|(s, q)| (*s, *q)).collect();
+            let need = self.acked_last[volume.0 as usize];
+            p.requests.insert(request, (Request::Flush { covers, need }, None));
+            p.source.flush(now, request, volume);
+        } else {
+            let (volume, block) = *rng.pick(&BLOCKS);
+            let size = SIZES[volume as usize];
+            let (from, sectors) = match rng.below(4) {
+                0 => (rng.below(8), 1 + rng.below(4)),
+                1 => (0, 16),
+                _ => (0, 8),
+            };
+            let offset = (block * BLOCK_BYTES + from * SECTOR_BYTES).min(size - SECTOR_BYTES);
+            let length = (sectors * SECTOR_BYTES).min(size - offset);
+            let range = ByteRange::new(VolumeIndex(volume), offset, length);
+            let zero = rng.chance(0.1);
+            let content = if zero {
+                Content::Zeroes { punch: rng.coin() }
+            } else {
+                self.next_value += 1;
+                content_of(fill(self.next_value, length).into())
+            };
+            let fua = rng.chance(0.1);
+            p.requests.insert(request, (Request::Write { range, fua }, None));
+            p.source.write(now, request, Write { range, content, fua });
+        }
+        self.drain(history);
+    }
+
+    pub fn jobs(&self) -> usize {
+        self.process.as_ref().map_or(0, |p| p.jobs.len())
+    }
+
+    /// Performs, or reports, one job.
+    pub fn step(&mut self, rng: &mut Rng, history: &mut History, now: Time) {
+        let Some(p) = &mut self.process else { return };
+        if p.jobs.is_empty() {
+            return;
+        }
+        let at = rng.index(p.jobs.len());
+        let job = p.jobs.swap_remove(at);
+        let report = match job {
+            Job::Report(report) => {
+                self.report(report, history, now);
+                return;
+            }
+            other => p.perform(other),
+        };
+        if rng.chance(0.6) {
+            self.report(report, history, now);
+        } else if let Some(p) = &mut self.process {
+            p.jobs.push(Job::Report(report));
+        }
+    }
+
+    fn report(&mut self, report: Report, history: &mut History, now: Time) {
+        let Some(p) = &mut self.process else { return };
+        if self.disk.dead() {
+            return;
+        }
+        match report {
+            Report::State(version, ok) => p.source.state_persisted(now, version, ok),
+            Report::Hot(transaction, ok) => p.source.hot_persisted(now, transaction, ok),
+            Report::Bitmap(token, ok) => p.source.bitmap_synced(now, token, ok),
+            Report::Write(sequence, result) => {
+                if result.is_err() {
+                    let range = p.requests.values().find_map(|(r, s)| match r {
+                        Request::Write { range, .. } if *s == Some(sequence) => Some(*range),
+                        _ => None,
+                    });
+                    if let (Some(range), Ok(found)) = (range, read_image(&p.volumes)) {
+                        history.failed(range, &found);
+                    }
+                }
+                p.source.local_done(now, sequence, result);
+            }
+            Report::Flush(token, ok) => p.source.local_flushed(now, token, ok),
+            Report::Read(read, outcome) => p.source.blocks_read(now, read, outcome),
+        }
+        self.drain(history);
+    }
+
+    /// Takes up what the machine wants done.
+    pub fn drain(&mut self, history: &mut History) {
+        let Some(p) = &mut self.process else { return };
+        let mut completed = Vec::new();
+        while let Some(output) = p.source.poll() {
+            match output {
+                Output::PersistState { version, state } => p.jobs.push(Job::State(version, state)),
+                Output::PersistHot { transaction, extents } => p.jobs.push(Job::Hot(transaction, extents)),
+                Output::SyncBitmap { token, words } => p.jobs.push(Job::Bitmap(token, words)),
+                Output::LocalWrite { sequence, write } => {
+                    let raw = match &write.content {
+                        Content::Data(payload) => Some(payload.encoded.clone()),
+                        Content::Zeroes { .. } => None,
+                    };
+                    history.wrote(sequence, write.range, raw.as_deref());
+                    let unplaced = p.requests.values_mut().find(|(r, s)| {
+                        s.is_none() && matches!(r, Request::Write { range, .. } if *range == write.range)
+                    });
+                    if let Some((_, s)) = unplaced {
+                        *s = Some(sequence);
+                    }
+                    p.jobs.push(Job::Write(sequence, write));
+                }
+                Output::LocalFlush { token, volume } => {
+                    // A flush may be as old as its start: what is written before it is reported is not covered.
+                    let started = p.perform(Job::Flush(token, volume));
+                    p.jobs.push(Job::Report(started));
+                }
+                Output::Read { read, blocks, hash } => p.jobs.push(Job::Read(read, blocks, hash)),
+                Output::Complete { request, result } => completed.push((request, result)),
+                Output::Disconnect { .. } => p.disconnect = true,
+            }
+        }
+        history.passed(p.source.position().sequence);
+        let in_sync = p.source.status().in_sync;
+        for (request, result) in completed {
+            let Some((what, sequence)) = p.requests.remove(&request) else { continue };
+            if result.is_err() {
+                continue;
+            }
+            match (what, sequence) {
+                (Request::Write { range, fua }, Some(sequence)) => {
+                    for sector in sectors_in(range) {
+                        let last = self.acked.entry(sector).or_default();
+                        *last = (*last).max(sequence);
+                        if fua {
+                            let last = self.flushed.entry(sector).or_default();
+                            *last = (*last).max(sequence);
+                        }
+                    }
+                    let last = &mut self.acked_last[range.volume.0 as usize];
+                    *last = (*last).max(sequence);
+                    if in_sync {
+                        self.must = self.must.max(sequence);
+                        if fua {
+                            self.must_durable = self.must_durable.max(sequence);
+                        }
+                    }
+                }
+                (Request::Flush { covers, need }, _) => {
+                    for (sector, sequence) in covers {
+                        let last = self.flushed.entry(sector).or_default();
+                        *last = (*last).max(sequence);
+                    }
+                    if in_sync {
+                        self.must_durable = self.must_durable.max(need);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub fn requests(&self) -> usize {
+        self.process.as_ref().map_or(0, |p| p.requests.len())
+    }
+
+    /// The old volume was replaced by time: after a power cut what was only acknowledged may be gone.
+    pub fn power_lost(&mut self) {
+        self.acked = self.flushed.clone();
+        self.acked_last = [Sequence(0); 2];
+    }
+}
+
+impl Process {
+    fn perform(&mut self, job: Job) -> Report {
+        match job {
+            Job::State(version, state) => Report::State(version, self.store.persist_state(&state)),
+            Job::Hot(transaction, extents) => Report::Hot(transaction, self.store.persist_hot(&extents)),
+            Job::Bitmap(token, words) => Report::Bitmap(token, self.store.sync_bitmap(&words)),
+            Job::Write(sequence, write) => {
+                let volume = &self.volumes[write.range.volume.0 as usize];
+                Report::Write(sequence, write_local(volume, &write))
+            }
+            Job::Flush(token, volume) => {
+                Report::Flush(token, self.volumes[volume.0 as usize].sync().is_ok())
+            }
+            Job::Read(read, blocks, hash) => {
+                let volume = &self.volumes[blocks.volume.0 as usize];
+                let size = SIZES[blocks.volume.0 as usize];
+                Report::Read(read, read_run(volume, size, blocks, hash))
+            }
+            Job::Report(report) => report,
+        }
+    }
+}
+
+/// All rules but those switched off, in a source's configuration.
+pub fn source_config(rng: &mut Rng, rules: Rules) -> Config {
+    let mode = if rng.coin() { Mode::Sync } else { Mode::Async };
+    Config {
+        group: "g".into(),
+        mode,
+        ack: if rng.coin() { AckLevel::Received } else { AckLevel::Durable },
+        on_link_loss: if mode == Mode::Sync && rng.chance(0.3) { OnLinkLoss::Block } else { OnLinkLoss::Degrade },
+        sync_timeout_us: *rng.pick(&[5_000, 50_000, 5_000_000]),
+        queue_bytes: *rng.pick(&[12_000, 30_000, 1 << 20]),
+        window_bytes: *rng.pick(&[1, 12_000, 1 << 20]),
+        hot_capacity: *rng.pick(&[2, 3, 8]),
+        max_rate: rng.chance(0.1).then_some(1 << 20),
+        volumes: volume_infos(),
+        rules,
+    }
+}

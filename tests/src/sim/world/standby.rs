@@ -1,0 +1,330 @@
+//! The simulated standby: the real target machine and the real files.
+
+use std::sync::Arc;
+
+use afterimage_protocol::frame::Frame;
+use afterimage_protocol::message::TargetMessage;
+use afterimage_protocol::rules::Rules;
+use afterimage_protocol::state::{GroupState, Role};
+use afterimage_protocol::target::*;
+use afterimage_protocol::*;
+use afterimage_storage::apply;
+use afterimage_storage::group::*;
+use afterimage_storage::io::File;
+use afterimage_storage::journal::{JournalError, JournalOptions, SyncTicket};
+
+use super::Violation;
+use super::model::*;
+use super::primary::{open_volumes, volume_infos, volume_states};
+use crate::sim::{Rng, SimDisk};
+
+enum Job {
+    State(u64, Box<GroupState>),
+    Sync(SyncTicket),
+    Truncate(Lsn),
+    SyncBase,
+    Apply(Lsn, Vec<(Lsn, Lsn)>),
+    Report(Report),
+}
+
+enum Report {
+    State(u64, bool),
+    Sync(SyncTicket, std::io::Result<()>),
+    Truncated(bool),
+    BaseSynced(bool),
+    Applied(bool),
+}
+
+pub struct Process {
+    pub target: Target,
+    pub store: TargetStore,
+    pub volumes: Vec<Arc<dyn File>>,
+    jobs: Vec<Job>,
+    /// Must be started again: its disk failed, or its journal is damaged.
+    pub broken: bool,
+}
+
+pub struct Standby {
+    pub disk: SimDisk,
+    pub process: Option<Process>,
+    /// Messages for the source, with the session that they belong to.
+    pub outbox: Vec<(SessionId, TargetMessage)>,
+    pub ended: Vec<SessionId>,
+    pub promoted: Option<Result<Promotion, CannotPromote>>,
+    history_us: u64,
+    journal_bytes: u64,
+    rules: Rules,
+}
+
+impl Standby {
+    pub fn new(seed: u64, rng: &mut Rng, rules: Rules) -> Self {
+        Self {
+            disk: SimDisk::new(seed),
+            process: None,
+            outbox: Vec::new(),
+            ended: Vec::new(),
+            promoted: None,
+            history_us: *rng.pick(&[0, 0, 100_000]),
+            journal_bytes: *rng.pick(&[400_000, 4 << 20]),
+            rules,
+        }
+    }
+
+    /// The copy was there before: mostly what the primary has, with some blocks that differ.
+    pub fn seed_copy(&mut self, primary: &super::primary::Primary, rng: &mut Rng) {
+        let (from, to) = (open_volumes(&primary.disk), open_volumes(&self.disk));
+        for (volume, block) in BLOCKS {
+            let at = block * BLOCK_BYTES;
+            let mut bytes = vec![0; BLOCK_BYTES.min(SIZES[volume as usize] - at) as usize];
+            let read = from[volume as usize].read_at(&mut bytes, at);
+            if read.is_ok() && rng.chance(0.7) {
+                let _ = to[volume as usize].write_at(&bytes, at);
+            }
+        }
+        to.iter().for_each(|v| drop(v.sync()));
+    }
+
+    /// Starts the process; whether it did.
+    pub fn start(&mut self, now: Time) -> bool {
+        let volumes = open_volumes(&self.disk);
+        let Ok((group, state)) = GroupStore::open(self.disk.dir("group")) else { return false };
+        let state = state.unwrap_or_else(|| GroupState::new(Role::Standby, volume_states()));
+        if state.role != Role::Standby {
+            return false;
+        }
+        let config = Config {
+            group: "g".into(),
+            volumes: volume_infos(),
+            history_us: self.history_us,
+            journal_bytes: self.journal_bytes,
+            rules: self.rules,
+        };
+        let options = JournalOptions {
+            segment_bytes: 96 << 10,
+            max_bytes: self.journal_bytes,
+            max_unsynced_bytes: 1 << 20,
+            rules: self.rules,
+        };
+        let journal = self.disk.dir("journal");
+        let Ok((store, target)) = TargetStore::open(group, journal, options, config, state, now) else {
+            return false;
+        };
+        self.process = Some(Process { target, store, volumes, jobs: Vec::new(), broken: false });
+        self.drain(now);
+        true
+    }
+
+    pub fn jobs(&self) -> usize {
+        self.process.as_ref().map_or(0, |p| p.jobs.len())
+    }
+
+    /// Takes up what the machine wants done; appends and writes to the base are done at once.
+    pub fn drain(&mut self, now: Time) {
+        let Some(p) = &mut self.process else { return };
+        while let Some(output) = p.target.poll() {
+            if self.disk.dead() {
+                return;
+            }
+            match output {
+                Output::PersistState { version, state } => p.jobs.push(Job::State(version, state)),
+                Output::Append(frame) => p.append(now, &frame),
+                Output::SyncJournal => match p.store.start_sync() {
+                    Ok(ticket) => p.jobs.push(Job::Sync(ticket)),
+                    Err(_) => p.target.journal_synced(now, None),
+                },
+                Output::Truncate { at } => p.jobs.push(Job::Truncate(at)),
+                Output::WriteBase { range, content } => {
+                    let ok = write_base(&p.volumes, range, &content).is_ok();
+                    p.target.base_written(now, ok);
+                }
+                Output::Compare(compare) => {
+                    let differing = compare_base(&p.volumes, &compare);
+                    p.target.compared(now, &compare, differing);
+                }
+                Output::SyncBase => {
+                    // As old as its start: what is written before it is reported is not covered.
+                    let ok = p.volumes.iter().all(|v| v.sync().is_ok());
+                    p.jobs.push(Job::Report(Report::BaseSynced(ok)));
+                }
+                Output::Apply { to, skip } => p.jobs.push(Job::Apply(to, skip)),
+                Output::ForgetDamage => p.broken |= p.store.forget_damage().is_err(),
+                Output::Trim { before } => p.broken |= p.store.trim(before).is_err(),
+                Output::Send { session, message } => self.outbox.push((session, message)),
+                Output::EndSession { session, .. } => self.ended.push(session),
+                Output::Promoted(result) => self.promoted = Some(result),
+            }
+        }
+        p.broken |= p.target.failure().is_some();
+    }
+
+    /// Performs, or reports, one job.
+    pub fn step(&mut self, rng: &mut Rng, now: Time) {
+        let Some(p) = &mut self.process else { return };
+        if p.jobs.is_empty() {
+            return;
+        }
+        let at = rng.index(p.jobs.len());
+        let job = p.jobs.swap_remove(at);
+        let report = match job {
+            Job::Report(report) => {
+                self.report(report, now);
+                return;
+            }
+            Job::State(version, state) => Report::State(version, p.store.persist_state(&state)),
+            Job::Sync(ticket) => {
+                let result = ticket.run();
+                Report::Sync(ticket, result)
+            }
+            Job::Truncate(at) => Report::Truncated(p.store.truncate(at).is_ok()),
+            Job::SyncBase => Report::BaseSynced(p.volumes.iter().all(|v| v.sync().is_ok())),
+            Job::Apply(to, skip) => {
+                let skips = |lsn: Lsn| skip.iter().any(|(from, end)| lsn >= *from && lsn < *end);
+                let result = apply::apply(p.store.read_to(to), &skips, &p.volumes, 64 << 10);
+                p.broken |= matches!(&result, Err(e) if e.is_damage());
+                Report::Applied(result.is_ok())
+            }
+        };
+        if rng.chance(0.6) {
+            self.report(report, now);
+        } else {
+            p.jobs.push(Job::Report(report));
+        }
+    }
+
+    fn report(&mut self, report: Report, now: Time) {
+        let Some(p) = &mut self.process else { return };
+        if self.disk.dead() {
+            return;
+        }
+        match report {
+            Report::State(version, ok) => p.target.state_persisted(now, version, ok),
+            Report::Sync(ticket, result) => {
+                let durable = p.store.finish_sync(ticket, result).ok();
+                if !self.disk.dead() {
+                    p.target.journal_synced(now, durable);
+                }
+            }
+            Report::Truncated(ok) => p.target.truncated(now, ok),
+            Report::BaseSynced(ok) => p.target.base_synced(now, ok),
+            Report::Applied(ok) => p.target.applied(now, ok),
+        }
+        self.drain(now);
+    }
+
+    /// Compares every checkpoint that is offered with the primary's image at its position.
+    pub fn check(&self, history: &History) -> Result<(), Violation> {
+        let Some(p) = &self.process else { return Ok(()) };
+        if self.disk.dead() || p.broken {
+            return Ok(());
+        }
+        let Some(base) = p.target.state().base else { return Ok(()) };
+        let mut image = match read_image(&p.volumes) {
+            Ok(image) => image,
+            Err(_) => return Ok(()),
+        };
+        let skip = p.target.skipped();
+        let journal = p.store.journal();
+        let (start, end) = (journal.start(), journal.end());
+        let mut newest = None;
+        if start >= base.lsn {
+            check_point(&image, base.position, history)?;
+            newest = Some(base.position);
+        }
+        let mut in_epoch = false;
+        for entry in journal.read(start, end) {
+            let Ok((from, to, frame)) = entry else { return Ok(()) };
+            let skipped = skip.iter().any(|(a, b)| from >= *a && from < *b);
+            if !skipped {
+                apply_to(&mut image, &frame);
+            }
+            let position = match &frame {
+                Frame::EpochBegin { .. } => {
+                    in_epoch = true;
+                    None
+                }
+                Frame::EpochAbort { .. } => {
+                    in_epoch = false;
+                    None
+                }
+                Frame::EpochCommit { position, .. } => {
+                    in_epoch = false;
+                    Some(*position)
+                }
+                Frame::Record(r) if !in_epoch => Some(r.position),
+                _ => None,
+            };
+            if let Some(position) = position.filter(|_| to >= base.lsn && !skipped) {
+                check_point(&image, position, history)?;
+                newest = Some(position);
+            }
+        }
+        let offered = p.target.newest().map(|n| n.position);
+        if offered.is_some() && offered != newest {
+            return Err(Violation::new("G1", format!("offers {offered:?}, the journal yields {newest:?}")));
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint that a promotion would yield, if the process is up and can say.
+    pub fn newest(&self) -> Option<Position> {
+        self.process.as_ref().and_then(|p| p.target.newest()).map(|c| c.position)
+    }
+}
+
+fn check_point(image: &Image, position: Position, history: &History) -> Result<(), Violation> {
+    match history.at(position.sequence) {
+        None => Err(Violation::new("G1", format!("offers {position}, which never was"))),
+        Some(expected) if expected == image => Ok(()),
+        Some(expected) => {
+            let n = (0..sectors()).find(|n| expected[*n] != image[*n]).unwrap_or(0);
+            let (volume, block) = BLOCKS[n / 8];
+            Err(Violation::new(
+                "G1",
+                format!(
+                    "offers {position}: volume {volume} block {block} sector {} has {}, the order says {}",
+                    n % 8, image[n], expected[n]
+                ),
+            ))
+        }
+    }
+}
+
+fn apply_to(image: &mut Image, frame: &Frame) {
+    let (range, content) = match frame {
+        Frame::Record(r) => (r.range, &r.content),
+        Frame::Block(b) => (b.range, &b.content),
+        _ => return,
+    };
+    match content {
+        frame::Content::Zeroes { .. } => put(image, range, None),
+        frame::Content::Data(payload) => {
+            if let Ok(raw) = codec::decode(payload) {
+                put(image, range, Some(&raw));
+            }
+        }
+    }
+}
+
+impl Process {
+    fn append(&mut self, now: Time, frame: &Frame) {
+        let mut result = self.store.append(frame);
+        if matches!(result, Err(JournalError::Backlog { .. })) {
+            let ticket = self.store.start_sync();
+            if let Ok(ticket) = ticket {
+                let run = ticket.run();
+                let _ = self.store.finish_sync(ticket, run);
+            }
+            result = self.store.append(frame);
+        }
+        match result {
+            Ok(end) => self.target.appended(now, frame, Some(end)),
+            Err(error) => {
+                if !matches!(error, JournalError::Full { .. }) {
+                    self.target.fail("the journal cannot be written");
+                }
+                self.target.appended(now, frame, None);
+            }
+        }
+    }
+}
+
