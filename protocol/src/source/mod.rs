@@ -638,4 +638,14 @@ impl Source {
         self.pump(now);
         Some(frame)
     }
+
+    /// Whether [`Source::next_frame`] has one, so that a sender is woken for nothing else.
+    pub fn has_frame(&self) -> bool {
+        self.session.is_active() && self.queue.has_unsent()
+    }
+
+    /// Whether [`Source::next_block`] has one.
+    pub fn has_block(&self) -> bool {
+        self.session.is_active() && self.epoch.as_ref().is_some_and(|e| !e.outbox.is_empty())
+    }
 }
