@@ -30,7 +30,7 @@ const PROMOTE_EXAMPLES: &str = "Examples:
 Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.";
 
 const PAIR_EXAMPLES: &str = "Examples:
-  afterimage pair --new        on one host, whose receiver is running: prints the command for the other one
+  afterimage pair --new        on one host, whose receiver is running: prints the token for the other one
   afterimage pair TOKEN        on the other host
 
 The token holds the first host's key and a secret that works once, for 15 minutes.";

@@ -39,11 +39,11 @@ fn offer(config: &Config, identity: &Identity) -> Result<(), CommandError> {
     let token = create_offer(&config.node.state_dir, identity, None, now_unix()).map_err(failed)?;
     let minutes = OFFER_LIFETIME_SECS / 60;
     eprintln!(
-        "On {}, within {minutes} minutes, run the following. The receiver must be running here. The token works once; \
-         whoever has it can pair with this host, so pass it over a channel that you trust.\n",
+        "On {}, within {minutes} minutes, run `afterimage pair TOKEN` with this token, while the receiver runs here. It \
+         works once; whoever has it can pair with this host, so pass it over a channel that you trust.\n",
         config.peer.name
     );
-    text::emit(&format!("afterimage pair {token}\n"))
+    text::emit(&format!("{token}\n"))
 }
 
 async fn join(config: &Config, identity: &Identity, token: &str) -> Result<(), CommandError> {
