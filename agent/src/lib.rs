@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The agent: serves the volumes of the groups whose primary is this host over NBD, and keeps their standby up to date.
+//!
+//! A thin shell around [`afterimage_protocol::source::Source`], which makes every decision. A write enters in `export`,
+//! is given to the source in `group`, is written to the volume in `perform`, and leaves for the peer in `link`.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `node` | the agent of a host: identity, groups, runtimes; [`run`] |
+//! | `supervisor` | the life of one group: looked for, served, given up |
+//! | `open` | a group's state and volumes on this host |
+//! | `group` | a group that is served: the source and its lock |
+//! | `perform` | what the source wants done on disks |
+//! | `volume`, `waiters` | a local volume; clients' requests that wait |
+//! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
+//! | `link` | the session with the peer |
+//! | `admin`, `status`, `watcher` | what the operator asks and is told |
+
+mod admin;
+mod clock;
+mod export;
+mod group;
+mod link;
+mod node;
+mod open;
+mod perform;
+mod random;
+mod serve;
+mod status;
+mod supervisor;
+mod volume;
+mod waiters;
+mod watcher;
+
+pub use node::run;

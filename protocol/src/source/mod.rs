@@ -257,6 +257,8 @@ pub struct Source {
     next_token: u64,
     hold_until: Time,
     next_read_at: Time,
+    next_repair: Time,
+    repairing: bool,
     state_version: u64,
     state_persisting: bool,
     state_wanted: bool,
@@ -356,6 +358,8 @@ impl Source {
             next_token: 0,
             hold_until: Time(0),
             next_read_at: Time(0),
+            next_repair: Time(0),
+            repairing: false,
             state_version: 0,
             state_persisting: false,
             state_wanted: true,
@@ -391,6 +395,7 @@ impl Source {
             self.read_again_at(),
             self.clearing_at(),
             self.cool_again_at(),
+            self.repair_at(),
         ]
         .into_iter()
         .flatten()
@@ -423,10 +428,12 @@ impl Source {
     fn pump(&mut self, now: Time) {
         self.now = self.now.max(now);
         self.degrade_if_late(now);
+        self.regain_sync();
         self.reserve();
         self.admit_waiting();
         self.pump_hot();
         self.pump_epoch();
+        self.pump_repair();
         self.pump_clearing();
         self.complete_ready();
         self.pump_state();
@@ -630,5 +637,15 @@ impl Source {
         let frame = self.epoch.as_mut()?.outbox.pop_front()?;
         self.pump(now);
         Some(frame)
+    }
+
+    /// Whether [`Source::next_frame`] has one, so that a sender is woken for nothing else.
+    pub fn has_frame(&self) -> bool {
+        self.session.is_active() && self.queue.has_unsent()
+    }
+
+    /// Whether [`Source::next_block`] has one.
+    pub fn has_block(&self) -> bool {
+        self.session.is_active() && self.epoch.as_ref().is_some_and(|e| !e.outbox.is_empty())
     }
 }

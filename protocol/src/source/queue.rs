@@ -66,6 +66,11 @@ impl Queue {
         Some(frame)
     }
 
+    /// Whether [`Queue::take_next`] has a frame.
+    pub fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     /// Frees sent records up to `sequence`.
     pub fn free(&mut self, sequence: Sequence) {
         while self.sent.front().is_some_and(|r| r.position.sequence <= sequence) {

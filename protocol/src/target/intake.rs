@@ -150,9 +150,28 @@ impl OpenEpoch {
         })
     }
 
+    /// What the epoch waits for, for a log.
+    pub fn activity(&self) -> String {
+        format!(
+            "{} direct {} frames {} held {} ordered {} commit {:?} noting {:?}",
+            self.id,
+            self.direct,
+            self.count,
+            self.held.len(),
+            self.ordered,
+            self.commit,
+            self.noting.as_ref().map(|n| n.0),
+        )
+    }
+
     /// The blocks that were staged.
     pub fn discarded(&self) -> Vec<BlockRange> {
         self.touched.runs()
+    }
+
+    /// Whether a commit to the base is being noted.
+    pub fn is_being_noted(&self) -> bool {
+        self.direct && self.commit.as_ref().is_some_and(|c| c.noting.is_some_and(|v| v > 0))
     }
 
     pub fn session_ended(&mut self) {
@@ -595,6 +614,7 @@ impl Target {
             }
         }
         self.pump_direct();
+        self.staged_synced(self.points.durable());
     }
 
     fn commit_epoch(&mut self) {
@@ -680,7 +700,9 @@ impl Target {
             self.points.set_base(point);
             let held = std::mem::take(&mut e.held_ordered);
             self.epoch = None;
-            self.replay_held(held);
+            if self.session.active().is_some() {
+                self.replay_held(held);
+            }
             return;
         }
         if let Some((_, frames, records_to)) = e.noting.take_if(|(v, _, _)| *v <= version) {

@@ -304,8 +304,8 @@ impl Target {
             if std::mem::take(&mut self.damage_pending) {
                 self.outputs.push_back(Output::ForgetDamage);
             }
-            self.session_noted(version);
             self.staged_noted(version);
+            self.session_noted(version);
             self.apply_noted(version);
             self.promote_noted(version);
         } else {
@@ -336,6 +336,7 @@ impl Target {
         }
         self.pump_epoch();
         self.pump_sync();
+        self.retry_apply();
         self.pump_promotion();
         self.pump_apply();
         self.pump_state();
@@ -365,6 +366,10 @@ impl Target {
         self.coming = None;
         self.early = EarlyFrames::default();
         self.lost_handed_over = false;
+        if self.epoch.as_ref().is_some_and(|e| e.is_being_noted()) {
+            // The end of a first sync is on its way to the superblock: it stands.
+            return;
+        }
         if let Some(e) = &mut self.epoch {
             e.session_ended();
         }
@@ -409,6 +414,21 @@ impl Target {
     pub fn skipped(&self) -> Vec<(Lsn, Lsn)> {
         let open = self.epoch.as_ref().filter(|e| !e.direct).map(|e| (e.begin, self.points.end()));
         self.skip.iter().copied().chain(open).collect()
+    }
+
+    /// What is under way, for a log.
+    pub fn activity(&self) -> String {
+        format!(
+            "apply {:?}, promotion {:?}, syncing {}, base sync {:?}, state write {} {}, cut {:?}, epoch {:?}",
+            self.apply,
+            self.promoting,
+            self.syncing,
+            self.base_syncing,
+            self.state_persisting,
+            self.state_wanted,
+            self.cutting,
+            self.epoch.as_ref().map(OpenEpoch::activity),
+        )
     }
 
     /// Count of bytes staged in the open epoch, and whether it is a first sync that goes to the base.

@@ -1,0 +1,78 @@
+//! Answers the operator's requests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use afterimage_contract::admin::{Activation, ErrorCode, Request, Response};
+use afterimage_contract::config::Peer;
+use afterimage_contract::status::{Daemon, Status};
+
+use crate::clock::Clock;
+use crate::status::group_status;
+use crate::supervisor::{Phase, Supervisor};
+
+/// What the administration socket has to do with.
+pub(crate) struct Admin {
+    pub node: String,
+    pub peer: Peer,
+    pub clock: Clock,
+    pub groups: BTreeMap<String, Arc<Supervisor>>,
+}
+
+impl Admin {
+    pub async fn answer(&self, request: Request) -> Response {
+        match request {
+            Request::Ping => Response::done(),
+            Request::Status => Response::ok(&self.status()),
+            Request::Activate { group } => match self.groups.get(&group) {
+                Some(supervisor) => activate(supervisor).await,
+                None => Response::unknown_group(&group),
+            },
+            Request::PauseStream { group } => self.stream(&group, |supervisor| supervisor.link.pause()),
+            Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
+            Request::Promote { .. } => Response::error(
+                ErrorCode::WrongDaemon,
+                "the agent promotes nothing",
+                "ask the receiver; `afterimage promote` does",
+            ),
+        }
+    }
+
+    fn stream(&self, group: &str, switch: impl FnOnce(&Supervisor)) -> Response {
+        match self.groups.get(group) {
+            Some(supervisor) => {
+                switch(supervisor);
+                Response::done()
+            }
+            None => Response::unknown_group(group),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mut status = Status::new(&self.node, self.clock.now().0);
+        let since_us = Some(self.clock.origin().0);
+        status.agent = Some(Daemon { release: env!("CARGO_PKG_VERSION").to_owned(), since_us });
+        let groups = self.groups.values().filter_map(|supervisor| group_status(supervisor, &self.peer));
+        status.groups = groups.collect();
+        status
+    }
+}
+
+async fn activate(supervisor: &Supervisor) -> Response {
+    supervisor.look_now().await;
+    let group = supervisor.config.name.clone();
+    match supervisor.phase() {
+        Phase::Served { exports, .. } => {
+            let exports = exports.iter().flat_map(|exported| exported.at.clone()).collect();
+            Response::ok(&Activation { group, serving: true, exports })
+        }
+        Phase::Failed(error) => Response::error(
+            ErrorCode::Failed,
+            format!("the group {group} cannot be served: {:#}", error.error),
+            "mend the cause, then try again",
+        ),
+        Phase::Starting | Phase::Standby | Phase::Fenced => {
+            Response::ok(&Activation { group, serving: false, exports: Vec::new() })
+        }
+    }
+}

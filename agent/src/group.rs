@@ -1,0 +1,366 @@
+//! A group that is served: the source, and everything that it has to be driven with.
+//!
+//! Every call takes the lock, feeds the source, takes what it wants done, lets go of the lock, and only then does it
+//! ([`Group::perform`], in `perform`). No disk or network is touched under the lock.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use afterimage_protocol::frame::{Content, Frame};
+use afterimage_protocol::source::{LocalError, Output, Source, Status, Write};
+use afterimage_protocol::state::Role;
+use afterimage_protocol::*;
+use afterimage_storage::bitmap::BitmapSync;
+use afterimage_storage::group::{SourceStore, content_of};
+use afterimage_storage::lock::DirLock;
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::clock::Clock;
+use crate::volume::LocalVolume;
+use crate::waiters::{Answer, Waiters};
+
+/// A timer that is due at once still leaves others this long, in microseconds.
+const TIMER_PAUSE_US: u64 = 500;
+/// Pieces of one request of zeroes that are under way at once.
+const ZERO_PIECES: usize = 4;
+/// A request of zeroes may make this part of the hot extents hot at once: several must fit beside each other.
+const ZERO_PART: u64 = 8;
+/// Below this a payload is a slice of a buffer that many requests share, which a record in the queue would hold on to.
+const OWN_BUFFER_BYTES: usize = 64 << 10;
+
+/// What opening a group found, and a source is driven with.
+pub(crate) struct Parts {
+    pub name: String,
+    pub source: Source,
+    pub store: SourceStore,
+    pub volumes: Vec<LocalVolume>,
+    pub hot_capacity: usize,
+    pub lock: DirLock,
+    pub clock: Clock,
+    /// Where blocking jobs run.
+    pub blocking: Handle,
+}
+
+/// A group whose primary is this host.
+pub(crate) struct Group {
+    pub name: String,
+    pub volumes: Vec<LocalVolume>,
+    pub clock: Clock,
+    pub(crate) blocking: Handle,
+    inner: Mutex<Inner>,
+    pub(crate) store: Mutex<SourceStore>,
+    pub(crate) bitmaps: Vec<BitmapSync>,
+    /// There is a frame for the ordered stream.
+    pub frames: Notify,
+    /// There is a frame for a block stream.
+    pub blocks: Notify,
+    timer: Notify,
+    /// Counts the times that the source wanted its session ended, with the last reason.
+    hang_up: watch::Sender<(u64, &'static str)>,
+    /// Nothing is admitted any more.
+    closed: AtomicBool,
+    /// The peer was promoted: every state that is written from now on says so.
+    pub(crate) fenced: AtomicBool,
+    max_zero_bytes: u64,
+    _lock: DirLock,
+}
+
+pub(crate) struct Inner {
+    pub source: Source,
+    waiters: Waiters,
+    timer_at: Option<Time>,
+}
+
+/// A request that the group was given; resolves to how it ended.
+type Pending = oneshot::Receiver<Answer>;
+
+impl Group {
+    /// Takes the source over and does what it wanted at its start.
+    pub fn start(parts: Parts) -> Arc<Self> {
+        let Parts { name, source, store, volumes, hot_capacity, lock, clock, blocking } = parts;
+        let max_zero_bytes = (hot_capacity as u64 / ZERO_PART).max(1) * EXTENT_BYTES;
+        let group = Arc::new(Self {
+            bitmaps: store.bitmap_syncs(),
+            store: Mutex::new(store),
+            inner: Mutex::new(Inner { source, waiters: Waiters::default(), timer_at: None }),
+            frames: Notify::new(),
+            blocks: Notify::new(),
+            timer: Notify::new(),
+            hang_up: watch::Sender::new((0, "")),
+            closed: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
+            max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
+            name,
+            volumes,
+            clock,
+            blocking,
+            _lock: lock,
+        });
+        group.feed_from_control(|_, _| ());
+        group
+    }
+
+    /// Writes `data`; with `fua` it is on stable storage on return, at both ends in sync mode.
+    pub async fn write(
+        self: &Arc<Self>,
+        volume: VolumeIndex,
+        offset: u64,
+        data: Bytes,
+        fua: bool,
+    ) -> Result<(), LocalError> {
+        let data = if data.len() < OWN_BUFFER_BYTES { Bytes::copy_from_slice(&data) } else { data };
+        let range = ByteRange::new(volume, offset, data.len() as u64);
+        let cut = |piece: &ByteRange| {
+            let start = (piece.offset - offset) as usize;
+            content_of(data.slice(start..start + piece.length as usize))
+        };
+        let writes: Vec<Write> = pieces(range, MAX_PAYLOAD_BYTES)
+            .map(|piece| Write { range: piece, content: cut(&piece), fua })
+            .collect();
+        all(self.admit(writes)?).await
+    }
+
+    /// Makes a range read as zeroes.
+    pub async fn zero(self: &Arc<Self>, range: ByteRange, punch: bool, fua: bool) -> Result<(), LocalError> {
+        let mut pieces = pieces(range, self.max_zero_bytes).peekable();
+        while pieces.peek().is_some() {
+            let writes = pieces
+                .by_ref()
+                .take(ZERO_PIECES)
+                .map(|range| Write { range, content: Content::Zeroes { punch }, fua })
+                .collect();
+            all(self.admit(writes)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns once all writes to `volume` that completed before the call are on stable storage, at both ends in sync
+    /// mode.
+    pub async fn flush(self: &Arc<Self>, volume: VolumeIndex) -> Result<(), LocalError> {
+        self.check_open()?;
+        let (pending, outputs) = self.step(|inner, now| {
+            let (request, pending) = inner.waiters.add();
+            inner.source.flush(now, request, volume);
+            pending
+        });
+        self.perform(outputs, true);
+        all(vec![pending]).await
+    }
+
+    /// Gives the writes to the source in one go, so that they follow each other in its order.
+    fn admit(self: &Arc<Self>, writes: Vec<Write>) -> Result<Vec<Pending>, LocalError> {
+        self.check_open()?;
+        let (pending, outputs) = self.step(|inner, now| {
+            let mut pending = Vec::with_capacity(writes.len());
+            for write in writes {
+                let (request, answer) = inner.waiters.add();
+                inner.source.write(now, request, write);
+                pending.push(answer);
+            }
+            pending
+        });
+        self.perform(outputs, true);
+        Ok(pending)
+    }
+
+    fn check_open(&self) -> Result<(), LocalError> {
+        if self.closed.load(Ordering::Acquire) { Err(LocalError::Io) } else { Ok(()) }
+    }
+
+    /// Feeds the source from a thread that may block for a short local write.
+    pub fn feed(self: &Arc<Self>, input: impl FnOnce(&mut Source, Time)) {
+        let ((), outputs) = self.step(|inner, now| input(&mut inner.source, now));
+        self.perform(outputs, true);
+    }
+
+    /// As [`Group::feed`], from the thread that looks after links and timers: it never waits for a disk.
+    pub fn feed_from_control<R>(self: &Arc<Self>, input: impl FnOnce(&mut Source, Time) -> R) -> R {
+        let (result, outputs) = self.step(|inner, now| input(&mut inner.source, now));
+        self.perform(outputs, false);
+        result
+    }
+
+    /// Looks at the source.
+    pub fn look<R>(&self, at: impl FnOnce(&Source) -> R) -> R {
+        at(&self.lock().source)
+    }
+
+    /// The source's own account of itself.
+    pub fn status(&self) -> Status {
+        self.look(Source::status)
+    }
+
+    /// Requests of clients that are under way.
+    pub fn under_way(&self) -> usize {
+        self.lock().waiters.under_way()
+    }
+
+    /// Frames for the ordered stream, of about `bytes` together; none while there is nothing to send.
+    pub fn take_frames(self: &Arc<Self>, bytes: usize) -> Vec<Frame> {
+        self.feed_from_control(|source, now| {
+            let mut frames = Vec::new();
+            let mut taken = 0;
+            while taken < bytes && source.has_frame() {
+                let Some(frame) = source.next_frame(now) else { break };
+                taken += frame.encoded_len();
+                frames.push(frame);
+            }
+            frames
+        })
+    }
+
+    /// A frame for a block stream, if there is one.
+    pub fn take_block(self: &Arc<Self>) -> Option<Frame> {
+        self.feed_from_control(|source, now| source.next_block(now))
+    }
+
+    /// Changes when the source wants its session ended.
+    pub fn hang_ups(&self) -> watch::Receiver<(u64, &'static str)> {
+        self.hang_up.subscribe()
+    }
+
+    pub(crate) fn hang_up(&self, reason: &'static str) {
+        self.hang_up.send_modify(|(count, last)| {
+            *count += 1;
+            *last = reason;
+        });
+    }
+
+    /// Admits nothing any more.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// As [`Group::close`], and what waits fails: nobody may wait for a peer that will never answer.
+    pub fn abandon(&self) {
+        self.close();
+        self.lock().waiters.abandon();
+    }
+
+    /// Calls the source when it wants to be called. Never returns.
+    pub async fn run_timer(self: Arc<Self>) {
+        loop {
+            let at = self.lock().timer_at;
+            let woken = self.timer.notified();
+            let Some(at) = at else {
+                woken.await;
+                continue;
+            };
+            tokio::select! {
+                () = woken => continue,
+                () = tokio::time::sleep(self.clock.until(at)) => {}
+            }
+            self.feed_from_control(|source, now| source.timeout(now));
+        }
+    }
+
+    /// Feeds the source and takes what it wants done. Answers and wake-ups are given on the way.
+    pub(crate) fn step<R>(&self, input: impl FnOnce(&mut Inner, Time) -> R) -> (R, Vec<Output>) {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let result = input(&mut inner, now);
+        let mut outputs = Vec::new();
+        let mut answers = Vec::new();
+        while let Some(output) = inner.source.poll() {
+            match output {
+                Output::Complete { request, result } => {
+                    answers.extend(inner.waiters.take(request).map(|waiter| (waiter, result)));
+                }
+                other => outputs.push(other),
+            }
+        }
+        let (frame, block) = (inner.source.has_frame(), inner.source.has_block());
+        let wanted = inner.source.next_timeout().map(|at| at.max(now.plus_us(TIMER_PAUSE_US)));
+        // A timer that rings too early does no harm; only an earlier time has to be told.
+        let earlier = wanted.is_some_and(|at| inner.timer_at.is_none_or(|set| at < set || set <= now));
+        if earlier || wanted.is_none() {
+            inner.timer_at = wanted;
+        }
+        drop(inner);
+        if frame {
+            self.frames.notify_one();
+        }
+        if block {
+            self.blocks.notify_one();
+        }
+        if earlier {
+            self.timer.notify_one();
+        }
+        for (waiter, result) in answers {
+            // The client may have gone.
+            let _ = waiter.send(result);
+        }
+        (result, outputs)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic inside the source leaves it in a state that nobody knows: going on could lose writes.
+        match self.inner.lock() {
+            Ok(inner) => inner,
+            Err(_) => {
+                tracing::error!(group = self.name, "the source of the group is broken: the process ends");
+                std::process::abort();
+            }
+        }
+    }
+
+    /// Writes what only memory knows to the disks: volumes, bitmaps, state. Blocks. Whether all of it is durable.
+    pub fn sync_all(&self) -> bool {
+        let volumes = self.volumes.iter().fold(true, |ok, volume| volume.flush() && ok);
+        let bitmaps = self.bitmaps.iter().fold(true, |ok, bitmap| bitmap.sync_all().is_ok() && ok);
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.look(|source| source.state().clone());
+        if self.fenced.load(Ordering::Acquire) {
+            state.role = Role::Fenced;
+        }
+        volumes && bitmaps && store.persist_state(&state)
+    }
+
+    /// The peer was promoted: nothing is served any more, and that is durable on return if the result is true. Blocks.
+    pub fn fence(&self) -> bool {
+        self.fenced.store(true, Ordering::Release);
+        self.abandon();
+        self.sync_all()
+    }
+}
+
+/// `range` in pieces of at most `max` bytes that end on whole multiples of `max`, so that no two share a block.
+fn pieces(range: ByteRange, max: u64) -> impl Iterator<Item = ByteRange> {
+    let mut at = range.offset;
+    std::iter::from_fn(move || {
+        let left = range.end().saturating_sub(at);
+        if left == 0 {
+            return None;
+        }
+        let length = (max - at % max).min(left);
+        let piece = ByteRange::new(range.volume, at, length);
+        at += length;
+        Some(piece)
+    })
+}
+
+/// Waits for all; the first error is what counts.
+async fn all(pending: Vec<Pending>) -> Result<(), LocalError> {
+    let mut result = Ok(());
+    for answer in pending {
+        // Without an answer the group was closed.
+        result = result.and(answer.await.unwrap_or(Err(LocalError::Io)));
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_range_and_share_no_block() {
+        let range = ByteRange::new(VolumeIndex(0), MAX_PAYLOAD_BYTES - 512, 2 * MAX_PAYLOAD_BYTES);
+        let cut: Vec<_> = pieces(range, MAX_PAYLOAD_BYTES).map(|p| (p.offset, p.length)).collect();
+        let whole = MAX_PAYLOAD_BYTES;
+        assert_eq!(cut, [(whole - 512, 512), (whole, whole), (2 * whole, whole - 512)]);
+        assert_eq!(pieces(ByteRange::new(VolumeIndex(0), 0, 4096), whole).count(), 1);
+    }
+}

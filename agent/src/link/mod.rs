@@ -1,0 +1,133 @@
+//! The link of a group: finds the peer, holds one session with it, and begins anew when that ends.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `dial` | one attempt to reach the peer |
+//! | `session` | one connection: handshake, control messages, liveness, end |
+//! | `sender` | the ordered stream and the block streams |
+
+mod dial;
+mod sender;
+mod session;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use afterimage_protocol::message::Refusal;
+use tokio::sync::watch;
+
+pub(crate) use dial::Dialer;
+use session::End;
+
+use crate::group::Group;
+use crate::random;
+
+/// Pause before the first redial, and the longest.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A peer that is not paired, or that refuses, is asked again this often.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A session that held for this long shows that the link is good: the next redial is quick again.
+const GOOD_SESSION: Duration = Duration::from_secs(5);
+
+/// What is known of a group's link.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LinkState {
+    pub address: Option<String>,
+    pub fingerprint: Option<String>,
+    pub rtt_us: Option<u64>,
+    /// Why the last attempt or session ended.
+    pub last_error: Option<String>,
+    /// One side refuses the other; mending that takes a person.
+    pub refused: bool,
+    /// There is no pinned key of the peer.
+    pub unpaired: bool,
+}
+
+/// The link of one group: its state, and the switch that an operator has.
+pub(crate) struct Link {
+    state: Mutex<LinkState>,
+    paused: watch::Sender<bool>,
+}
+
+/// Why a link has ended for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was asked to.
+    Stopped,
+    /// The peer was promoted.
+    Fenced,
+}
+
+impl Link {
+    pub fn new() -> Self {
+        Self { state: Mutex::default(), paused: watch::Sender::new(false) }
+    }
+
+    pub fn state(&self) -> LinkState {
+        self.lock().clone()
+    }
+
+    /// Ends the session, if there is one, and begins none until [`Link::resume`].
+    pub fn pause(&self) {
+        self.paused.send_replace(true);
+    }
+
+    pub fn resume(&self) {
+        self.paused.send_replace(false);
+    }
+
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut LinkState)) {
+        change(&mut self.lock());
+    }
+
+    /// Keeps a session with the peer until `stop` is true or the peer turns out to be promoted.
+    pub async fn run(&self, group: &Arc<Group>, dialer: &Dialer, mut stop: watch::Receiver<bool>) -> Outcome {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let mut paused = self.paused.subscribe();
+            let stopped = stop.wait_for(|stop| *stop);
+            tokio::select! {
+                _ = stopped => return Outcome::Stopped,
+                _ = paused.wait_for(|paused| !*paused) => {}
+            }
+            let began = Instant::now();
+            let end = tokio::select! {
+                end = self.attempt(group, dialer) => end,
+                _ = stop.wait_for(|stop| *stop) => End::Stopped,
+            };
+            let pause = match end {
+                End::Stopped => return Outcome::Stopped,
+                End::Refused(Refusal::Promoted) => return Outcome::Fenced,
+                End::Paused => continue,
+                End::Refused(_) | End::Unpaired => PATIENCE,
+                End::Lost => {
+                    if began.elapsed() >= GOOD_SESSION {
+                        backoff = BACKOFF_MIN;
+                    }
+                    let pause = jittered(backoff);
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    pause
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => return Outcome::Stopped,
+            }
+        }
+    }
+}
+
+/// Between half of `pause` and all of it, so that many groups do not redial together.
+fn jittered(pause: Duration) -> Duration {
+    let part = random::nonzero().unwrap_or(u64::MAX) as u32;
+    pause / 2 + (pause / 2).mul_f64(f64::from(part) / f64::from(u32::MAX))
+}

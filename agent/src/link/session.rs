@@ -1,0 +1,227 @@
+//! One connection: handshake, control messages both ways, liveness, end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use afterimage_protocol::message::{
+    MAX_MESSAGE_BYTES, Refusal, SourceMessage, TargetMessage, decode, encode,
+};
+use afterimage_protocol::{SessionId, Time};
+use afterimage_transport::{CloseCode, Connection, RecvStream, SendStream, read_message, write_message};
+use tokio::task::JoinSet;
+
+use super::Link;
+use super::dial::{Dialer, chain};
+use super::sender::{BLOCK_STREAMS, Sender};
+use crate::group::Group;
+use crate::random;
+
+/// How often the peer is asked for an answer.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A peer that says nothing for this long is gone, whatever QUIC thinks: its process may hang.
+const SILENCE_US: u64 = 10_000_000;
+/// How long a source that has just started may take to be ready for a session.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
+const READY_POLL: Duration = Duration::from_millis(20);
+/// How long the peer may take to answer a handshake: it notes the session on its disk.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Control messages go before all else, and records before blocks.
+const CONTROL_PRIORITY: i32 = 2;
+const CAP_BYTES: u32 = MAX_MESSAGE_BYTES as u32;
+
+/// How an attempt, or a session, ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Stopped,
+    Paused,
+    Unpaired,
+    Refused(Refusal),
+    Lost,
+}
+
+impl Link {
+    /// Reaches the peer and holds a session with it until that ends.
+    pub(super) async fn attempt(&self, group: &Arc<Group>, dialer: &Dialer) -> End {
+        let mut paused = self.paused.subscribe();
+        tokio::select! {
+            end = self.dial_and_hold(group, dialer) => end,
+            _ = paused.wait_for(|paused| *paused) => {
+                self.note(|state| state.rtt_us = None);
+                End::Paused
+            }
+        }
+    }
+
+    async fn dial_and_hold(&self, group: &Arc<Group>, dialer: &Dialer) -> End {
+        let connection = match self.dial(dialer).await {
+            Ok(connection) => connection,
+            Err(end) => return end,
+        };
+        // Dropped last, also when this future is: no task of the session outlives it.
+        let _held = Held { group: group.clone(), connection: connection.clone() };
+        match self.hold(group, &connection).await {
+            Ok(never) => match never {},
+            Err(Broken::Refused { code, text }) => {
+                let retry = code == Refusal::NotReady;
+                self.note(|state| state.refused = !retry);
+                self.failed(End::Refused(code), text)
+            }
+            Err(Broken::Lost(text)) => {
+                let text = match connection.close_reason() {
+                    Some(reason) => format!("{text}: {reason}"),
+                    None => text,
+                };
+                self.failed(End::Lost, text)
+            }
+        }
+    }
+
+    async fn hold(
+        &self,
+        group: &Arc<Group>,
+        connection: &Connection,
+    ) -> Result<std::convert::Infallible, Broken> {
+        let mut hang_ups = group.hang_ups();
+        let (mut control, mut answers) = connection.open_bi().await.map_err(lost)?;
+        // Fails only on a stream that is closed, which the next write tells.
+        let _ = control.set_priority(CONTROL_PRIORITY);
+        let open = open(group).await?;
+        write_message(&mut control, &encode(&open), CAP_BYTES).await.map_err(lost)?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, next(&mut answers)).await;
+        match answer.map_err(|_| Broken::Lost("the peer does not answer the handshake".to_owned()))?? {
+            TargetMessage::Refused { code, text } => return Err(Broken::Refused { code, text }),
+            message @ TargetMessage::Opened(_) => {
+                group.feed_from_control(|source, now| source.message(now, message));
+            }
+            _ => return Err(Broken::Lost("the peer answers the handshake with something else".to_owned())),
+        }
+        tracing::info!(group = group.name, peer = %connection.remote_address(), "session with the peer");
+        self.note(|state| state.refused = false);
+        let heard = Arc::new(Heard::new(group.clock.now()));
+        let sender = Arc::new(Sender::new(group.clone()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(receive(group.clone(), answers, heard.clone()));
+        tasks.spawn(ping(group.clone(), control, heard.clone()));
+        tasks.spawn(sender.clone().run_ordered(connection.clone(), session_of(&open)));
+        for _ in 0..BLOCK_STREAMS {
+            tasks.spawn(sender.clone().run_blocks(connection.clone(), session_of(&open)));
+        }
+        let mut look = tokio::time::interval(PING_INTERVAL);
+        loop {
+            tokio::select! {
+                Some(ended) = tasks.join_next() => match ended {
+                    Ok(broken) => return Err(broken),
+                    Err(error) => return Err(Broken::Lost(format!("a task of the session failed: {error}"))),
+                },
+                _ = hang_ups.changed() => {
+                    let reason = hang_ups.borrow().1;
+                    return Err(Broken::Lost(format!("the session was ended here: {reason}")));
+                }
+                _ = look.tick() => self.note(|state| state.rtt_us = heard.rtt_us()),
+            }
+        }
+    }
+}
+
+/// Why a session is no more.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Refused { code: Refusal, text: String },
+    Lost(String),
+}
+
+pub(super) fn lost<E: std::error::Error>(error: E) -> Broken {
+    Broken::Lost(chain(&error))
+}
+
+/// A connection, and the session that the source has on it: both end when this is dropped.
+struct Held {
+    group: Arc<Group>,
+    connection: Connection,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.connection.close(CloseCode::DONE, "the session has ended");
+        self.group.feed_from_control(|source, now| source.disconnected(now));
+    }
+}
+
+/// When the peer was last heard, and how long its last answer took. Microseconds.
+struct Heard {
+    at: AtomicU64,
+    /// `u64::MAX` before the first answer.
+    rtt: AtomicU64,
+}
+
+impl Heard {
+    fn new(now: Time) -> Self {
+        Self { at: AtomicU64::new(now.0), rtt: AtomicU64::new(u64::MAX) }
+    }
+
+    fn rtt_us(&self) -> Option<u64> {
+        Some(self.rtt.load(Ordering::Relaxed)).filter(|rtt| *rtt != u64::MAX)
+    }
+}
+
+/// The first message of a session, once the source is ready for one.
+async fn open(group: &Arc<Group>) -> Result<SourceMessage, Broken> {
+    let session = SessionId(random::nonzero().map_err(lost)?);
+    let ready = async {
+        loop {
+            if let Some(open) = group.feed_from_control(|source, _| source.open(session)) {
+                return open;
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    };
+    let open = tokio::time::timeout(READY_TIMEOUT, ready).await;
+    open.map(SourceMessage::Open).map_err(|_| Broken::Lost("the group's state cannot be written".to_owned()))
+}
+
+fn session_of(open: &SourceMessage) -> SessionId {
+    match open {
+        SourceMessage::Open(open) => open.session,
+        SourceMessage::Ping { .. } => SessionId(0),
+    }
+}
+
+async fn next(answers: &mut RecvStream) -> Result<TargetMessage, Broken> {
+    match read_message(answers, CAP_BYTES).await.map_err(lost)? {
+        Some(bytes) => decode(&bytes).map_err(lost),
+        None => Err(Broken::Lost("the peer ended the session".to_owned())),
+    }
+}
+
+async fn receive(group: Arc<Group>, mut answers: RecvStream, heard: Arc<Heard>) -> Broken {
+    loop {
+        let message = match next(&mut answers).await {
+            Ok(TargetMessage::Refused { code, text }) => return Broken::Refused { code, text },
+            Ok(message) => message,
+            Err(broken) => return broken,
+        };
+        let now = group.clock.now();
+        heard.at.store(now.0, Ordering::Relaxed);
+        if let TargetMessage::Pong { time, .. } = &message {
+            heard.rtt.store(now.since_us(*time), Ordering::Relaxed);
+        }
+        group.feed_from_control(|source, now| source.message(now, message));
+    }
+}
+
+async fn ping(group: Arc<Group>, mut control: SendStream, heard: Arc<Heard>) -> Broken {
+    let mut interval = tokio::time::interval(PING_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let now = group.clock.now();
+        if now.since_us(Time(heard.at.load(Ordering::Relaxed))) > SILENCE_US {
+            return Broken::Lost(format!("the peer was silent for {} s", SILENCE_US / 1_000_000));
+        }
+        let ping = encode(&SourceMessage::Ping { time: now });
+        if let Err(error) = write_message(&mut control, &ping, CAP_BYTES).await {
+            return lost(error);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The agent of a host: its identity, its groups, and the two runtimes that they live on.
+//!
+//! NBD connections, which may wait for a disk, are on the runtime of the caller. Links, timers and the administration
+//! socket are on a thread of their own: a disk that hangs must not take them along, and a write is on its way to the
+//! peer while the NBD side writes it locally.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use afterimage_contract::admin;
+use afterimage_contract::config::Config;
+use afterimage_transport::{Identity, Pins};
+use anyhow::Context;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::link::Dialer;
+use crate::open::{Host, make_dir};
+use crate::supervisor::{Looks, Supervisor};
+
+/// Runs the agent until `shutdown` is true or its sender is gone; then everything is drained and on stable storage as
+/// far as that is possible.
+///
+/// # Errors
+/// If the host's own state (its directory, its key, its sockets) cannot be used. A group or a volume that cannot be
+/// used is reported in the status and leaves the others alone.
+pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    for problem in &config.warnings {
+        tracing::warn!("{problem}");
+    }
+    make_dir(&config.node.state_dir)?;
+    let main = Handle::current();
+    let (ended, end) = oneshot::channel();
+    let control = std::thread::Builder::new().name("control".to_owned());
+    let thread = control.spawn(move || {
+        let result = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start a runtime")
+            .and_then(|runtime| runtime.block_on(control_all(config, main, shutdown)));
+        // The other end is there, or nobody wants to know.
+        let _ = ended.send(result);
+    });
+    thread.context("cannot start a thread")?;
+    end.await.context("the control thread broke down")?
+}
+
+async fn control_all(
+    config: Config,
+    main: Handle,
+    mut shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let state_dir = &config.node.state_dir;
+    let identity = Identity::load_or_create(state_dir).context("cannot use the identity of this host")?;
+    tracing::info!(node = config.node.name, key = %identity.fingerprint(), "agent starts");
+    let pins = Arc::new(Pins::open(state_dir).context("cannot read the pinned peers")?);
+    let dialer = Arc::new(Dialer::open(&identity, pins, &config.peer)?);
+    let clock = Clock::start();
+    let host =
+        Host { node: config.node.name.clone(), state_dir: state_dir.clone(), clock, main: main.clone() };
+    let socket = config.agent_socket();
+    let server = admin::Server::bind(&socket).with_context(|| format!("cannot listen on {socket:?}"))?;
+    let mut groups = BTreeMap::new();
+    let mut supervised: Vec<(Arc<Supervisor>, Looks)> = Vec::new();
+    for (name, group) in config.groups.clone() {
+        let (supervisor, looks) = Supervisor::new(group);
+        groups.insert(name, supervisor.clone());
+        supervised.push((supervisor, looks));
+    }
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for (supervisor, looks) in supervised {
+        tasks.spawn(supervisor.run(host.clone(), dialer.clone(), looks, stopping.clone()));
+    }
+    let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, groups });
+    let (end_admin, mut admin_stop) = watch::channel(false);
+    let answering = tokio::spawn(server.run(
+        move |request| {
+            let admin = admin.clone();
+            async move { admin.answer(request).await }
+        },
+        async move {
+            // Both a value and the end of the sender end it.
+            let _ = admin_stop.wait_for(|stop| *stop).await;
+        },
+    ));
+    // Both a value and the end of the sender end it.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+    tracing::info!("agent stops");
+    stop.send_replace(true);
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "the supervision of a group failed");
+        }
+    }
+    end_admin.send_replace(true);
+    // A panic was reported where it happened.
+    let _ = answering.await;
+    tracing::info!("agent has stopped");
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Does what a source wants done, and tells it how that ended.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use afterimage_protocol::frame::Content;
+use afterimage_protocol::source::{LocalError, Output, ReadOutcome, Write};
+use afterimage_protocol::state::{GroupState, Role};
+use afterimage_protocol::*;
+use afterimage_storage::group::read_run;
+
+use crate::group::Group;
+
+/// A write of no more than this goes to the page cache in less time than another thread would take to wake up.
+pub(crate) const SHORT_BYTES: u64 = 64 << 10;
+
+impl Group {
+    /// Does what the source wants, in order; what takes long, on threads of its own. `here` says that the calling
+    /// thread may do what is short.
+    pub(crate) fn perform(self: &Arc<Self>, outputs: Vec<Output>, here: bool) {
+        let mut todo = VecDeque::from(outputs);
+        while let Some(output) = todo.pop_front() {
+            match output {
+                Output::LocalWrite { sequence, write } if here && is_short(&write) => {
+                    let result = self.write_local(&write);
+                    drop(write);
+                    let ((), more) = self.step(|inner, now| inner.source.local_done(now, sequence, result));
+                    todo.extend(more);
+                }
+                Output::LocalWrite { sequence, write } => self.job(move |group| {
+                    let result = group.write_local(&write);
+                    drop(write);
+                    group.feed(|source, now| source.local_done(now, sequence, result));
+                }),
+                Output::LocalFlush { token, volume } => {
+                    let Some(local) = self.volumes.get(volume.0 as usize) else { continue };
+                    let started = local.want_flush(token);
+                    // Alone, a short flush is over before another thread has begun with it.
+                    if started && here && self.under_way() <= 1 && local.flush_is_short() {
+                        self.run_flushes(volume);
+                    } else if started {
+                        self.job(move |group| group.run_flushes(volume));
+                    }
+                }
+                Output::PersistState { version, state } => self.job(move |group| {
+                    let ok = group.persist_state(*state);
+                    group.feed(|source, now| source.state_persisted(now, version, ok));
+                }),
+                Output::PersistHot { transaction, extents } => self.job(move |group| {
+                    let ok = group.store.lock().unwrap_or_else(PoisonError::into_inner).persist_hot(&extents);
+                    group.feed(|source, now| source.hot_persisted(now, transaction, ok));
+                }),
+                Output::SyncBitmap { token, words } => self.job(move |group| {
+                    let ok = group.sync_bitmaps(&words);
+                    group.feed(|source, now| source.bitmap_synced(now, token, ok));
+                }),
+                Output::Read { read, blocks, hash } => self.job(move |group| {
+                    let outcome = group.read_blocks(blocks, hash);
+                    group.feed(|source, now| source.blocks_read(now, read, outcome));
+                }),
+                Output::Disconnect { reason } => self.hang_up(reason),
+                // Answered where it was taken from the source.
+                Output::Complete { .. } => {}
+            }
+        }
+    }
+
+    /// Runs `job` on a thread that may block.
+    pub(crate) fn job(self: &Arc<Self>, job: impl FnOnce(&Arc<Self>) + Send + 'static) {
+        let group = self.clone();
+        self.blocking.spawn_blocking(move || job(&group));
+    }
+
+    fn write_local(&self, write: &Write) -> Result<(), LocalError> {
+        self.volumes.get(write.range.volume.0 as usize).ok_or(LocalError::Io)?.write(write)
+    }
+
+    /// One flush answers all that were wanted before it started.
+    fn run_flushes(self: &Arc<Self>, volume: VolumeIndex) {
+        let Some(local) = self.volumes.get(volume.0 as usize) else { return };
+        loop {
+            let tokens = local.take_flushes();
+            if tokens.is_empty() {
+                return;
+            }
+            let ok = local.flush();
+            for token in tokens {
+                self.feed(|source, now| source.local_flushed(now, token, ok));
+            }
+        }
+    }
+
+    fn persist_state(&self, mut state: GroupState) -> bool {
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: after the fence was written nothing else may be.
+        if self.fenced.load(Ordering::Acquire) {
+            state.role = Role::Fenced;
+        }
+        store.persist_state(&state)
+    }
+
+    fn sync_bitmaps(&self, words: &[(VolumeIndex, std::ops::Range<usize>)]) -> bool {
+        words.iter().all(|(volume, range)| {
+            let synced = self.bitmaps.get(volume.0 as usize).map(|bitmap| bitmap.sync(range.clone()));
+            if let Some(Err(error)) = &synced {
+                tracing::error!(group = self.name, %error, "a bitmap cannot be made durable");
+            }
+            matches!(synced, Some(Ok(())))
+        })
+    }
+
+    fn read_blocks(&self, blocks: BlockRange, hash: bool) -> ReadOutcome {
+        match self.volumes.get(blocks.volume.0 as usize) {
+            Some(volume) => read_run(volume.file(), volume.size_bytes, blocks, hash),
+            None => ReadOutcome::Failed,
+        }
+    }
+}
+
+fn is_short(write: &Write) -> bool {
+    !write.fua && matches!(write.content, Content::Data(_)) && write.range.length <= SHORT_BYTES
+}

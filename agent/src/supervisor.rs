@@ -1,0 +1,219 @@
+//! The life of one configured group on this host: looked for, served while this host is its primary, and given up when
+//! it is not any more.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use afterimage_contract::config;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::group::Group;
+use crate::link::{Dialer, Link, Outcome};
+use crate::open::{Host, OpenError, Opened, open};
+use crate::serve::{Exported, serve};
+use crate::watcher::Watched;
+
+/// How often a group that is not served is looked at: a promotion may have made this host its primary.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a group that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the link may take at a stop to get the last writes to the peer.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// How long jobs under way may take until their group's lock is given up.
+const JOBS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a group is at the moment.
+#[derive(Clone)]
+pub(crate) enum Phase {
+    /// Not looked at yet.
+    Starting,
+    /// Not this host's business.
+    Standby,
+    /// Replaced by a promotion.
+    Fenced,
+    /// It cannot be served.
+    Failed(Arc<OpenError>),
+    /// This host is its primary.
+    Served {
+        group: Arc<Group>,
+        /// Where each volume is served, or why it is not.
+        exports: Arc<[Exported]>,
+        watched: Arc<Watched>,
+    },
+}
+
+/// One configured group.
+pub(crate) struct Supervisor {
+    pub config: config::Group,
+    pub link: Link,
+    phase: Mutex<Phase>,
+    looks: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+/// The receiving end of requests to look at a group now.
+pub(crate) type Looks = mpsc::Receiver<oneshot::Sender<()>>;
+
+impl Supervisor {
+    pub fn new(config: config::Group) -> (Arc<Self>, Looks) {
+        let (looks, receiver) = mpsc::channel(1);
+        (Arc::new(Self { config, link: Link::new(), phase: Mutex::new(Phase::Starting), looks }), receiver)
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.lock().clone()
+    }
+
+    /// Has the group looked at now; returns once that has been done, and the group is served if it is to be.
+    pub async fn look_now(&self) {
+        if matches!(self.phase(), Phase::Served { .. }) {
+            return;
+        }
+        let (done, looked) = oneshot::channel();
+        if self.looks.send(done).await.is_ok() {
+            // An error is the end of the agent.
+            let _ = looked.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, phase: Phase) {
+        *self.lock() = phase;
+    }
+
+    /// Looks after the group until `stop` is true.
+    pub async fn run(
+        self: Arc<Self>,
+        host: Host,
+        dialer: Arc<Dialer>,
+        mut looks: Looks,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut asked: Option<oneshot::Sender<()>> = None;
+        while !*stop.borrow() {
+            let (job_host, job_config) = (host.clone(), self.config.clone());
+            let opened = host.main.spawn_blocking(move || open(&job_host, &job_config)).await;
+            let pause = match opened.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into())) {
+                Ok(Opened::Primary(parts)) => {
+                    let group = Group::start(*parts);
+                    self.serve(&host, group, &dialer, asked.take(), &mut looks, stop.clone()).await;
+                    Duration::ZERO
+                }
+                Ok(Opened::Standby) => {
+                    self.enter(Phase::Standby);
+                    LOOK_INTERVAL
+                }
+                Ok(Opened::Fenced) => {
+                    self.enter(Phase::Fenced);
+                    LOOK_INTERVAL
+                }
+                Err(error) => {
+                    self.failed(error);
+                    RETRY_INTERVAL
+                }
+            };
+            asked.take().map(|done| done.send(()));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                look = looks.recv() => asked = look,
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+    }
+
+    fn failed(&self, error: OpenError) {
+        let text = format!("{:#}", error.error);
+        let known = matches!(self.phase(), Phase::Failed(last) if format!("{:#}", last.error) == text);
+        if !known {
+            tracing::error!(group = self.config.name, error = text, "the group cannot be served");
+        }
+        self.enter(Phase::Failed(Arc::new(error)));
+    }
+
+    /// Serves the group until `stop` is true or the peer turns out to be promoted.
+    async fn serve(
+        self: &Arc<Self>,
+        host: &Host,
+        group: Arc<Group>,
+        dialer: &Arc<Dialer>,
+        asked: Option<oneshot::Sender<()>>,
+        looks: &mut Looks,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        tracing::info!(group = group.name, position = %group.look(|s| s.position()), "this host is the primary");
+        let serving = serve(&host.main, &group, &self.config).await;
+        let watched = Arc::new(Watched::new(group.clock.now()));
+        self.enter(Phase::Served {
+            group: group.clone(),
+            exports: serving.exported().into(),
+            watched: watched.clone(),
+        });
+        asked.map(|done| done.send(()));
+        let mut helpers = JoinSet::new();
+        helpers.spawn(group.clone().run_timer());
+        let (watcher, watched_group) = (self.clone(), group.clone());
+        helpers.spawn(async move { watched.run(&watched_group, &watcher.link, &watcher.config).await });
+        let (end_link, link_stop) = watch::channel(false);
+        let (supervisor, linked_group, dialer) = (self.clone(), group.clone(), dialer.clone());
+        let mut link =
+            tokio::spawn(async move { supervisor.link.run(&linked_group, &dialer, link_stop).await });
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut link => break outcome.ok(),
+                // It is served already.
+                Some(done) = looks.recv() => drop(done.send(())),
+                _ = stop.wait_for(|stop| *stop) => break None,
+            }
+        };
+        if outcome == Some(Outcome::Fenced) {
+            tracing::error!(group = group.name, "the peer was promoted: this host serves the group no more");
+            let fenced = group.clone();
+            let durable = host.main.spawn_blocking(move || fenced.fence()).await.unwrap_or(false);
+            if !durable {
+                tracing::error!(group = group.name, "that the peer was promoted could not be noted");
+            }
+            serving.stop().await;
+            self.enter(Phase::Fenced);
+        } else {
+            serving.stop().await;
+            drain(&group).await;
+            end_link.send_replace(true);
+            if !link.is_finished() {
+                // A panic was reported where it happened.
+                let _ = link.await;
+            }
+            group.close();
+            let synced = group.clone();
+            if !host.main.spawn_blocking(move || synced.sync_all()).await.unwrap_or(false) {
+                tracing::error!(group = group.name, "not everything is on stable storage");
+            }
+            self.enter(Phase::Starting);
+        }
+        helpers.shutdown().await;
+        let_go(group).await;
+    }
+}
+
+/// Gives the link a moment to get the last writes to the peer.
+async fn drain(group: &Group) {
+    let started = Instant::now();
+    while started.elapsed() < DRAIN_TIMEOUT {
+        let status = group.status();
+        if !status.connected || (status.streaming && status.durable >= status.position.sequence) {
+            return;
+        }
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// Waits until the last job of the group has ended, so that its lock is free afterwards.
+async fn let_go(group: Arc<Group>) {
+    let started = Instant::now();
+    while Arc::strong_count(&group) > 1 && started.elapsed() < JOBS_TIMEOUT {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}

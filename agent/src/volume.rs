@@ -1,0 +1,128 @@
+//! A volume as the agent uses it: its bytes, its flushes, and what is known of its abilities.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use afterimage_protocol::source::{LocalError, Write};
+use afterimage_storage::group::{VolumeFile, write_local};
+use afterimage_storage::volume::{Volume, VolumeKind};
+use rustix::fs::{major, minor};
+
+/// With no more than this written since the last flush a flush is short: it is not worth a thread of its own.
+const SHORT_FLUSH_BYTES: u64 = 256 << 10;
+
+/// An open volume.
+pub(crate) struct LocalVolume {
+    pub name: String,
+    /// As far as it is replicated, in bytes: the file may have grown since.
+    pub size_bytes: u64,
+    pub grown: bool,
+    /// Whether zeroes are faster than writing them out.
+    pub zeroes_fast: bool,
+    file: VolumeFile,
+    /// A flush failed: what was written before is lost or not, and no later flush can tell.
+    failed: AtomicBool,
+    unflushed_bytes: AtomicU64,
+    flushes: Mutex<Flushes>,
+}
+
+/// Flushes that wait for the one that is running.
+#[derive(Default)]
+struct Flushes {
+    waiting: Vec<u64>,
+    running: bool,
+}
+
+impl LocalVolume {
+    pub fn new(name: &str, device: &Path, size_bytes: u64, volume: &Volume) -> Self {
+        Self {
+            name: name.to_owned(),
+            size_bytes,
+            grown: volume.size_bytes() > size_bytes,
+            zeroes_fast: volume.identity().kind == VolumeKind::Image || device_zeroes_fast(device),
+            file: volume.file(),
+            failed: AtomicBool::new(false),
+            unflushed_bytes: AtomicU64::new(0),
+            flushes: Mutex::default(),
+        }
+    }
+
+    pub fn file(&self) -> &VolumeFile {
+        &self.file
+    }
+
+    /// Performs a write; with `fua` it is on stable storage on return.
+    pub fn write(&self, write: &Write) -> Result<(), LocalError> {
+        if write.fua && self.failed.load(Ordering::Acquire) {
+            return Err(LocalError::Io);
+        }
+        self.unflushed_bytes.fetch_add(write.range.length, Ordering::Relaxed);
+        let result = write_local(&self.file, write);
+        if let Err(error) = &result {
+            let (offset, length) = (write.range.offset, write.range.length);
+            tracing::error!(volume = self.name, offset, length, %error, "a write failed");
+            if write.fua {
+                self.failed.store(true, Ordering::Release);
+            }
+        }
+        result
+    }
+
+    /// Whether all that completed before the call is on stable storage. Once it is not, it is never again: the kernel
+    /// drops what it could not write, and a second try would succeed without it.
+    pub fn flush(&self) -> bool {
+        self.unflushed_bytes.store(0, Ordering::Relaxed);
+        if self.failed.load(Ordering::Acquire) {
+            return false;
+        }
+        if let Err(error) = self.file.sync() {
+            tracing::error!(
+                volume = self.name,
+                %error,
+                "a flush failed: flushes of this volume fail from now on, until the agent is started again"
+            );
+            self.failed.store(true, Ordering::Release);
+        }
+        !self.failed.load(Ordering::Acquire)
+    }
+
+    pub fn flush_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub fn flush_is_short(&self) -> bool {
+        self.unflushed_bytes.load(Ordering::Relaxed) <= SHORT_FLUSH_BYTES
+    }
+
+    /// Notes a flush that is wanted; whether the caller is to run [`LocalVolume::take_flushes`] for it.
+    pub fn want_flush(&self, token: u64) -> bool {
+        let mut flushes = self.flushes();
+        flushes.waiting.push(token);
+        !std::mem::replace(&mut flushes.running, true)
+    }
+
+    /// The flushes that one flush started now answers; after none were left, the next one has to be started anew.
+    pub fn take_flushes(&self) -> Vec<u64> {
+        let mut flushes = self.flushes();
+        flushes.running = !flushes.waiting.is_empty();
+        std::mem::take(&mut flushes.waiting)
+    }
+
+    fn flushes(&self) -> MutexGuard<'_, Flushes> {
+        // Replaced as a whole: a panic elsewhere leaves nothing half done.
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a block device says that it can zero a range by itself.
+fn device_zeroes_fast(device: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = std::fs::metadata(device) else { return false };
+    let number = format!("{}:{}", major(metadata.rdev()), minor(metadata.rdev()));
+    // The queue belongs to the disk, one level above its partitions.
+    ["queue", "../queue"].iter().any(|queue| {
+        let path = format!("/sys/dev/block/{number}/{queue}/write_zeroes_max_bytes");
+        std::fs::read_to_string(path).is_ok_and(|bytes| bytes.trim() != "0")
+    })
+}
