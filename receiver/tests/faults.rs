@@ -5,7 +5,7 @@ mod common;
 use afterimage_contract::status::Protection;
 use afterimage_protocol::SessionId;
 use afterimage_protocol::frame::{Content, Frame};
-use afterimage_protocol::message::{MAX_MESSAGE_BYTES, Refusal};
+use afterimage_protocol::message::{Lost, MAX_MESSAGE_BYTES, Refusal};
 
 use common::frames::{BLOCK, Epoch, noise, position, record};
 use common::source::{Source, open_message, stream};
@@ -172,10 +172,103 @@ async fn a_full_journal_gives_up_the_epoch_and_takes_records_again() {
     assert_eq!((opened.received, opened.epoch), (Some(position(11)), None));
     // More than the journal holds: history gives way.
     for sequence in 12..60 {
-        source.send(&record(sequence, (sequence - 12) % 20 << 20, 1 << 20)).await;
+        source.send(&record(sequence, ((sequence - 12) % 20) << 20, 1 << 20)).await;
         source.until_durable(sequence).await;
     }
     let group = standby.status_when(|g| g.protection == Protection::AsyncStreaming).await;
     assert!(group.journal.unwrap().applied_sequence.unwrap() > 11);
+    receiver.stop().await;
+}
+
+#[tokio::test]
+async fn a_journal_damaged_under_an_apply_withdraws_its_points_and_is_sent_again() {
+    let mut standby = Standby::new();
+    standby.history = "1h";
+    let receiver = standby.run();
+    let mut source = Source::first_sync(&standby, 1).await;
+    for sequence in 11..=20 {
+        source.send(&record(sequence, 0, BLOCK)).await;
+    }
+    source.until_durable(20).await;
+    let journal = standby.host.dir.path().join("journal").join(GROUP);
+    let marker = noise(15, BLOCK)[..64].to_vec();
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(journal).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(marker.len()).position(|w| w == marker) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 1);
+    // The promotion is what reads it.
+    let error = standby.promote(false).await.unwrap_err();
+    assert!(error.contains("damaged"), "{error}");
+    let (mut source, opened) = Source::open(&standby, 2).await;
+    assert_eq!((opened.received, opened.lost), (None, Lost::All));
+    assert!(standby.promote(true).await.unwrap_err().contains("first sync has not finished"));
+    let mut epoch = Epoch::new(3);
+    source.send(&epoch.begin()).await;
+    source.blocks(&[epoch.block(0, &noise(50, 1 << 20), 30)]).await;
+    source.send(&epoch.commit(30)).await;
+    source.until_durable(30).await;
+    assert_eq!(standby.promote(false).await.unwrap().position.sequence, 30);
+    receiver.stop().await;
+    assert!(standby.bytes()[..1 << 20] == noise(50, 1 << 20)[..]);
+}
+
+#[tokio::test]
+async fn a_group_whose_disk_failed_is_opened_again() {
+    let mut standby = Standby::new();
+    standby.history = "1h";
+    let receiver = standby.run();
+    let mut source = Source::first_sync(&standby, 1).await;
+    source.send(&record(11, 0, 512)).await;
+    source.until_durable(11).await;
+    // A segment cannot be made where a directory of its name is in the way: as good as a disk that fails.
+    let journal = standby.host.dir.path().join("journal").join(GROUP);
+    let away = journal.with_extension("away");
+    std::fs::rename(&journal, &away).unwrap();
+    let mut sequence = 12;
+    let closed = source.connection.clone();
+    while closed.close_reason().is_none() && sequence < 60 {
+        let frame = record(sequence, 0, 1 << 20);
+        if source.try_raw(&frame.to_bytes()).await.is_err() {
+            break;
+        }
+        sequence += 1;
+    }
+    assert!(source.closed().await.contains("journal"), "sequence {sequence}");
+    let group = standby.status_when(|g| g.protection == Protection::Failed).await;
+    assert!(group.warnings.iter().any(|w| w.id == "standby_failed"), "{:?}", group.warnings);
+    std::fs::rename(&away, &journal).unwrap();
+    standby.status_when(|g| g.protection == Protection::Disconnected).await;
+    let (mut source, opened) = Source::open(&standby, 2).await;
+    let next = opened.received.unwrap().sequence.0 + 1;
+    source.send(&record(next, 0, 512)).await;
+    source.until_durable(next).await;
+    receiver.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_that_does_not_read_its_answers_is_dropped() {
+    let standby = Standby::new();
+    let receiver = standby.run();
+    let mut source = Source::first_sync(&standby, 1).await;
+    let closed = source.connection.clone();
+    let mut time = 0;
+    // Never reads what comes back.
+    while closed.close_reason().is_none() {
+        time += 1;
+        if source.try_ping(time).await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(source.closed().await, "the control stream is not read");
+    let (_source, opened) = Source::open(&standby, 2).await;
+    assert_eq!(opened.received, Some(position(10)));
     receiver.stop().await;
 }

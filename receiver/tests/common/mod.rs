@@ -54,7 +54,9 @@ impl Host {
     pub fn endpoint(&self) -> Endpoint {
         let pins = Arc::new(Pins::open(self.dir.path()).unwrap());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Endpoint::bind(any, &self.identity, pins, EndpointOptions::default()).unwrap()
+        // A small window, so that what is not read is soon noticed at the other end.
+        let options = EndpointOptions { stream_window_bytes: 16 << 10, ..EndpointOptions::default() };
+        Endpoint::bind(any, &self.identity, pins, options).unwrap()
     }
 }
 

@@ -6,7 +6,8 @@ use afterimage_protocol::message::{
 };
 use afterimage_protocol::*;
 use afterimage_transport::{
-    Connection, ConnectionLost, Endpoint, RecvStream, SendStream, read_message, write_message,
+    Connection, ConnectionLost, Endpoint, MessageError, RecvStream, SendStream, WriteError, read_message,
+    write_message,
 };
 
 use super::frames::{Epoch, GENERATION, noise};
@@ -108,7 +109,11 @@ impl Source {
     }
 
     pub async fn raw(&mut self, bytes: &[u8]) {
-        in_time(self.ordered.write_all(bytes)).await.unwrap();
+        self.try_raw(bytes).await.unwrap();
+    }
+
+    pub async fn try_raw(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        in_time(self.ordered.write_all(bytes)).await
     }
 
     /// Sends frames over a block stream of their own.
@@ -122,8 +127,12 @@ impl Source {
     }
 
     pub async fn ping(&mut self, time: u64) {
+        self.try_ping(time).await.unwrap();
+    }
+
+    pub async fn try_ping(&mut self, time: u64) -> Result<(), MessageError> {
         let ping = message::encode(&SourceMessage::Ping { time: Time(time) });
-        write_message(&mut self.send, &ping, CAP).await.unwrap();
+        write_message(&mut self.send, &ping, CAP).await
     }
 
     /// The next message of the target.
