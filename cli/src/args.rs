@@ -29,6 +29,12 @@ const PROMOTE_EXAMPLES: &str = "Examples:
 
 Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.";
 
+const PAIR_EXAMPLES: &str = "Examples:
+  afterimage pair --new        on one host, whose receiver is running: prints the token for the other one
+  afterimage pair TOKEN        on the other host
+
+The token holds the first host's key and a secret that works once, for 15 minutes.";
+
 /// Block-level replication: keeps a second site ready to take over.
 #[derive(Debug, Parser)]
 #[command(name = "afterimage", version, after_help = EXIT_STATUS, propagate_version = true)]
@@ -50,6 +56,14 @@ pub enum Command {
     /// Make this host the primary of a group, after the loss of the old one.
     #[command(after_help = PROMOTE_EXAMPLES)]
     Promote(PromoteArgs),
+    /// Show this host's key and the peers it trusts.
+    Identity,
+    /// Make two hosts trust each other: a token from one, used on the other.
+    #[command(after_help = PAIR_EXAMPLES)]
+    Pair(PairArgs),
+    /// Show the whole story on this machine in under a minute: first sync, streaming, a link cut, a lost primary, a
+    /// promotion. Touches nothing but a temporary directory.
+    Demo(DemoArgs),
     /// Work with the configuration file.
     Config {
         /// What to do with it.
@@ -64,6 +78,25 @@ pub enum ConfigCommand {
     /// Check the configuration file and list everything that is wrong with it.
     #[command(after_help = "Example:\n  afterimage config check --config ./afterimage.toml")]
     Check,
+}
+
+/// Arguments of `pair`.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct PairArgs {
+    /// Make a token for the other host; the receiver must be running here.
+    #[arg(long)]
+    pub new: bool,
+    /// The token that the other host made.
+    pub token: Option<String>,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Keep the temporary directory, and say where it is.
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// Arguments of `status`.

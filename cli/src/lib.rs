@@ -5,7 +5,9 @@
 pub mod args;
 pub mod config_check;
 pub mod exit;
+pub mod demo;
 pub mod host;
+pub mod identity;
 pub mod promote;
 pub mod status;
 pub mod text;
@@ -40,6 +42,9 @@ fn run(args: &Args) -> Result<(), CommandError> {
     runtime.block_on(async {
         match &args.command {
             Command::Config { command: ConfigCommand::Check } => config_check::run(&args.config),
+            Command::Identity => identity::identity(&args.config),
+            Command::Pair(pair) => identity::pair(&args.config, pair).await,
+            Command::Demo(demo) => demo::run(demo).await,
             Command::Status(status) => status::run(&args.config, status).await,
             Command::Promote(promote) => promote::run(&args.config, promote).await,
         }

@@ -79,7 +79,8 @@ pub struct Block {
     pub epoch: EpochId,
     /// Its number in the epoch.
     pub frame: FrameId,
-    /// The blocks, as bytes; block-aligned but for the end of a volume.
+    /// The blocks, as bytes; block-aligned but for the end of a volume. In a journal, the part of them that did not give way
+    /// to a newer record.
     pub range: ByteRange,
     /// The last admitted sequence when the blocks were read.
     pub read_at: Sequence,
@@ -296,7 +297,8 @@ impl Header {
             if range.offset.checked_add(range.length).is_none_or(|end| end > i64::MAX as u64) {
                 return Err(field("range offset", range.offset));
             }
-            if kind != KIND_RECORD && !range.offset.is_multiple_of(BLOCK_BYTES) {
+            // Not for blocks: in a journal, what is left of them beside a newer record may begin anywhere.
+            if kind == KIND_COMPARE && !range.offset.is_multiple_of(BLOCK_BYTES) {
                 return Err(field("range offset", range.offset));
             }
         } else if !payload.is_empty() {

@@ -62,11 +62,8 @@ impl Intervals {
 
     fn overlapping(&self, range: ByteRange) -> Vec<(u64, u64, Sequence)> {
         let (volume, start, end) = (range.volume, range.offset, range.end());
-        let before = self
-            .map
-            .range((volume, 0)..(volume, start))
-            .next_back()
-            .filter(|(_, (e, _))| *e > start);
+        let before =
+            self.map.range((volume, 0)..(volume, start)).next_back().filter(|(_, (e, _))| *e > start);
         before
             .into_iter()
             .chain(self.map.range((volume, start)..(volume, end)))

@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The receiver: keeps the standby's copy of each group whose standby this host is.
+//!
+//! A thin shell around [`afterimage_protocol::target::Target`]. Sessions ([`mod@session`], `streams`) read frames and messages
+//! off the network and hand them to the one thread that owns their group ([`mod@group`]); that thread calls the state machine
+//! and performs what it asks for. [`mod@admin`] answers the operator. What is decided is decided in the state machine.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `node` | this host: its groups, its UDP port, its administration socket |
+//! | `session` | one connection of a source: the control stream |
+//! | `streams` | its frames |
+//! | `link` | a session as the group's thread sees it |
+//! | `group` | a group's thread: inputs, state machine, files, helper threads |
+//! | `admin`, `status` | what the operator asks for and sees |
+
+mod admin;
+mod clock;
+mod group;
+mod link;
+mod node;
+mod session;
+mod status;
+mod streams;
+
+pub use node::run;

@@ -95,6 +95,18 @@ impl Superblock {
         Ok((superblock, (number > 0).then_some(payload)))
     }
 
+    /// Reads the last state of `name` while another process may own it; changes nothing. What is returned may not be on
+    /// stable storage yet. `None` where there is no superblock or no state.
+    pub fn peek(dir: &dyn Dir, name: &str) -> Result<Option<Vec<u8>>, SuperblockError> {
+        let io = |action| move |source| SuperblockError::Io { action, name: name.to_owned(), source };
+        if !dir.exists(name).map_err(io("look for"))? {
+            return Ok(None);
+        }
+        let file = dir.open(name, Open::Existing).map_err(io("open"))?;
+        let (number, payload, _) = newest(name, &SLOTS.map(|offset| sealed::read(&KIND, &*file, offset)))?;
+        Ok((number > 0).then_some(payload))
+    }
+
     /// Replaces the state. Returns once it is on stable storage in both slots; after an error either state may come
     /// back, and every further write fails until the superblock is opened again.
     ///

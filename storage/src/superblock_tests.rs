@@ -30,6 +30,18 @@ fn the_last_state_comes_back() {
 }
 
 #[test]
+fn a_peek_sees_the_last_state_and_changes_nothing() {
+    let disk = TestDisk::default();
+    assert_eq!(Superblock::peek(&disk, NAME).unwrap(), None);
+    let (mut superblock, _) = open(&disk);
+    assert_eq!(Superblock::peek(&disk, NAME).unwrap(), None);
+    superblock.write(&state(1)).unwrap();
+    let before = disk.operations();
+    assert_eq!(Superblock::peek(&disk, NAME).unwrap(), Some(state(1)));
+    assert_eq!(disk.operations(), before);
+}
+
+#[test]
 fn a_crash_at_any_operation_leaves_the_last_durable_state_or_the_one_being_written() {
     for seed in 1..1500 {
         let mut rng = Rng(seed);

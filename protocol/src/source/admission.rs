@@ -145,22 +145,7 @@ impl Source {
             }
         }
         if records {
-            if self.phase == Phase::Streaming {
-                for b in blocks.iter() {
-                    self.recent.insert((blocks.volume, b), sequence);
-                }
-                self.clearing.recorded(sequence, blocks);
-            }
-            if let Some(e) = &mut self.epoch {
-                e.last_record = sequence;
-            }
-            self.queue.push(Frame::Record(Record {
-                position: Position::new(self.state.generation, sequence),
-                range: write.range,
-                time: self.now,
-                content: write.content.clone(),
-                floor: Sequence(0),
-            }));
+            self.push_record_at(sequence, write.range, write.content.clone());
             if write.fua && self.config.mode == Mode::Sync {
                 self.queue.push(Frame::Mark { sequence, sync: true });
             }
@@ -170,5 +155,31 @@ impl Source {
             InFlight { request, blocks, admitted: self.now, local_done: false, locked: true, fua: write.fua },
         );
         self.outputs.push_back(Output::LocalWrite { sequence, write });
+    }
+
+    /// A record with the next sequence.
+    pub(super) fn push_record(&mut self, range: ByteRange, content: Content) {
+        self.sequence = self.sequence.next();
+        self.push_record_at(self.sequence, range, content);
+    }
+
+    fn push_record_at(&mut self, sequence: Sequence, range: ByteRange, content: Content) {
+        let blocks = range.blocks();
+        if self.phase == Phase::Streaming {
+            for b in blocks.iter() {
+                self.recent.insert((blocks.volume, b), sequence);
+            }
+            self.clearing.recorded(sequence, blocks);
+        }
+        if let Some(e) = &mut self.epoch {
+            e.last_record = sequence;
+        }
+        self.queue.push(Frame::Record(Record {
+            position: Position::new(self.state.generation, sequence),
+            range,
+            time: self.now,
+            content,
+            floor: Sequence(0),
+        }));
     }
 }

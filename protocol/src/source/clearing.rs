@@ -53,7 +53,8 @@ impl Clearing {
     }
 
     fn waits_for(&self, durable: Sequence) -> bool {
-        self.commit.is_some_and(|c| c.at <= durable) || self.records.front().is_some_and(|(s, _)| *s <= durable)
+        self.commit.is_some_and(|c| c.at <= durable)
+            || self.records.front().is_some_and(|(s, _)| *s <= durable)
     }
 }
 
@@ -106,7 +107,8 @@ impl Source {
         {
             self.clear_through(durable);
         }
-        let (ripe, rest) = std::mem::take(&mut self.clearing.frames).into_iter().partition(|(v, _)| *v <= version);
+        let (ripe, rest) =
+            std::mem::take(&mut self.clearing.frames).into_iter().partition(|(v, _)| *v <= version);
         self.clearing.frames = rest;
         let ripe: Vec<(u64, Vec<BlockRange>)> = ripe;
         for blocks in ripe.into_iter().flat_map(|(_, b)| b) {

@@ -221,18 +221,26 @@ impl Source {
             return;
         }
         let covers = self.level() >= self.acknowledged || !self.rules.on(Rule::InSyncCovers);
-        if covers && self.received >= self.recovery && self.session.is_active() {
+        let late = self.late_at().is_some_and(|at| at <= self.now);
+        if covers && !late && self.received >= self.recovery && self.session.is_active() {
             self.in_sync = true;
         }
     }
 
     /// When a sync group that waits for its target stops waiting.
     pub(super) fn degrade_at(&self) -> Option<Time> {
-        if self.config.mode != Mode::Sync || !self.in_sync {
+        let degrades = self.config.on_link_loss == OnLinkLoss::Degrade || !self.state.peer_has_checkpoint;
+        self.late_at().filter(|_| self.in_sync && degrades)
+    }
+
+    /// When the target has let something wait for too long.
+    fn late_at(&self) -> Option<Time> {
+        if self.config.mode != Mode::Sync {
             return None;
         }
         let write = self.in_flight.range(self.level().next()..).map(|(_, f)| f.admitted).next();
-        let flush = self.flushes.iter().filter(|f| f.request.is_some()).map(|f| f.since).min();
+        let waits = |f: &&PendingFlush| f.request.is_some() && f.need > self.durable;
+        let flush = self.flushes.iter().filter(waits).map(|f| f.since).min();
         let link = (!self.session.is_active()).then_some(self.disconnected_since);
         let oldest = [write, flush, link].into_iter().flatten().min()?;
         Some(oldest.plus_us(self.config.sync_timeout_us))

@@ -21,6 +21,12 @@ const FRAME_COST_BYTES: u64 = 256;
 const THROTTLE_AFTER_PASSES: u32 = 3;
 /// How long admission is held at most, in microseconds, and for how long not again after that.
 const HOLD_US: u64 = 200_000;
+/// A block that cannot be read this often stays behind; the epoch commits without it.
+const READ_TRIES: u32 = 3;
+/// And is tried again this often, in microseconds.
+const REPAIR_EVERY_US: u64 = 5_000_000;
+/// The reads of such repairs belong to no epoch.
+const REPAIR: EpochId = EpochId(0);
 /// Bound of what is remembered of blocks rewritten in an epoch; beyond it no bit clears before the commit.
 const MAX_REWRITTEN_BYTES: u64 = 32 << 20;
 
@@ -61,6 +67,8 @@ pub(super) struct Epoch {
     freed: Sequence,
     pub committed: Option<Sequence>,
     compare: bool,
+    /// How often reading a block has failed.
+    failed: HashMap<(VolumeIndex, u64), u32>,
     passes: u32,
     run_blocks: u64,
     pub sent_bytes: u64,
@@ -88,6 +96,7 @@ impl Epoch {
             freed: Sequence(0),
             committed: None,
             compare,
+            failed: HashMap::new(),
             passes: 0,
             run_blocks: DATA_RUN_BLOCKS,
             sent_bytes: 0,
@@ -140,6 +149,12 @@ impl Epoch {
 
     fn is_idle(&self) -> bool {
         self.outbox.is_empty() && !self.outstanding.values().any(|o| o.undecided)
+    }
+
+    fn may_try_again(&mut self, block: BlockRange) -> bool {
+        let tries = self.failed.entry((block.volume, block.first)).or_default();
+        *tries += 1;
+        *tries < READ_TRIES
     }
 
     fn forget_frame(&mut self, frame: FrameId) -> Option<Outstanding> {
@@ -197,7 +212,12 @@ impl Source {
             Some(first) => blocks.count = first - blocks.first,
             None => {}
         }
-        if e.is_ahead(blocks.volume, blocks.first) {
+        let again = !e.is_ahead(blocks.volume, blocks.first);
+        if again && e.outstanding.values().any(|o| o.blocks.overlaps(&blocks)) {
+            // An older frame of a block must not overtake a newer one: it is staged first.
+            return false;
+        }
+        if !again {
             e.cursor = (blocks.volume.0, blocks.end());
         }
         e.requeued.remove(blocks);
@@ -207,10 +227,6 @@ impl Source {
             e.differing.remove(blocks);
         }
         let epoch = e.id;
-        if let Some(rate) = self.config.max_rate.filter(|r| *r > 0) {
-            let us = blocks.count.min(DATA_RUN_BLOCKS) * BLOCK_BYTES * 1_000_000 / rate;
-            self.next_read_at = self.next_read_at.max(self.now).plus_us(us);
-        }
         self.locks.hold(blocks);
         let read = self.token();
         self.reads.insert(read, Read { epoch, blocks, hash });
@@ -223,6 +239,11 @@ impl Source {
         self.now = self.now.max(now);
         let Some(r) = self.reads.remove(&read) else { return };
         self.locks.release(r.blocks);
+        if let (Some(rate), ReadOutcome::Data(bytes, _)) = (self.config.max_rate.filter(|r| *r > 0), &outcome)
+        {
+            let us = bytes.len() as u64 * 1_000_000 / rate;
+            self.next_read_at = self.next_read_at.max(self.now).plus_us(us);
+        }
         let sequence = self.sequence;
         let size_bytes = self.size_bytes(r.blocks.volume);
         if let Some(e) = self.epoch.as_mut().filter(|e| e.id == r.epoch && e.committed.is_none()) {
@@ -240,9 +261,13 @@ impl Source {
             } else if rest.count > 1 {
                 e.put_back(rest);
                 e.run_blocks = 1;
+            } else if e.may_try_again(rest) {
+                e.put_back(rest);
             } else {
                 self.unreadable.insert(rest);
             }
+        } else if r.epoch == REPAIR {
+            self.repaired(r.blocks, outcome);
         }
         self.pump(now);
     }
@@ -389,6 +414,48 @@ impl Epoch {
         self.outstanding_bytes += cost;
         self.outstanding.insert(frame, Outstanding { blocks, read_at: at, cost, undecided });
         self.outbox.push_back(message);
+    }
+}
+
+impl Source {
+    /// When a block that could not be read is tried again.
+    pub(super) fn repair_at(&self) -> Option<Time> {
+        let idle = self.phase == Phase::Streaming && self.session.is_active() && !self.repairing;
+        (idle && !self.unreadable.is_empty()).then_some(self.next_repair)
+    }
+
+    /// Tries to read one of the blocks that an epoch had to leave behind.
+    pub(super) fn pump_repair(&mut self) {
+        if self.repair_at().is_none_or(|at| at > self.now) || self.sequence >= self.state.reserved {
+            return;
+        }
+        let Some(blocks) = self.unreadable.first_run(1).filter(|b| !self.locks.conflicts(*b)) else { return };
+        self.next_repair = self.now.plus_us(REPAIR_EVERY_US);
+        self.repairing = true;
+        self.locks.hold(blocks);
+        let read = self.token();
+        self.reads.insert(read, Read { epoch: REPAIR, blocks, hash: false });
+        self.outputs.push_back(Output::Read { read, blocks, hash: false });
+    }
+
+    /// A block can be read again: it goes as a record that writes what is there, so the order stays what it is.
+    fn repaired(&mut self, blocks: BlockRange, outcome: ReadOutcome) {
+        self.repairing = false;
+        if self.phase != Phase::Streaming {
+            return;
+        }
+        let range = blocks.bytes(self.size_bytes(blocks.volume));
+        let content = match outcome {
+            ReadOutcome::Data(bytes, checksum) if bytes.len() as u64 == range.length => {
+                let raw_bytes = bytes.len() as u32;
+                let codec = crate::frame::Codec::Raw;
+                Content::Data(crate::frame::Payload { codec, raw_bytes, checksum, encoded: bytes })
+            }
+            ReadOutcome::Zeroes { .. } => Content::Zeroes { punch: false },
+            _ => return,
+        };
+        self.unreadable.remove(blocks);
+        self.push_record(range, content);
     }
 }
 

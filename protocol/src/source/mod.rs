@@ -257,6 +257,8 @@ pub struct Source {
     next_token: u64,
     hold_until: Time,
     next_read_at: Time,
+    next_repair: Time,
+    repairing: bool,
     state_version: u64,
     state_persisting: bool,
     state_wanted: bool,
@@ -320,11 +322,8 @@ impl Source {
         }
         state.boot_id = boot_id;
         state.incarnation = Incarnation(state.incarnation.0 + 1);
-        let sequence = if rules.on(Rule::ReserveSequence) {
-            state.reserved.next()
-        } else {
-            state.noted.next()
-        };
+        let sequence =
+            if rules.on(Rule::ReserveSequence) { state.reserved.next() } else { state.noted.next() };
         state.reserved = Sequence(sequence.0.max(state.reserved.0) + RESERVE_STEP);
         let volumes = bitmaps.len();
         let phase = if rules.on(Rule::EpochFirst) { Phase::CatchUp } else { Phase::Streaming };
@@ -359,6 +358,8 @@ impl Source {
             next_token: 0,
             hold_until: Time(0),
             next_read_at: Time(0),
+            next_repair: Time(0),
+            repairing: false,
             state_version: 0,
             state_persisting: false,
             state_wanted: true,
@@ -388,10 +389,17 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.cool_again_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.degrade_at(),
+            self.hold_ends_at(),
+            self.read_again_at(),
+            self.clearing_at(),
+            self.cool_again_at(),
+            self.repair_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Time has passed.
@@ -420,10 +428,12 @@ impl Source {
     fn pump(&mut self, now: Time) {
         self.now = self.now.max(now);
         self.degrade_if_late(now);
+        self.regain_sync();
         self.reserve();
         self.admit_waiting();
         self.pump_hot();
         self.pump_epoch();
+        self.pump_repair();
         self.pump_clearing();
         self.complete_ready();
         self.pump_state();

@@ -74,7 +74,8 @@ impl Source {
 
     fn acked(&mut self, sequence: Sequence, durable: bool) {
         if sequence > self.sequence {
-            self.outputs.push_back(Output::Disconnect { reason: "the peer acknowledged what was never sent" });
+            self.outputs
+                .push_back(Output::Disconnect { reason: "the peer acknowledged what was never sent" });
             return;
         }
         self.received = self.received.max(sequence);

@@ -34,13 +34,14 @@ impl Target {
         }
     }
 
-    pub(super) fn pump_apply(&mut self) {
-        if let Apply::Failed { until } = self.apply {
-            if self.now < until {
-                return;
-            }
+    /// A batch that failed may be tried again.
+    pub(super) fn retry_apply(&mut self) {
+        if matches!(self.apply, Apply::Failed { until } if self.now >= until) {
             self.apply = Apply::Idle;
         }
+    }
+
+    pub(super) fn pump_apply(&mut self) {
         let Some(base) = self.state.base else { return };
         if !matches!(self.apply, Apply::Idle) || self.promoting.is_some() {
             return;

@@ -150,9 +150,28 @@ impl OpenEpoch {
         })
     }
 
+    /// What the epoch waits for, for a log.
+    pub fn activity(&self) -> String {
+        format!(
+            "{} direct {} frames {} held {} ordered {} commit {:?} noting {:?}",
+            self.id,
+            self.direct,
+            self.count,
+            self.held.len(),
+            self.ordered,
+            self.commit,
+            self.noting.as_ref().map(|n| n.0),
+        )
+    }
+
     /// The blocks that were staged.
     pub fn discarded(&self) -> Vec<BlockRange> {
         self.touched.runs()
+    }
+
+    /// Whether a commit to the base is being noted.
+    pub fn is_being_noted(&self) -> bool {
+        self.direct && self.commit.as_ref().is_some_and(|c| c.noting.is_some_and(|v| v > 0))
     }
 
     pub fn session_ended(&mut self) {
@@ -177,6 +196,35 @@ impl OpenEpoch {
         }
         self.held.push(frame);
         Ok(())
+    }
+}
+
+/// Block frames that came before the beginning of their epoch, which travels on another stream.
+#[derive(Debug, Default)]
+pub(super) struct EarlyFrames {
+    frames: Vec<Frame>,
+    bytes: u64,
+    /// The last epoch that began in this session: frames of it and of older ones are late. Ids of another session say
+    /// nothing, since they may be another source's.
+    begun: Option<EpochId>,
+}
+
+impl EarlyFrames {
+    fn hold(&mut self, epoch: EpochId, frame: Frame) -> Result<(), Violation> {
+        if self.begun.is_some_and(|begun| epoch <= begun) {
+            return Ok(());
+        }
+        self.bytes += frame.encoded_len() as u64;
+        if self.bytes > MAX_HELD_BYTES {
+            return Err(Violation::TooMuchHeld);
+        }
+        self.frames.push(frame);
+        Ok(())
+    }
+
+    /// `epoch` begins: what waited.
+    fn begin(&mut self, epoch: EpochId) -> Vec<Frame> {
+        std::mem::replace(self, Self { begun: Some(epoch), ..Self::default() }).frames
     }
 }
 
@@ -317,7 +365,7 @@ impl Target {
         if !first {
             self.outputs.push_back(Output::Append(Frame::EpochBegin { epoch, generation, incarnation }));
         }
-        Ok(())
+        self.early.begin(epoch).into_iter().try_for_each(|frame| self.take_block(frame))
     }
 
     /// What is staged counts for nothing.
@@ -331,12 +379,14 @@ impl Target {
         }
     }
 
-    /// The journal cannot take more: what is staged for the open epoch makes room.
+    /// The journal cannot take more: what is staged for the open epoch makes room. So does what was staged for one whose
+    /// abort could not be appended, since without it those entries would count.
     pub(super) fn drop_staged(&mut self) {
-        if let Some(e) = self.epoch.take_if(|e| !e.direct)
-            && e.begin < self.points.end()
+        let open = self.epoch.take_if(|e| !e.direct).map(|e| e.begin);
+        if let Some(begin) = self.aborting.take().or(open)
+            && begin < self.points.end()
         {
-            self.cut_journal(e.begin);
+            self.cut_journal(begin);
         }
     }
 
@@ -346,9 +396,15 @@ impl Target {
             Frame::Compare(c) => (c.epoch, c.frame),
             _ => return Ok(()),
         };
-        let Some(e) = self.epoch.as_mut().filter(|e| e.id == epoch) else { return Ok(()) };
+        if self.epoch.as_ref().is_none_or(|e| e.id != epoch) {
+            return self.early.hold(epoch, frame);
+        }
+        let Some(e) = &mut self.epoch else { return Ok(()) };
         if id == PART {
             return Err(Violation::Unexpected("a block frame with a reserved number"));
+        }
+        if frame.written_range().is_some_and(|r| !r.offset.is_multiple_of(BLOCK_BYTES)) {
+            return Err(Violation::Unexpected("a block frame that does not begin with a block"));
         }
         if e.has_frame(id) {
             return Ok(());
@@ -385,8 +441,7 @@ impl Target {
             Frame::Block(block) => block,
             _ => return,
         };
-        let parts =
-            if wins { e.recent.remaining(block.range, block.read_at) } else { vec![block.range] };
+        let parts = if wins { e.recent.remaining(block.range, block.read_at) } else { vec![block.range] };
         let whole = parts.len() == 1 && parts.first() == Some(&block.range);
         if e.direct {
             for part in parts {
@@ -429,7 +484,8 @@ impl Target {
         self.outputs.push_back(Output::WriteBase { range, content });
     }
 
-    /// A write to the base failed (nothing is reported for those that did not).
+    /// Writes to the base were performed, or one of them failed. One report covers all that [`Target::poll`] gave before, and
+    /// is due before the next frame: a commit may wait for it.
     pub fn base_written(&mut self, now: Time, ok: bool) {
         if !ok {
             self.fail("a volume cannot be written");
@@ -448,7 +504,8 @@ impl Target {
                 differing.push(BlockRange { first: b, count: 1, ..blocks });
             }
         }
-        let message = TargetMessage::Differs { epoch: compare.epoch, frame: compare.frame, blocks: differing };
+        let message =
+            TargetMessage::Differs { epoch: compare.epoch, frame: compare.frame, blocks: differing };
         let place = (!e.direct).then(|| self.points.end());
         self.send(message);
         self.frame_staged(compare.frame, compare.read_at, place);
@@ -515,13 +572,14 @@ impl Target {
         }
     }
 
-    /// An entry of a journal that a start has found.
-    pub(super) fn found_entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+    /// An entry of a journal that a start has found; `first` is where its first one begins.
+    pub(super) fn found_entry(&mut self, first: Lsn, start: Lsn, end: Lsn, frame: &Frame) {
         if let Frame::EpochBegin { epoch, incarnation, .. } = frame {
             self.epoch = Some(OpenEpoch::new(*epoch, *incarnation, false, start));
         }
         if let Frame::EpochAbort { .. } = frame {
-            self.aborting = self.epoch.take().map(|e| e.begin);
+            // One whose beginning was trimmed away had begun before the first entry.
+            self.aborting = Some(self.epoch.take().map_or(first, |e| e.begin));
         }
         let covered = self.state.base.is_some_and(|b| end <= b.lsn);
         let checkpoint = matches!(frame, Frame::EpochCommit { .. } | Frame::Point { .. })
@@ -556,6 +614,7 @@ impl Target {
             }
         }
         self.pump_direct();
+        self.staged_synced(self.points.durable());
     }
 
     fn commit_epoch(&mut self) {
@@ -583,7 +642,8 @@ impl Target {
     /// Syncs the base of a first sync now and then, so that its source may clear bits.
     fn pump_direct(&mut self) {
         let Some(e) = self.epoch.as_mut().filter(|e| e.direct) else { return };
-        if self.base_syncing.is_some() || e.noting.is_some() || e.unreported.is_empty() || e.commit.is_some() {
+        if self.base_syncing.is_some() || e.noting.is_some() || e.unreported.is_empty() || e.commit.is_some()
+        {
             return;
         }
         self.base_syncing = Some(self.base_writes);
@@ -640,7 +700,9 @@ impl Target {
             self.points.set_base(point);
             let held = std::mem::take(&mut e.held_ordered);
             self.epoch = None;
-            self.replay_held(held);
+            if self.session.active().is_some() {
+                self.replay_held(held);
+            }
             return;
         }
         if let Some((_, frames, records_to)) = e.noting.take_if(|(v, _, _)| *v <= version) {

@@ -29,7 +29,7 @@ use crate::rules::{Rule, Rules};
 use crate::state::{GroupState, LostBlocks, Role};
 
 use apply::Apply;
-use intake::OpenEpoch;
+use intake::{EarlyFrames, OpenEpoch};
 use points::Points;
 pub use promote::{CannotPromote, Promotion};
 use session::Session;
@@ -137,13 +137,15 @@ pub struct FoundDamage {
 /// A target that is being fed with what its journal holds.
 pub struct Recovery {
     target: Target,
+    first: Option<Lsn>,
 }
 
 impl Recovery {
     /// The next entry that the journal still has, in order; its payload does not matter.
     pub fn entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
+        let first = *self.first.get_or_insert(start);
         if self.target.state.base.is_some() {
-            self.target.found_entry(start, end, frame);
+            self.target.found_entry(first, start, end, frame);
         }
     }
 
@@ -196,6 +198,7 @@ pub struct Target {
     session: Session,
     points: Points,
     epoch: Option<OpenEpoch>,
+    early: EarlyFrames,
     /// Entries of epochs that were never committed.
     skip: Vec<(Lsn, Lsn)>,
     /// Blocks that the journal holds and the base may lack.
@@ -239,6 +242,7 @@ impl Target {
             now,
             session: Session::None,
             epoch: None,
+            early: EarlyFrames::default(),
             skip: Vec::new(),
             overlay: BlockSet::default(),
             aborting: None,
@@ -262,7 +266,7 @@ impl Target {
             outputs: VecDeque::new(),
         };
         target.offer_base();
-        Recovery { target }
+        Recovery { target, first: None }
     }
 
     /// Points at the base's own checkpoint and at nothing else.
@@ -300,8 +304,8 @@ impl Target {
             if std::mem::take(&mut self.damage_pending) {
                 self.outputs.push_back(Output::ForgetDamage);
             }
-            self.session_noted(version);
             self.staged_noted(version);
+            self.session_noted(version);
             self.apply_noted(version);
             self.promote_noted(version);
         } else {
@@ -332,6 +336,7 @@ impl Target {
         }
         self.pump_epoch();
         self.pump_sync();
+        self.retry_apply();
         self.pump_promotion();
         self.pump_apply();
         self.pump_state();
@@ -359,7 +364,12 @@ impl Target {
         }
         self.session = Session::None;
         self.coming = None;
+        self.early = EarlyFrames::default();
         self.lost_handed_over = false;
+        if self.epoch.as_ref().is_some_and(|e| e.is_being_noted()) {
+            // The end of a first sync is on its way to the superblock: it stands.
+            return;
+        }
         if let Some(e) = &mut self.epoch {
             e.session_ended();
         }
@@ -406,8 +416,26 @@ impl Target {
         self.skip.iter().copied().chain(open).collect()
     }
 
+    /// What is under way, for a log.
+    pub fn activity(&self) -> String {
+        format!(
+            "apply {:?}, promotion {:?}, syncing {}, base sync {:?}, state write {} {}, cut {:?}, epoch {:?}",
+            self.apply,
+            self.promoting,
+            self.syncing,
+            self.base_syncing,
+            self.state_persisting,
+            self.state_wanted,
+            self.cutting,
+            self.epoch.as_ref().map(OpenEpoch::activity),
+        )
+    }
+
     /// Count of bytes staged in the open epoch, and whether it is a first sync that goes to the base.
     pub fn staging(&self) -> Option<(u64, bool)> {
         self.epoch.as_ref().map(|e| (e.bytes, e.direct))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,11 +115,18 @@ impl Points {
 
     /// The furthest checkpoint to apply up to: durable, aged, within `batch_bytes` of `from` unless the next one is
     /// further away by itself.
-    pub fn to_apply(&self, from: Lsn, oldest_us: Time, batch_bytes: u64, durable_only: bool) -> Option<Checkpoint> {
+    pub fn to_apply(
+        &self,
+        from: Lsn,
+        oldest_us: Time,
+        batch_bytes: u64,
+        durable_only: bool,
+    ) -> Option<Checkpoint> {
         let limit = if durable_only { self.durable } else { self.end };
         let ripe = |p: &&Checkpoint| p.lsn > from && p.lsn <= limit && p.time <= oldest_us;
         let first = self.applicable.iter().find(ripe)?;
-        let within = self.applicable.iter().filter(ripe).take_while(|p| p.lsn.0 <= from.0 + batch_bytes).last();
+        let within =
+            self.applicable.iter().filter(ripe).take_while(|p| p.lsn.0 <= from.0 + batch_bytes).last();
         Some(*within.unwrap_or(first))
     }
 
@@ -172,7 +179,11 @@ impl Target {
             return;
         }
         let late = self.unsynced_since.is_some_and(|t| self.now >= t.plus_us(SYNC_DELAY_US));
-        if self.sync_wanted || late || self.points.bytes_unsynced() >= SYNC_BYTES || self.session.wants_durable() {
+        if self.sync_wanted
+            || late
+            || self.points.bytes_unsynced() >= SYNC_BYTES
+            || self.session.wants_durable()
+        {
             self.syncing = true;
             self.sync_wanted = false;
             self.unsynced_since = None;
@@ -197,11 +208,13 @@ impl Target {
         self.pump(now);
     }
 
-    /// An entry was appended; `None`: it could not be.
+    /// An entry was appended; `None`: it could not be, and neither was any that [`Target::poll`] gave after it.
     pub fn appended(&mut self, now: Time, frame: &Frame, end: Option<Lsn>) {
         self.now = self.now.max(now);
         let Some(end) = end else {
             self.end_session("the journal is full");
+            // Nothing may follow the one that is missing.
+            self.outputs.retain(|o| !matches!(o, Output::Append(_)));
             self.drop_staged();
             self.pump(now);
             return;

@@ -7,8 +7,17 @@ use crate::message::{Lost, Open, Opened, Refusal};
 pub(super) enum Session {
     None,
     /// Begins when the state of this version is durable.
-    Noting { id: SessionId, version: u64, durable_acks: bool, opened: Box<Opened> },
-    Active { id: SessionId, durable_acks: bool },
+    Noting {
+        id: SessionId,
+        version: u64,
+        durable_acks: bool,
+        known: SessionId,
+        previous: SessionId,
+    },
+    Active {
+        id: SessionId,
+        durable_acks: bool,
+    },
 }
 
 impl Session {
@@ -42,36 +51,13 @@ impl Target {
             self.session = Session::None;
         }
         self.refuse(&open)?;
-        let (known_session, previous_session) = (self.state.session, self.state.previous_session);
+        let (known, previous) = (self.state.session, self.state.previous_session);
         self.state.generation = open.generation;
         self.state.session = open.session;
         self.state.previous_session = open.known_session;
         let version = self.persist();
-        let durable = self.points.durable_point().map(|p| p.position);
-        let lost = match &self.state.lost {
-            LostBlocks::None => Lost::None,
-            LostBlocks::Ranges(r) => Lost::Ranges(r.clone()),
-            LostBlocks::All => Lost::All,
-        };
-        if !self.rules.on(Rule::TargetKeepsBits) {
-            self.state.lost = LostBlocks::None;
-        }
-        let opened = Opened {
-            session: open.session,
-            known_session,
-            previous_session,
-            received: self.points.newest().map(|p| p.position),
-            durable,
-            mark: self.state.mark,
-            epoch: self.epoch.as_ref().and_then(|e| e.for_resume()),
-            lost,
-        };
-        self.session = Session::Noting {
-            id: open.session,
-            version,
-            durable_acks: open.durable_acks,
-            opened: Box::new(opened),
-        };
+        self.session =
+            Session::Noting { id: open.session, version, durable_acks: open.durable_acks, known, previous };
         self.pump(now);
         Ok(())
     }
@@ -86,10 +72,16 @@ impl Target {
             return refused(Refusal::Promoted, text);
         }
         if let Some(reason) = self.failed {
-            return refused(Refusal::NotReady, format!("group {} cannot take data: {reason}", self.config.group));
+            return refused(
+                Refusal::NotReady,
+                format!("group {} cannot take data: {reason}", self.config.group),
+            );
         }
         if self.cutting.is_some() {
-            return refused(Refusal::NotReady, format!("group {} is making room in its journal", self.config.group));
+            return refused(
+                Refusal::NotReady,
+                format!("group {} is making room in its journal", self.config.group),
+            );
         }
         if self.promoting.is_some() {
             return refused(Refusal::NotReady, format!("group {} is being promoted", self.config.group));
@@ -130,16 +122,35 @@ impl Target {
         if !matches!(&self.session, Session::Noting { version: v, .. } if *v <= version) {
             return;
         }
-        if let Session::Noting { id, durable_acks, opened, .. } = std::mem::replace(&mut self.session, Session::None)
-        {
-            let handed_over = opened.lost != Lost::None;
-            self.session = Session::Active { id, durable_acks };
-            self.points.forget_told();
-            if let Some(e) = &mut self.epoch {
-                e.session_began();
-            }
-            self.lost_handed_over = handed_over;
-            self.send(TargetMessage::Opened(*opened));
+        let Session::Noting { id, durable_acks, known, previous, .. } =
+            std::mem::replace(&mut self.session, Session::None)
+        else {
+            return;
+        };
+        let opened = Opened {
+            session: id,
+            known_session: known,
+            previous_session: previous,
+            received: self.points.newest().map(|p| p.position),
+            durable: self.points.durable_point().map(|p| p.position),
+            mark: self.state.mark,
+            epoch: self.epoch.as_ref().and_then(|e| e.for_resume()),
+            lost: match &self.state.lost {
+                LostBlocks::None => Lost::None,
+                LostBlocks::Ranges(r) => Lost::Ranges(r.clone()),
+                LostBlocks::All => Lost::All,
+            },
+        };
+        self.lost_handed_over = opened.lost != Lost::None;
+        if self.lost_handed_over && !self.rules.on(Rule::TargetKeepsBits) {
+            self.state.lost = LostBlocks::None;
+            self.persist();
         }
+        self.session = Session::Active { id, durable_acks };
+        self.points.forget_told();
+        if let Some(e) = &mut self.epoch {
+            e.session_began();
+        }
+        self.send(TargetMessage::Opened(opened));
     }
 }

@@ -72,6 +72,11 @@ impl GroupStore {
         Ok((Self { dir, superblock }, state))
     }
 
+    /// The state in `dir` while another process may own it; changes nothing.
+    pub fn peek(dir: &dyn Dir) -> Result<Option<GroupState>, GroupError> {
+        Ok(Superblock::peek(dir, SUPERBLOCK)?.map(|p| GroupState::decode(&p)).transpose()?)
+    }
+
     /// Replaces the state; durable in both slots on return.
     pub fn write(&mut self, state: &GroupState) -> Result<(), GroupError> {
         self.superblock.write(&state.encode()).map_err(GroupError::Write)

@@ -17,6 +17,9 @@ use crate::journal::{Journal, JournalError, JournalOptions, Lost, Reader, SyncTi
 pub struct TargetStore {
     group: GroupStore,
     journal: Journal,
+    /// Where the next redo begins. The journal may begin before it, since it forgets whole segments only: what is between
+    /// was redone, and which of it counts for nothing is not known any more.
+    redo_from: Lsn,
 }
 
 impl TargetStore {
@@ -38,7 +41,8 @@ impl TargetStore {
             FoundDamage { lost: lost_blocks(d.lost) }
         });
         let target = recovery.finish(found.start, found.end, damage, now);
-        Ok((Self { group, journal }, target))
+        let redo_from = journal.start();
+        Ok((Self { group, journal, redo_from }, target))
     }
 
     /// Writes the state; whether it is durable.
@@ -83,8 +87,9 @@ impl TargetStore {
         self.journal.truncate(at)
     }
 
-    /// Forgets the journal before a place.
+    /// Forgets the journal before a place, up to which all was redone.
     pub fn trim(&mut self, before: Lsn) -> Result<(), JournalError> {
+        self.redo_from = self.redo_from.max(before);
         self.journal.trim(before)
     }
 
@@ -93,9 +98,9 @@ impl TargetStore {
         self.journal.acknowledge_damage()
     }
 
-    /// The entries up to `to`, from the first one; the reader may be used on any thread.
+    /// The entries up to `to`, from the first one that was not redone; the reader may be used on any thread.
     pub fn read_to(&self, to: Lsn) -> Reader {
-        self.journal.read(self.journal.start(), to)
+        self.journal.read(self.redo_from, to)
     }
 
     /// Bytes that the journal takes on the disk.

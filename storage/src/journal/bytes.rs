@@ -38,6 +38,14 @@ impl Window {
         Self { file, limit, start: 0, bytes: Vec::new() }
     }
 
+    /// As many bytes from `offset` on as are at hand, at least `least` of them unless the limit is nearer.
+    pub fn rest(&mut self, offset: u64, least: u64) -> io::Result<&[u8]> {
+        if self.get(offset, least)?.is_none() {
+            return Ok(&[]);
+        }
+        Ok(self.bytes.get((offset - self.start) as usize..).unwrap_or_default())
+    }
+
     /// `len` bytes from `offset`; `None` past the limit.
     pub fn get(&mut self, offset: u64, len: u64) -> io::Result<Option<&[u8]>> {
         let Some(end) = offset.checked_add(len).filter(|end| *end <= self.limit) else {

@@ -4,7 +4,7 @@
 //! the frames mean, when to sync, and what may be forgotten.
 //!
 //! Everything that changes the past is the making of a new segment, which supersedes all that lower-numbered ones
-//! hold from its base on: see [`segment`]. So bytes that were once written are never written over, and the bytes of an
+//! hold from its base on: see `segment.rs`. So bytes that were once written are never written over, and the bytes of an
 //! older history are never taken for those of the current one.
 //!
 //! - **append** writes to the newest segment, and makes the next one when it is full. After a write that failed, what
@@ -153,19 +153,24 @@ impl Journal {
             sync: sync::SyncState::default(),
             poison: None,
         };
+        if let Some(mark) = found.start_mark {
+            // What lies in front of it must not come back once it was removed, or vouched for by a new segment.
+            mark::store(&*journal.dir, START_FILE, mark)?;
+        }
         if let Some(last) = journal.segments.last_mut() {
             last.give_back_room(last.end);
         }
         let tail = Reader::new(&journal.segments, found.durable, found.end);
         let mut frames = tail.map(|entry| entry.map(|(_, _, frame)| frame));
-        if options.rules.on(Rule::RecoverFsync) {
+        if options.rules.on(Rule::RecoverFsync) || journal.segments.is_empty() {
             journal
                 .supersede(found.durable, found.end, found.end, &mut frames, Room::WhateverThereIs)
                 .map_err(|failed| failed.error)?;
         }
         journal.durable = found.end;
-        // The start that was found may not be durable yet; it has to be before what lies in front of it is removed.
-        mark::store(&*journal.dir, START_FILE, journal.mark(journal.start))?;
+        if found.start_mark.is_none() {
+            mark::store(&*journal.dir, START_FILE, journal.mark(journal.start))?;
+        }
         found.dead.iter().for_each(|name| journal.remove(name));
         journal.hint_durable();
         let recovered = Recovered { start: journal.start, end: found.end, damage };
@@ -287,8 +292,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets every entry, durable or not; the end stays. Durable on return; after a crash in the middle all entries
-    /// are there or none is. A sync that is under way does not count any more.
+    /// Forgets every entry, durable or not; the end stays. Durable on return; after a crash in the middle none of the
+    /// entries was forgotten or all were.
     pub fn reset(&mut self) -> Result<(), JournalError> {
         self.usable()?;
         self.begin_empty()?;
@@ -296,7 +301,6 @@ impl Journal {
         self.forget(self.segments.len() - 1)?;
         self.durable = end;
         self.unsynced.clear();
-        self.sync.void();
         self.hint_durable();
         Ok(())
     }

@@ -2,9 +2,9 @@
 //!
 //! Segments are put into the chain that their names describe, and their entries are read in order until one cannot be
 //! read. Whether that place is a **torn tail** or **damage** is decided by what is known to have been durable: the
-//! most that any claim says, of the `durable` and `start` files, of segment headers, and of every entry that can be
-//! made out, in front of that place or behind it. At or above all claims the bytes were never promised to be there,
-//! and whatever survived behind them is cut too. Below one of them, they were.
+//! most that is claimed by the `durable` and `start` files, and by every segment header and entry that can be made
+//! out from that place on (those in front of it know of nothing behind it). At or above all claims the bytes were
+//! never promised to be there, and whatever survived behind them is cut too. Below one of them, they were.
 //!
 //! Only reads, but for clearing away what was never finished. What follows from it is done by [`super::Journal::open`].
 
@@ -14,7 +14,7 @@ use afterimage_protocol::Lsn;
 
 use super::bytes::{Window, get_u32};
 use super::damage::{Damage, JoinedRanges, Lost};
-use super::entry::{ALIGNMENT, ENTRY_HEADER_BYTES, MAGIC};
+use super::entry::{ALIGNMENT, MAGIC};
 use super::error::JournalError;
 use super::mark::{self, Mark};
 use super::reader::{EntryRead, read_entry, read_header};
@@ -26,12 +26,15 @@ use crate::io::{Dir, Open};
 pub(super) struct Found {
     /// The segments that hold entries of the journal, in order; the last one's `end` is that of the journal.
     pub segments: Vec<Segment>,
-    /// Segments that are not part of the journal any more.
+    /// Segments that are not part of the journal any more once `start` is stored and a new segment begins at `end` or
+    /// before.
     pub dead: Vec<SegmentName>,
     /// An id that was never used.
     pub next_id: SegmentId,
     /// The first lsn.
     pub start: Lsn,
+    /// The claim that says so, visible but perhaps not durable; none until the journal's first open is over.
+    pub start_mark: Option<Mark>,
     /// The first lsn after the last entry that survives.
     pub end: Lsn,
     /// An entry boundary in `start..=end` below which all is on stable storage.
@@ -45,18 +48,19 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
     let names = segment_names(dir)?;
     let (durable_exists, durable_marks) = mark::load(dir, DURABLE_FILE)?;
     let (start_exists, start_marks) = mark::load(dir, START_FILE)?;
-    let stored_start = start_marks.iter().map(|m| m.within(&names)).max();
+    let start_mark = start_marks.iter().copied().max_by_key(|m| m.within(&names));
+    let stored_start = start_mark.map(|m| m.within(&names));
     let marks: Vec<Mark> = durable_marks.into_iter().chain(start_marks).collect();
     let ids = names.iter().map(|n| n.id).chain(marks.iter().map(|m| m.segment));
     let next_id = ids.max().unwrap_or(SegmentId(0)).next();
 
-    let (mut chain, dead) = open_chain(dir, &names, stored_start.unwrap_or(Lsn(0)))?;
+    let (mut chain, mut dead) = open_chain(dir, &names, stored_start.unwrap_or(Lsn(0)))?;
     let first_base = chain.first().map(|link| link.segment.base());
     let start = stored_start.or(first_base).unwrap_or(Lsn(0));
     let mut claims = Claims { segments: &names, most: start };
     marks.iter().for_each(|m| claims.add(m.segment, m.lsn));
 
-    let stop = walk(&mut chain, start, &mut claims, visit)?;
+    let stop = walk(&mut chain, start, visit)?;
     claims_behind(&mut chain, &stop, &mut claims)?;
     let known = claims.most;
     // A journal that ever was has a segment, and one begins at its start: that there is none is damage even where no
@@ -71,9 +75,20 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
         None
     };
 
-    let mut segments: Vec<Segment> = chain.into_iter().map(|link| link.segment).collect();
+    let (mut segments, cut): (Vec<Segment>, Vec<Segment>) =
+        chain.into_iter().map(|link| link.segment).partition(|s| s.base() < stop.at);
     segments.iter_mut().for_each(|s| s.end = s.end.min(stop.at));
-    Ok(Found { segments, dead, next_id, start, end: stop.at, durable: known.min(stop.at), damage })
+    dead.extend(cut.into_iter().map(|s| s.name));
+    Ok(Found {
+        segments,
+        dead,
+        next_id,
+        start,
+        start_mark,
+        end: stop.at,
+        durable: known.min(stop.at),
+        damage,
+    })
 }
 
 /// A segment of the chain, being looked at.
@@ -113,8 +128,6 @@ fn segment_names(dir: &dyn Dir) -> Result<Vec<SegmentName>, JournalError> {
         }
         names.extend(SegmentName::parse(&name));
     }
-    // What is listed may be undone by a power cut until it is synced.
-    dir.sync().map_err(JournalError::io("sync", "."))?;
     names.sort();
     Ok(names)
 }
@@ -161,29 +174,22 @@ fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Li
 }
 
 /// Visits the entries in order until one cannot be read.
-fn walk(
-    chain: &mut [Link],
-    start: Lsn,
-    claims: &mut Claims<'_>,
-    visit: &mut dyn FnMut(Entry<'_>),
-) -> Result<Stop, JournalError> {
+fn walk(chain: &mut [Link], start: Lsn, visit: &mut dyn FnMut(Entry<'_>)) -> Result<Stop, JournalError> {
     let mut at = start;
     for (index, link) in chain.iter_mut().enumerate() {
         let base = link.segment.base();
-        let SegmentHeader::Whole { durable } = link.header else {
+        let SegmentHeader::Whole { .. } = link.header else {
             return Ok(Stop { link: index, at });
         };
         if base != at {
             return Ok(Stop { link: index, at });
         }
-        claims.add(link.segment.name.id, durable);
         while link.limit.is_none_or(|limit| at < limit) {
             let entry = read_entry(&mut link.window, &link.segment, at)
                 .map_err(JournalError::io("read", &link.segment.name.file()))?;
             let EntryRead::Whole(header, frame) = entry else {
                 break;
             };
-            claims.add(link.segment.name.id, header.durable);
             visit(Entry { start: at, end: header.end(), frame: &frame });
             at = header.end();
         }
@@ -223,13 +229,18 @@ fn claims_behind(chain: &mut [Link], stop: &Stop, claims: &mut Claims<'_>) -> Re
 /// The first place at or after `at` that looks like an entry.
 fn next_magic(link: &mut Link, at: Lsn) -> std::io::Result<Option<Lsn>> {
     let mut at = at;
-    while let Some(bytes) = link.window.get(link.segment.offset(at), ENTRY_HEADER_BYTES)? {
-        if get_u32(bytes, 0) == Some(MAGIC) {
-            return Ok(Some(at));
+    loop {
+        let words = link.window.rest(link.segment.offset(at), ALIGNMENT)?.chunks_exact(ALIGNMENT as usize);
+        if words.len() == 0 {
+            return Ok(None);
         }
-        at = Lsn(at.0 + ALIGNMENT);
+        for word in words {
+            if get_u32(word, 0) == Some(MAGIC) {
+                return Ok(Some(at));
+            }
+            at = Lsn(at.0 + ALIGNMENT);
+        }
     }
-    Ok(None)
 }
 
 /// What the entries from `at` to at least `durable_end` wrote.

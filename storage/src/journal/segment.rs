@@ -150,7 +150,7 @@ pub(super) struct Birth {
     pub name: SegmentName,
     /// What is durable once the segment has its name.
     pub durable: Lsn,
-    /// Bytes of the entries it is born with.
+    /// Bytes of the entries it is born with. If there are any, all before `name.base` is durable already.
     pub entry_bytes: u64,
     /// Bytes to reserve.
     pub file_bytes: u64,
@@ -210,11 +210,9 @@ impl Birth {
         let mut out = encode_header(&self.name, self.durable);
         let mut at = 0;
         let mut lsn = self.name.base;
-        // An entry claims no more than its own place.
-        let durable = self.durable.min(self.name.base);
         for frame in entries {
             let frame = frame?;
-            let header = EntryHeader::new(self.name.id, lsn, durable, &frame);
+            let header = EntryHeader::new(self.name.id, lsn, self.name.base, &frame);
             out.extend_from_slice(&header.encode());
             out.extend_from_slice(&frame.header());
             out.extend_from_slice(&frame.payload());

@@ -95,7 +95,8 @@ impl Journal {
                 self.durable = self.durable.max(ticket.end);
             }
             Err(error) => {
-                tracing::warn!(durable = self.durable.0, end = self.end().0, %error, "a journal sync failed; writing again");
+                let (durable, end) = (self.durable.0, self.end().0);
+                tracing::warn!(durable, end, %error, "a journal sync failed; writing again");
                 self.rewrite_unsynced()?;
             }
         }

@@ -3,5 +3,9 @@
 
 mod apply;
 mod basics;
+mod crash;
+mod damage;
 mod disk;
+mod faults;
 mod frames;
+mod golden;

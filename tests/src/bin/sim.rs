@@ -77,6 +77,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn table(args: &Args) -> anyhow::Result<()> {
+    std::panic::set_hook(Box::new(|_| {}));
     let mut missed = 0;
     println!("{:<24} {:>4}  {:>8}  violation", "rule", "no.", "seeds");
     for (rule, number, name) in Rule::ALL {

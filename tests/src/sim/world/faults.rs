@@ -211,6 +211,11 @@ impl World {
             disk.clear_faults();
             disk.set_fuse(None);
         }
+        self.restart_failed();
+    }
+
+    /// What only a restart mends.
+    pub(super) fn restart_failed(&mut self) {
         let failed = self.primary.process.as_ref().is_some_and(|p| {
             let status = p.source.status();
             status.state_failed || status.tracking_lost || status.unreadable_blocks > 0

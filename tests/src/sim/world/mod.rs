@@ -82,7 +82,13 @@ pub struct World {
 pub fn run(seed: u64, steps: u64, rules: Rules, log: Option<&mut Vec<String>>) -> Result<Outcome, Violation> {
     let mut world = World::new(seed, rules);
     world.log = log.as_ref().map(|_| Vec::new());
-    let result = world.run(steps);
+    // A panic is a finding like any other: it must not end a hunt over many seeds.
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run(steps)));
+    let result = result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Err(Violation::new("panic", text.unwrap_or_default()))
+    });
     if let (Some(out), Some(log)) = (log, world.log.take()) {
         *out = log;
     }
@@ -96,6 +102,7 @@ impl World {
         let setup = Setup { config, compare: rng.chance(0.2) };
         let mut primary = Primary::new(rng.next_u64());
         primary.format(&mut rng);
+        primary.slow_writes = rng.chance(0.3);
         let mut standby = Standby::new(rng.next_u64(), &mut rng, rules);
         if setup.compare {
             standby.seed_copy(&primary, &mut rng);
@@ -170,6 +177,12 @@ impl World {
     }
 
     fn after_step(&mut self) -> Result<(), Violation> {
+        for (sequence, range, value) in std::mem::take(&mut self.history.news) {
+            self.say(|| format!("write {sequence} {}:{}+{} value {value}", range.volume, range.offset, range.length));
+        }
+        for sequence in std::mem::take(&mut self.history.errors) {
+            self.say(|| format!("local error of write {sequence}"));
+        }
         self.notice_deaths();
         self.collect();
         if self.rng.chance(0.15) {
@@ -433,6 +446,9 @@ impl World {
             if step < clients_until {
                 self.primary.client(&mut self.rng, &mut self.history, self.now);
             }
+            if step % 100 == 0 {
+                self.restart_failed();
+            }
             self.start()?;
             self.connect();
             for _ in 0..4 {
@@ -451,7 +467,8 @@ impl World {
             }
         }
         let detail = format!(
-            "no rest: {:?}; target newest {:?}, jobs {} and {}, {} requests",
+            "no rest: {}; {:?}; target newest {:?}, jobs {} and {}, {} requests",
+            self.standby.process.as_ref().map(|p| p.target.activity()).unwrap_or_default(),
             self.primary.process.as_ref().map(|p| p.source.status()),
             self.standby.newest(),
             self.primary.jobs(),
@@ -490,7 +507,7 @@ impl World {
         p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
         self.standby.drain(self.now);
         for _ in 0..2_000 {
-            self.now.0 += 1_000;
+            self.now.0 += 10_000;
             self.standby.step(&mut self.rng, self.now);
             self.timeouts();
             if self.standby.promoted.is_some() {
@@ -503,7 +520,10 @@ impl World {
                 let position = promotion.position;
                 self.check_promoted(position)
             }
-            other => Err(Violation::new("rest", format!("the promotion did not end: {other:?}"))),
+            other => {
+                let activity = self.standby.process.as_ref().map(|p| p.target.activity());
+                Err(Violation::new("rest", format!("the promotion did not end: {other:?}, {activity:?}")))
+            }
         }
     }
 

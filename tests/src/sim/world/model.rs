@@ -71,6 +71,20 @@ pub fn read_image(volumes: &[std::sync::Arc<dyn File>]) -> std::io::Result<Image
     Ok(image)
 }
 
+/// What the tracked sectors hold, whatever faults there are.
+pub fn peek_image(disk: &crate::sim::SimDisk) -> Image {
+    let mut image = vec![0; sectors()];
+    for (n, (volume, block)) in BLOCKS.iter().enumerate() {
+        let at = block * BLOCK_BYTES;
+        let mut bytes = vec![0; BLOCK_BYTES.min(SIZES[*volume as usize] - at) as usize];
+        disk.peek(&format!("{}/v{volume}", crate::sim::disk::VOLUMES), &mut bytes, at);
+        for (s, value) in block_values(&bytes).enumerate() {
+            image[n * SECTORS_PER_BLOCK + s] = value;
+        }
+    }
+    image
+}
+
 /// Puts the bytes of a write into an image.
 pub fn put(image: &mut Image, range: ByteRange, raw: Option<&[u8]>) {
     for index in sectors_in(range) {
@@ -91,6 +105,10 @@ pub struct History {
     last: Sequence,
     /// The sequence that gave each write's number its place.
     pub placed: BTreeMap<u64, Sequence>,
+    /// Writes since they were last taken, for the log.
+    pub news: Vec<(Sequence, ByteRange, u64)>,
+    /// Writes that failed locally since they were last taken, for the log.
+    pub errors: Vec<Sequence>,
 }
 
 impl History {
@@ -117,6 +135,7 @@ impl History {
         for index in sectors_in(range) {
             self.placed.insert(image[index], sequence);
         }
+        self.news.push((sequence, range, sectors_in(range).next().map_or(0, |i| image[i])));
         self.current = Rc::new(image);
         self.last = sequence;
         self.images.insert(sequence, self.current.clone());

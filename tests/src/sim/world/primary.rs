@@ -82,6 +82,8 @@ pub struct Primary {
     pub process: Option<Process>,
     pub boot: u64,
     pub fenced: bool,
+    /// In this run the local disk is slower than the link.
+    pub slow_writes: bool,
     next_request: u64,
     next_value: u64,
     /// The last write acknowledged while in sync, and the last one that was acknowledged as durable.
@@ -100,6 +102,7 @@ impl Primary {
             process: None,
             boot: 1,
             fenced: false,
+            slow_writes: false,
             next_request: 0,
             next_value: 0,
             must: Sequence(0),
@@ -235,6 +238,9 @@ impl Primary {
             return;
         }
         let at = rng.index(p.jobs.len());
+        if self.slow_writes && matches!(p.jobs[at], Job::Write(..)) && !rng.chance(0.05) {
+            return;
+        }
         let job = p.jobs.swap_remove(at);
         let report = match job {
             Job::Report(report) => {
@@ -261,12 +267,13 @@ impl Primary {
             Report::Bitmap(token, ok) => p.source.bitmap_synced(now, token, ok),
             Report::Write(sequence, result) => {
                 if result.is_err() {
+                    history.errors.push(sequence);
                     let range = p.requests.values().find_map(|(r, s)| match r {
                         Request::Write { range, .. } if *s == Some(sequence) => Some(*range),
                         _ => None,
                     });
-                    if let (Some(range), Ok(found)) = (range, read_image(&p.volumes)) {
-                        history.failed(range, &found);
+                    if let Some(range) = range {
+                        history.failed(range, &peek_image(&self.disk));
                     }
                 }
                 p.source.local_done(now, sequence, result);
@@ -396,7 +403,7 @@ pub fn source_config(rng: &mut Rng, rules: Rules) -> Config {
         queue_bytes: *rng.pick(&[12_000, 30_000, 1 << 20]),
         window_bytes: *rng.pick(&[1, 12_000, 1 << 20]),
         hot_capacity: *rng.pick(&[2, 3, 8]),
-        max_rate: rng.chance(0.1).then_some(1 << 20),
+        max_rate: rng.chance(0.1).then_some(64 << 20),
         volumes: volume_infos(),
         rules,
     }

@@ -22,7 +22,6 @@ enum Job {
     State(u64, Box<GroupState>),
     Sync(SyncTicket),
     Truncate(Lsn),
-    SyncBase,
     Apply(Lsn, Vec<(Lsn, Lsn)>),
     Report(Report),
 }
@@ -176,7 +175,6 @@ impl Standby {
                 Report::Sync(ticket, result)
             }
             Job::Truncate(at) => Report::Truncated(p.store.truncate(at).is_ok()),
-            Job::SyncBase => Report::BaseSynced(p.volumes.iter().all(|v| v.sync().is_ok())),
             Job::Apply(to, skip) => {
                 let skips = |lsn: Lsn| skip.iter().any(|(from, end)| lsn >= *from && lsn < *end);
                 let result = apply::apply(p.store.read_to(to), &skips, &p.volumes, 64 << 10);

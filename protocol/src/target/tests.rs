@@ -1,0 +1,273 @@
+//! The target alone, fed by hand: what the simulator meets rarely or not at all.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::codec::content_checksum;
+use crate::frame::{Block, Codec, Payload, Record, frame_digest};
+use crate::message::Open;
+use crate::state::{BasePoint, VolumeState};
+
+const GENERATION: Generation = Generation(7);
+const SESSION: SessionId = SessionId(9);
+const EPOCH: EpochId = EpochId(3);
+const SIZE: u64 = 1 << 20;
+
+/// A target with its journal as a list; appends fail once it holds `room` entries.
+struct Bench {
+    target: Target,
+    journal: Vec<(Lsn, Frame)>,
+    room: usize,
+    sent: Vec<TargetMessage>,
+    ended: Vec<String>,
+    redone: Vec<(Lsn, Vec<(Lsn, Lsn)>)>,
+}
+
+impl Bench {
+    /// A target whose base is of sequence `base`, in a session.
+    fn new(base: Option<u64>) -> Self {
+        let mut state = GroupState::new(
+            Role::Standby,
+            vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }],
+        );
+        state.generation = GENERATION;
+        state.base = base.map(|s| BasePoint { position: position(s), lsn: Lsn(0) });
+        let target = Target::recover(config(), state, Time(1)).finish(Lsn(0), Lsn(0), None, Time(1));
+        let mut bench = Self {
+            target,
+            journal: Vec::new(),
+            room: usize::MAX,
+            sent: Vec::new(),
+            ended: Vec::new(),
+            redone: Vec::new(),
+        };
+        bench.open();
+        bench
+    }
+
+    fn open(&mut self) {
+        let open = Open {
+            group: "g".into(),
+            session: SESSION,
+            known_session: SessionId(0),
+            generation: GENERATION,
+            parent: None,
+            incarnation: Incarnation(1),
+            sequence: Sequence(100),
+            durable_acks: false,
+            volumes: config().volumes,
+        };
+        self.target.open(Time(1), open).unwrap();
+        self.run();
+    }
+
+    fn end(&self) -> Lsn {
+        self.journal.last().map_or(Lsn(0), |(end, _)| *end)
+    }
+
+    fn feed(&mut self, frame: Frame) {
+        self.target.frame(Time(1), SESSION, frame).unwrap();
+    }
+
+    fn run(&mut self) {
+        while let Some(output) = self.target.poll() {
+            match output {
+                Output::Append(frame) => {
+                    let end = (self.journal.len() < self.room).then(|| Lsn(self.end().0 + 100));
+                    self.journal.extend(end.map(|end| (end, frame.clone())));
+                    self.target.appended(Time(1), &frame, end);
+                }
+                Output::PersistState { version, .. } => self.target.state_persisted(Time(1), version, true),
+                Output::SyncJournal => self.target.journal_synced(Time(1), Some(self.end())),
+                Output::SyncBase => self.target.base_synced(Time(1), true),
+                Output::Truncate { at } => {
+                    self.journal.retain(|(end, _)| *end <= at);
+                    self.target.truncated(Time(1), true);
+                }
+                Output::Apply { to, skip } => {
+                    self.redone.push((to, skip));
+                    self.target.applied(Time(1), true);
+                }
+                Output::WriteBase { .. } => self.target.base_written(Time(1), true),
+                Output::Send { message, .. } => self.sent.push(message),
+                Output::EndSession { reason, .. } => self.ended.push(reason),
+                _ => {}
+            }
+        }
+    }
+
+    fn records(&self) -> Vec<u64> {
+        let sequence = |f: &Frame| match f {
+            Frame::Record(r) => Some(r.position.sequence.0),
+            _ => None,
+        };
+        self.journal.iter().filter_map(|(_, f)| sequence(f)).collect()
+    }
+}
+
+fn config() -> Config {
+    Config {
+        group: "g".into(),
+        volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
+        history_us: 1 << 40,
+        journal_bytes: 1 << 30,
+        rules: Rules::default(),
+    }
+}
+
+fn position(sequence: u64) -> Position {
+    Position::new(GENERATION, Sequence(sequence))
+}
+
+fn content(byte: u8, length: u64) -> Content {
+    let raw = Bytes::from(vec![byte; length as usize]);
+    let (raw_bytes, checksum) = (raw.len() as u32, content_checksum(&raw));
+    Content::Data(Payload { codec: Codec::Raw, raw_bytes, checksum, encoded: raw })
+}
+
+fn record(sequence: u64, offset: u64, length: u64) -> Frame {
+    Frame::Record(Record {
+        position: position(sequence),
+        range: ByteRange::new(VolumeIndex(0), offset, length),
+        time: Time(1),
+        content: content(sequence as u8, length),
+        floor: Sequence(0),
+    })
+}
+
+fn begin(epoch: EpochId) -> Frame {
+    Frame::EpochBegin { epoch, generation: GENERATION, incarnation: Incarnation(1) }
+}
+
+fn block(epoch: EpochId, frame: u64, read_at: u64, after: u64) -> Frame {
+    Frame::Block(Block {
+        epoch,
+        frame: FrameId(frame),
+        range: ByteRange::new(VolumeIndex(0), frame * 8192, 8192),
+        read_at: Sequence(read_at),
+        after: Sequence(after),
+        content: content(0xbb, 8192),
+    })
+}
+
+fn commit(epoch: EpochId, sequence: u64, frames: &[(u64, u64)]) -> Frame {
+    let digest = frames.iter().map(|(f, at)| frame_digest(FrameId(*f), Sequence(*at)));
+    Frame::EpochCommit {
+        epoch,
+        position: position(sequence),
+        time: Time(1),
+        frames: frames.len() as u64,
+        digest: digest.fold(0, u64::wrapping_add),
+    }
+}
+
+#[test]
+fn what_is_left_of_a_block_beside_a_newer_record_can_be_stored() {
+    let mut bench = Bench::new(Some(10));
+    bench.feed(begin(EPOCH));
+    bench.run();
+    bench.feed(record(12, 512, 512));
+    bench.feed(block(EPOCH, 0, 11, 0));
+    bench.run();
+    let parts: Vec<_> = bench.journal.iter().filter(|(_, f)| matches!(f, Frame::Block(_))).collect();
+    assert_eq!(parts.len(), 2);
+    for (_, frame) in &bench.journal {
+        assert_eq!(&Frame::decode(&frame.to_bytes()).unwrap().0, frame);
+    }
+    let Frame::Block(mut unaligned) = block(EPOCH, 1, 11, 0) else { unreachable!() };
+    unaligned.range.offset += 512;
+    assert!(bench.target.frame(Time(1), SESSION, Frame::Block(unaligned)).is_err());
+}
+
+#[test]
+fn nothing_is_appended_behind_a_record_that_found_no_room() {
+    let mut bench = Bench::new(Some(10));
+    (11..15).for_each(|s| bench.feed(record(s, 0, 512)));
+    let mut appends = 0;
+    while let Some(output) = bench.target.poll() {
+        let Output::Append(frame) = output else { continue };
+        appends += 1;
+        // Only the second finds none: what comes after it may be smaller.
+        let end = (appends != 2).then(|| Lsn(bench.end().0 + 100));
+        bench.journal.extend(end.map(|end| (end, frame.clone())));
+        bench.target.appended(Time(1), &frame, end);
+    }
+    assert_eq!(bench.records(), [11]);
+    assert_eq!(bench.target.newest().unwrap().position, position(11));
+}
+
+#[test]
+fn an_epoch_whose_abort_finds_no_room_is_cut() {
+    for again in [false, true] {
+        let mut bench = Bench::new(Some(10));
+        bench.feed(begin(EPOCH));
+        bench.feed(block(EPOCH, 0, 10, 0));
+        bench.run();
+        bench.room = bench.journal.len();
+        bench.feed(if again { begin(EpochId(4)) } else { Frame::EpochAbort { epoch: EPOCH } });
+        bench.run();
+        assert_eq!(bench.ended, ["the journal is full"]);
+        assert!(bench.journal.is_empty());
+        assert_eq!(bench.target.skipped(), []);
+        bench.room = usize::MAX;
+        bench.open();
+        bench.feed(record(11, 0, 512));
+        bench.run();
+        assert_eq!(bench.target.newest().unwrap().position, position(11));
+    }
+}
+
+#[test]
+fn blocks_that_overtake_the_beginning_of_their_epoch_are_kept() {
+    for base in [None, Some(10)] {
+        let mut bench = Bench::new(base);
+        let frames = [(0, 10), (1, 11)];
+        for (frame, read_at) in frames {
+            bench.feed(block(EPOCH, frame, read_at, 0));
+            bench.run();
+        }
+        assert!(bench.journal.is_empty());
+        bench.feed(begin(EPOCH));
+        bench.run();
+        bench.feed(commit(EPOCH, 11, &frames));
+        bench.run();
+        assert_eq!(bench.target.newest().unwrap().position, position(11), "{base:?}");
+        // Late frames of an epoch that is over are not kept for the next.
+        bench.feed(block(EPOCH, 2, 11, 0));
+        bench.feed(begin(EpochId(4)));
+        bench.feed(commit(EpochId(4), 12, &[]));
+        bench.run();
+        assert_eq!(bench.target.newest().unwrap().position, position(12), "{base:?}");
+    }
+}
+
+#[test]
+fn a_commit_that_waits_for_a_write_to_the_base_goes_on_when_that_is_reported() {
+    let mut bench = Bench::new(None);
+    bench.feed(begin(EPOCH));
+    bench.feed(commit(EPOCH, 11, &[(0, 10)]));
+    bench.feed(block(EPOCH, 0, 10, 0));
+    bench.run();
+    assert_eq!(bench.target.newest().unwrap().position, position(11));
+}
+
+#[test]
+fn an_aborted_epoch_whose_beginning_was_trimmed_is_not_redone() {
+    let mut state = GroupState::new(Role::Standby, vec![]);
+    state.generation = GENERATION;
+    state.base = Some(BasePoint { position: position(12), lsn: Lsn(400) });
+    let mut recovery = Target::recover(config(), state, Time(1));
+    let abort = Frame::EpochAbort { epoch: EPOCH };
+    let entries = [block(EPOCH, 0, 10, 0), abort, record(12, 0, 512), record(13, 0, 512)];
+    for (n, frame) in entries.iter().enumerate() {
+        let start = 100 + n as u64 * 100;
+        recovery.entry(Lsn(start), Lsn(start + 100), frame);
+    }
+    let mut target = recovery.finish(Lsn(100), Lsn(500), None, Time(1));
+    assert_eq!(target.newest().unwrap().position, position(13));
+    let redo = std::iter::from_fn(|| target.poll()).find_map(|o| match o {
+        Output::Apply { to, skip } => Some((to, skip)),
+        _ => None,
+    });
+    assert_eq!(redo, Some((Lsn(400), vec![(Lsn(100), Lsn(300))])));
+}

@@ -1,0 +1,108 @@
+//! What the operator asks for over the administration socket.
+
+use std::sync::Arc;
+
+use afterimage_contract::admin::{ErrorCode, Loss, Promotion, Request, Response};
+use afterimage_contract::status::Position;
+use afterimage_protocol::Generation;
+use tokio::sync::oneshot;
+
+use crate::group::{Group, Input, PromoteError, PromoteRequest, Promoted};
+use crate::node::Node;
+use crate::status;
+
+/// Answers one request.
+pub async fn answer(node: Arc<Node>, request: Request) -> Response {
+    match request {
+        Request::Ping => Response::done(),
+        Request::Status => Response::ok(&status::report(&node)),
+        Request::Promote { group, dry_run, at } => match node.group(&group) {
+            None => Response::unknown_group(&group),
+            Some(_) if at.is_some() => Response::error(
+                ErrorCode::Refused,
+                "promotion at a chosen point is not available yet",
+                "leave out --at to promote at the newest point",
+            ),
+            Some(group) => promote(group, dry_run).await,
+        },
+        Request::Activate { .. } | Request::PauseStream { .. } | Request::ResumeStream { .. } => {
+            Response::error(
+                ErrorCode::WrongDaemon,
+                "that is the agent's work, and this is the receiver",
+                "ask on the agent's socket",
+            )
+        }
+    }
+}
+
+async fn promote(group: &Group, dry_run: bool) -> Response {
+    let generation = match fresh_generation() {
+        Ok(generation) => generation,
+        Err(error) => {
+            return Response::error(
+                ErrorCode::Failed,
+                format!("the system gives no random numbers: {error}"),
+                "try again",
+            );
+        }
+    };
+    let (answer, outcome) = oneshot::channel();
+    group.send(Input::Promote(PromoteRequest { dry_run, generation, answer }));
+    match outcome.await.unwrap_or(Err(PromoteError::Stopping)) {
+        Ok(promoted) => {
+            let generation = (!dry_run).then_some(generation);
+            Response::ok(&promotion(group.name(), generation, promoted))
+        }
+        Err(error) => refusal(group.name(), &error),
+    }
+}
+
+/// A generation that was never used: random, and not "none".
+fn fresh_generation() -> std::io::Result<Generation> {
+    let mut bytes = [0; 8];
+    loop {
+        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+        let generation = Generation(u64::from_le_bytes(bytes));
+        if generation != Generation::NONE {
+            return Ok(generation);
+        }
+    }
+}
+
+fn promotion(group: &str, generation: Option<Generation>, promoted: Promoted) -> Promotion {
+    let mut warnings = Vec::new();
+    if promoted.connected && generation.is_none() {
+        warnings.push("the primary is connected: a promotion ends its session and fences it".to_owned());
+    }
+    let position = promoted.position;
+    Promotion {
+        group: group.to_owned(),
+        dry_run: generation.is_none(),
+        generation: generation.map(|g| g.to_string()),
+        position: Position { generation: position.generation.to_string(), sequence: position.sequence.0 },
+        time_us: promoted.time.map(|t| t.0),
+        primary_seen_us: promoted.source_seen.map(|t| t.0),
+        // All that was admitted up to the last write in the image is in it; of what came later nothing is known here.
+        loss: Loss::Unknown { since_us: promoted.time.map(|t| t.0) },
+        discarded: None,
+        warnings,
+    }
+}
+
+fn refusal(group: &str, error: &PromoteError) -> Response {
+    let (code, action) = match error {
+        PromoteError::Primary(_) | PromoteError::ConfiguredPrimary => {
+            (ErrorCode::Refused, "nothing needs doing here; see: afterimage status")
+        }
+        PromoteError::Cannot(afterimage_protocol::target::CannotPromote::UnderWay) => {
+            (ErrorCode::Busy, "wait for it to end; see: afterimage status")
+        }
+        PromoteError::Cannot(afterimage_protocol::target::CannotPromote::Failed(_))
+        | PromoteError::Failed(_) => {
+            (ErrorCode::Failed, "mend what failed, then promote again; see: afterimage status")
+        }
+        PromoteError::Cannot(_) => (ErrorCode::Refused, "see: afterimage status"),
+        PromoteError::Stopping => (ErrorCode::Failed, "start the receiver, then promote again"),
+    };
+    Response::error(code, format!("group {group} was not promoted: {error}"), action)
+}

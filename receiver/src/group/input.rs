@@ -1,0 +1,85 @@
+//! What can happen to a group, and the bounded way in.
+
+use std::sync::Arc;
+
+use afterimage_protocol::Time;
+use afterimage_protocol::frame::Frame;
+use afterimage_protocol::message::Open;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::promote::PromoteRequest;
+use crate::link::Link;
+
+/// Frames read off the network and not handled yet, in bytes: twice what quinn buffers for a connection, so that the disk
+/// has something to do while the network catches up.
+pub const BUDGET_BYTES: usize = 32 << 20;
+/// What an input costs beside its bytes, so that tiny ones are bounded too.
+const INPUT_BYTES: usize = 256;
+
+/// Room for one input; given back when this is dropped.
+pub struct Permit {
+    _permit: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+}
+
+impl Permit {
+    /// Waits for room for `bytes`.
+    pub async fn take(budget: &Arc<Semaphore>, bytes: usize) -> Self {
+        let bytes = (bytes + INPUT_BYTES).min(BUDGET_BYTES);
+        // Fails only for a semaphore that was closed, which this one never is.
+        let permit = budget.clone().acquire_many_owned(bytes as u32).await.ok();
+        Self { _permit: permit, bytes }
+    }
+}
+
+/// Something that happened.
+pub enum Input {
+    /// A source asks for a session.
+    Open {
+        /// What it says of itself.
+        open: Box<Open>,
+        /// Its connection.
+        link: Arc<Link>,
+    },
+    /// A frame came, verified.
+    Frame {
+        /// Over this link.
+        serial: u64,
+        /// The frame.
+        frame: Box<Frame>,
+        /// Its room.
+        permit: Permit,
+    },
+    /// A ping came.
+    Ping {
+        /// Over this link.
+        serial: u64,
+        /// To be returned.
+        time: Time,
+        /// Its room.
+        permit: Permit,
+    },
+    /// A connection is gone.
+    Disconnected {
+        /// Which.
+        serial: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A helper thread has something to report.
+    JobDone,
+    /// The operator asks for a promotion.
+    Promote(PromoteRequest),
+    /// The receiver stops.
+    Stop,
+}
+
+impl Input {
+    /// What it counts for when inputs are taken together.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Input::Frame { permit, .. } | Input::Ping { permit, .. } => permit.bytes,
+            _ => INPUT_BYTES,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A group: one thread owns its state machine, files and volumes, and everything that happens to it is an input to that
+//! thread.
+//!
+//! | module | noun |
+//! |---|---|
+//! | `input` | what can happen, and the bounded way in |
+//! | `thread` | the loop: take what is there, let the state machine work, sleep |
+//! | `open` | finding out whether this host is the standby, and opening what belongs to it |
+//! | `standby` | an open group: performs what the state machine asks for |
+//! | `jobs` | the helper threads for what takes its time |
+//! | `promote` | a promotion, from the request to the answer |
+//! | `snapshot` | what the status shows, readable while the thread is busy |
+
+mod input;
+mod jobs;
+mod open;
+mod promote;
+mod snapshot;
+mod standby;
+mod thread;
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use afterimage_contract::config;
+use anyhow::Context;
+use tokio::sync::Semaphore;
+
+pub use input::{Input, Permit};
+pub use open::{Setup, make_private_dir};
+pub use promote::{PromoteError, PromoteRequest, Promoted};
+pub use snapshot::{Phase, Snapshot};
+
+use input::BUDGET_BYTES;
+use snapshot::Shared;
+
+/// A group as the rest of the receiver sees it.
+pub struct Group {
+    config: config::Group,
+    inputs: mpsc::Sender<Input>,
+    budget: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Group {
+    /// Starts the group's thread, which opens the group if this host is its standby.
+    pub fn start(setup: Setup) -> anyhow::Result<Arc<Self>> {
+        let (inputs, outlet) = mpsc::channel();
+        let shared = Arc::new(Shared::default());
+        let config = setup.group.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("group-{}", config.name))
+            .spawn({
+                let (inputs, shared) = (inputs.clone(), shared.clone());
+                move || thread::run(setup, inputs, outlet, shared)
+            })
+            .with_context(|| format!("cannot start a thread for group {}", config.name))?;
+        let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
+        Ok(Arc::new(Self { config, inputs, budget, shared, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// The group's name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// The group as configured.
+    pub fn config(&self) -> &config::Group {
+        &self.config
+    }
+
+    /// Waits for room for an input of `bytes`; given back once the input was handled.
+    pub async fn room(&self, bytes: usize) -> Permit {
+        Permit::take(&self.budget, bytes).await
+    }
+
+    /// Hands an input to the thread; `false` when it is gone.
+    pub fn send(&self, input: Input) -> bool {
+        self.inputs.send(input).is_ok()
+    }
+
+    /// What was the case when the thread last came to rest.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.read()
+    }
+
+    /// Ends the session, brings what was taken to the disk, and waits for the thread. Blocks.
+    pub fn stop(&self) {
+        self.send(Input::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!(group = self.name(), "the group's thread has panicked");
+        }
+    }
+}

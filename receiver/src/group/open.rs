@@ -1,0 +1,187 @@
+//! Opening a group: finding out whether this host is its standby, and if so taking what belongs to it.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use afterimage_contract::config;
+use afterimage_protocol::Generation;
+use afterimage_protocol::message::{Refusal, TargetMessage, VolumeInfo};
+use afterimage_protocol::rules::Rules;
+use afterimage_protocol::state::{GroupState, Role, VolumeState};
+use afterimage_protocol::target::Config;
+use afterimage_storage::disk::RealDir;
+use afterimage_storage::group::{GroupStore, TargetStore};
+use afterimage_storage::journal::JournalOptions;
+use afterimage_storage::lock::{DirLock, LockError};
+use afterimage_storage::volume::{Volume, VolumeError, VolumeIdentity};
+use anyhow::{Context, bail};
+
+use super::input::Input;
+use super::jobs::Jobs;
+use super::standby::Standby;
+use crate::clock;
+
+/// What a group needs to be opened.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This host's name.
+    pub node: String,
+    /// The group as configured.
+    pub group: config::Group,
+    /// The directory of the group's state.
+    pub dir: PathBuf,
+}
+
+/// What a group turned out to be.
+pub enum Found {
+    /// This host is its standby, and this process owns it now.
+    Standby(Box<Standby>),
+    /// It is not the receiver's.
+    Elsewhere(Elsewhere),
+}
+
+/// Why a group is not the receiver's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// The configuration makes this host its first primary, and it has not run yet.
+    Configured,
+    /// This host is, or was, its primary, with this history.
+    Primary(Generation),
+}
+
+impl Elsewhere {
+    /// What a source is told that asks for a session.
+    pub fn refusal(self, group: &str) -> TargetMessage {
+        let (code, text) = match self {
+            Elsewhere::Configured => {
+                (Refusal::Role, format!("group {group}: this host is its primary as configured"))
+            }
+            Elsewhere::Primary(generation) => (
+                Refusal::Promoted,
+                format!(
+                    "group {group}: this host is its primary, generation {generation}; the source has to be reinstated"
+                ),
+            ),
+        };
+        TargetMessage::Refused { code, text }
+    }
+
+    fn of(state: &GroupState) -> Option<Self> {
+        match (state.role, state.generation) {
+            (Role::Standby, _) => None,
+            (Role::Primary, Generation::NONE) => Some(Elsewhere::Configured),
+            (Role::Primary | Role::Fenced, generation) => Some(Elsewhere::Primary(generation)),
+        }
+    }
+}
+
+/// Makes a directory that only its owner can enter, and those above it.
+pub fn make_private_dir(path: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// Opens the group if this host is its standby. Nothing is held on return otherwise.
+pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> {
+    make_private_dir(&setup.dir)?;
+    let dir = Arc::new(RealDir::open(&setup.dir).context("cannot open the group's directory")?);
+    let lock = match DirLock::take(&setup.dir) {
+        Ok(lock) => lock,
+        Err(held @ LockError::Held { .. }) => {
+            // Another process has it: the agent, if this host is the primary.
+            let state = GroupStore::peek(&*dir)?;
+            let elsewhere = state.as_ref().and_then(Elsewhere::of).ok_or(held)?;
+            return Ok(Found::Elsewhere(elsewhere));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (mut group, state) = GroupStore::open(dir)?;
+    let elsewhere = match &state {
+        Some(state) => Elsewhere::of(state),
+        None => setup.group.starts_as_primary(&setup.node).then_some(Elsewhere::Configured),
+    };
+    if let Some(elsewhere) = elsewhere {
+        return Ok(Found::Elsewhere(elsewhere));
+    }
+    let known = state.as_ref().map_or(&[][..], |s| &s.volumes[..]);
+    let volumes = open_volumes(&setup.group, known)?;
+    let found = states_of(&setup.group, &volumes);
+    let mut state = state.unwrap_or_else(|| GroupState::new(Role::Standby, Vec::new()));
+    if state.volumes != found {
+        state.volumes = found;
+        group.write(&state)?;
+    }
+    let journal_dir = setup.group.journal_path();
+    make_private_dir(&journal_dir)?;
+    let journal_dir = RealDir::open(journal_dir).context("cannot open the journal's directory")?;
+    let max_bytes = setup.group.journal.max_size.bytes();
+    let options = JournalOptions { max_bytes, ..JournalOptions::default() };
+    let info = |v: &VolumeState| VolumeInfo { name: v.name.clone(), size_bytes: v.size_bytes };
+    let config = Config {
+        group: setup.group.name.clone(),
+        volumes: state.volumes.iter().map(info).collect(),
+        history_us: u64::try_from(setup.group.history.as_micros()).unwrap_or(u64::MAX),
+        journal_bytes: max_bytes,
+        rules: Rules::default(),
+    };
+    let (store, target) =
+        TargetStore::open(group, Arc::new(journal_dir), options, config, state, clock::now())?;
+    let jobs = Jobs::start(&setup.group.name, wake).context("cannot start the helper threads")?;
+    Ok(Found::Standby(Box::new(Standby::new(&setup.group.name, store, target, volumes, jobs, lock))))
+}
+
+fn open_volumes(group: &config::Group, known: &[VolumeState]) -> anyhow::Result<Vec<Volume>> {
+    let names: Vec<_> = group.volumes.iter().map(|v| v.name.as_str()).collect();
+    let known_names: Vec<_> = known.iter().map(|v| v.name.as_str()).collect();
+    if !known.is_empty() && names != known_names {
+        bail!(
+            "the configuration has the volumes {}, the copy here was made of {}: the list of a group's volumes cannot \
+             be changed",
+            names.join(", "),
+            known_names.join(", ")
+        );
+    }
+    let volumes = group.volumes.iter().enumerate().map(|(n, volume)| {
+        let known = known.get(n);
+        let expected = known.map(|k| identity(&k.identity)).transpose();
+        let expected = expected.with_context(|| format!("the stored identity of volume {}", volume.name))?;
+        Volume::open(&volume.device, expected.as_ref().and_then(Option::as_ref)).map_err(
+            |error| match error {
+                VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                    missing(volume, known.map(|k| k.size_bytes))
+                }
+                error => anyhow::Error::new(error),
+            },
+        )
+    });
+    volumes.collect()
+}
+
+/// `None` for a volume whose identity was not noted yet.
+fn identity(stored: &[u8]) -> anyhow::Result<Option<VolumeIdentity>> {
+    if stored.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(std::str::from_utf8(stored)?.parse()?))
+}
+
+fn missing(volume: &config::Volume, size_bytes: Option<u64>) -> anyhow::Error {
+    let path = volume.device.display();
+    let size = size_bytes.map_or_else(|| "SIZE".to_owned(), |s| s.to_string());
+    let note = if size_bytes.is_some() { "" } else { " with the size in bytes of the volume at the source" };
+    anyhow::anyhow!(
+        "volume {}: {path} does not exist; attach the device, or create an image file{note}: truncate -s {size} {path}",
+        volume.name
+    )
+}
+
+fn states_of(group: &config::Group, volumes: &[Volume]) -> Vec<VolumeState> {
+    let state = |(config, volume): (&config::Volume, &Volume)| VolumeState {
+        name: config.name.clone(),
+        size_bytes: volume.size_bytes(),
+        identity: volume.identity().to_string().into_bytes(),
+    };
+    group.volumes.iter().zip(volumes).map(state).collect()
+}

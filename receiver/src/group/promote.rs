@@ -1,0 +1,48 @@
+//! A promotion, from the operator's request to the answer.
+
+use afterimage_protocol::target::CannotPromote;
+use afterimage_protocol::{Generation, Position, Time};
+use tokio::sync::oneshot;
+
+/// What the operator asks for.
+pub struct PromoteRequest {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// The history to begin: random, new.
+    pub generation: Generation,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Result<Promoted, PromoteError>>,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Copy, Debug)]
+pub struct Promoted {
+    /// The image is the old primary's at this position.
+    pub position: Position,
+    /// When the old primary admitted the last write in the image, by its clock; everything admitted before is in the image.
+    pub time: Option<Time>,
+    /// When the old primary was last heard of, by this host's clock.
+    pub source_seen: Option<Time>,
+    /// Whether the source still had its session.
+    pub connected: bool,
+}
+
+/// Why nothing was promoted.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PromoteError {
+    /// The state machine refuses.
+    #[error(transparent)]
+    Cannot(#[from] CannotPromote),
+    /// This host is the primary already.
+    #[error("this host is the primary of the group already, generation {0}")]
+    Primary(Generation),
+    /// This host is the primary as configured.
+    #[error("this host is the primary of the group as configured")]
+    ConfiguredPrimary,
+    /// The group cannot be opened.
+    #[error("{0}")]
+    Failed(String),
+    /// The receiver is stopping.
+    #[error("the receiver stops")]
+    Stopping,
+}

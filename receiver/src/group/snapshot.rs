@@ -1,0 +1,88 @@
+//! What the status shows of a group: written by its thread whenever it comes to rest, read by anyone at any time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use afterimage_protocol::{Generation, Position, Sequence, Time};
+
+use crate::link::Link;
+
+/// What a group's thread is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Opening the group.
+    #[default]
+    Opening,
+    /// The group is not the receiver's.
+    Elsewhere,
+    /// This host is the standby.
+    Standby,
+    /// The group cannot be opened, or failed.
+    Failed {
+        /// Why.
+        text: String,
+        /// Whether a device holds another volume than the one that was replicated.
+        wrong_volume: bool,
+    },
+}
+
+/// The numbers of a group whose standby this host is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numbers {
+    /// The history that is followed.
+    pub generation: Generation,
+    /// Where it forked off its parent.
+    pub parent: Option<Position>,
+    /// The newest checkpoint.
+    pub newest: Option<Position>,
+    /// When the source reached it, by the source's clock.
+    pub newest_time: Option<Time>,
+    /// The newest checkpoint on stable storage.
+    pub durable: Option<Position>,
+    /// The oldest position that may be offered.
+    pub oldest: Option<Position>,
+    /// What is in the base.
+    pub applied: Option<Sequence>,
+    /// Bytes of the journal on the disk.
+    pub journal_bytes: u64,
+    /// Bytes staged in the open epoch, and whether it is a first sync that goes to the base.
+    pub staging: Option<(u64, bool)>,
+    /// Whether the journal had no room for the last frame.
+    pub journal_full: bool,
+}
+
+/// The state of a group when its thread last came to rest.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// What the thread does.
+    pub phase: Phase,
+    /// Since when it does that.
+    pub since: Time,
+    /// Numbers of a standby; the last known ones otherwise.
+    pub numbers: Numbers,
+    /// Sizes of the volumes, when they are open.
+    pub volume_bytes: Vec<u64>,
+    /// The connection of the session.
+    pub link: Option<Arc<Link>>,
+    /// When the source was last heard of.
+    pub source_seen: Option<Time>,
+    /// Why the last session ended or was refused, or what last failed.
+    pub last_error: Option<String>,
+    /// Whether the last session that was asked for was refused.
+    pub refused: bool,
+}
+
+/// A snapshot that one thread writes and others read.
+#[derive(Default)]
+pub struct Shared(Mutex<Snapshot>);
+
+impl Shared {
+    /// A copy.
+    pub fn read(&self) -> Snapshot {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it in place.
+    pub fn update(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,365 @@
+//! An open group whose standby this host is: its state machine, its files, and the performing of what the machine asks for.
+
+use std::sync::Arc;
+
+use afterimage_protocol::frame::{Frame, Record};
+use afterimage_protocol::message::TargetMessage;
+use afterimage_protocol::target::{CannotPromote, Output, Promotion, Target};
+use afterimage_protocol::{Lsn, Position, SessionId, Time};
+use afterimage_storage::apply::ApplyError;
+use afterimage_storage::group::{TargetStore, VolumeFile, compare_base, write_base};
+use afterimage_storage::journal::{JournalError, SyncTicket};
+use afterimage_storage::lock::DirLock;
+use afterimage_storage::volume::Volume;
+use tracing::{error, info, warn};
+
+use super::jobs::{Done, Jobs};
+use super::snapshot::Numbers;
+use crate::clock;
+use crate::link::{Link, SESSION_ENDED};
+
+/// Frames go to the journal together up to this many bytes: what a disk writes in one piece, and far below the journal's
+/// smallest segment.
+const APPEND_BYTES: usize = 1 << 20;
+
+/// An open group.
+pub struct Standby {
+    group: String,
+    pub target: Target,
+    store: TargetStore,
+    volumes: Vec<VolumeFile>,
+    volume_bytes: Vec<u64>,
+    jobs: Jobs,
+    /// Frames that the machine has given to the journal and that were not written yet.
+    appends: Vec<Frame>,
+    append_bytes: usize,
+    wrote_base: bool,
+    /// No new job is started.
+    closing: bool,
+    journal_full: bool,
+    /// The last position that came, and when the source reached it.
+    came: Option<(Position, Time)>,
+    newest_time: Option<(Position, Time)>,
+    /// Why the session ended, until it is asked for.
+    pub ended: Option<String>,
+    /// The outcome of a promotion, until it is asked for.
+    pub promoted: Option<Result<Promotion, CannotPromote>>,
+    /// What the disk said when the machine was told of a failure.
+    pub trouble: Option<String>,
+    /// The journal cannot be read: the group must be opened again.
+    pub damaged: bool,
+    /// Released last.
+    _lock: DirLock,
+}
+
+impl Standby {
+    /// Puts together what was opened.
+    pub fn new(
+        group: &str,
+        store: TargetStore,
+        target: Target,
+        volumes: Vec<Volume>,
+        jobs: Jobs,
+        lock: DirLock,
+    ) -> Self {
+        Self {
+            group: group.to_owned(),
+            target,
+            store,
+            volume_bytes: volumes.iter().map(Volume::size_bytes).collect(),
+            volumes: volumes.iter().map(|v| v.file() as VolumeFile).collect(),
+            jobs,
+            appends: Vec::new(),
+            append_bytes: 0,
+            wrote_base: false,
+            closing: false,
+            journal_full: false,
+            came: None,
+            newest_time: None,
+            ended: None,
+            promoted: None,
+            trouble: None,
+            damaged: false,
+            _lock: lock,
+        }
+    }
+
+    /// Sizes of the volumes.
+    pub fn volume_bytes(&self) -> &[u64] {
+        &self.volume_bytes
+    }
+
+    /// A frame of the session came.
+    pub fn frame(&mut self, session: SessionId, frame: Frame) {
+        match &frame {
+            Frame::Record(Record { position, time, .. }) | Frame::EpochCommit { position, time, .. } => {
+                self.came = Some((*position, *time));
+            }
+            _ => {}
+        }
+        if let Err(violation) = self.target.frame(clock::now(), session, frame) {
+            warn!(group = self.group, session = session.0, %violation, "the source broke the protocol");
+        }
+    }
+
+    /// Takes the results of the helper threads.
+    pub fn jobs_done(&mut self) {
+        while let Some(done) = self.jobs.try_done() {
+            self.done(done);
+        }
+    }
+
+    /// Performs what the machine asks for until it asks for nothing.
+    pub fn settle(&mut self, link: &mut Option<Arc<Link>>) {
+        loop {
+            match self.target.poll() {
+                Some(Output::Append(frame)) => {
+                    self.append_bytes += frame.encoded_len();
+                    self.appends.push(frame);
+                    if self.append_bytes >= APPEND_BYTES {
+                        self.append();
+                    }
+                }
+                Some(output) => {
+                    self.append();
+                    self.perform(output, link);
+                }
+                None if !self.appends.is_empty() => self.append(),
+                // Nothing is reported for a write by itself, but what waits for it has to be looked at again.
+                None if std::mem::take(&mut self.wrote_base) => self.target.base_written(clock::now(), true),
+                None => break,
+            }
+        }
+        if let Some((position, _)) = self.came
+            && self.target.newest().is_some_and(|p| p.position == position)
+        {
+            self.newest_time = self.came;
+        }
+        if let Some(link) = link {
+            link.set_takes_ordered(self.target.takes_ordered());
+        }
+    }
+
+    /// Starts nothing new, waits for the helper threads, and makes the journal durable.
+    pub fn close(&mut self, link: &mut Option<Arc<Link>>) {
+        self.closing = true;
+        self.settle(link);
+        self.finish_jobs();
+        self.settle(link);
+        if let Err(error) = self.sync_journal() {
+            error!(group = self.group, error = %chain(&error), "the journal cannot be synced");
+        }
+    }
+
+    /// Waits for the helper threads.
+    pub fn finish_jobs(&mut self) {
+        while let Some(done) = self.jobs.wait() {
+            self.done(done);
+        }
+    }
+
+    /// What the status shows.
+    pub fn numbers(&self) -> Numbers {
+        let state = self.target.state();
+        let newest = self.target.newest().map(|p| p.position);
+        Numbers {
+            generation: state.generation,
+            parent: state.parent,
+            newest,
+            newest_time: self.newest_time(),
+            durable: self.target.durable().map(|p| p.position),
+            oldest: state.base.map(|b| b.position),
+            applied: self.target.applied_to().map(|p| p.sequence),
+            journal_bytes: self.store.journal_bytes(),
+            staging: self.target.staging(),
+            journal_full: self.journal_full,
+        }
+    }
+
+    /// When the source reached the newest checkpoint, by its clock.
+    pub fn newest_time(&self) -> Option<Time> {
+        let newest = self.target.newest()?.position;
+        self.newest_time.filter(|(position, _)| *position == newest).map(|(_, time)| time)
+    }
+
+    fn perform(&mut self, output: Output, link: &mut Option<Arc<Link>>) {
+        match output {
+            Output::Append(_) => {}
+            Output::PersistState { version, state } => {
+                let ok = self.store.persist_state(&state);
+                self.target.state_persisted(clock::now(), version, ok);
+            }
+            Output::WriteBase { range, content } => match write_base(&self.volumes, range, &content) {
+                Ok(()) => self.wrote_base = true,
+                Err(error) => {
+                    self.note("cannot write a volume", &error);
+                    self.target.base_written(clock::now(), false);
+                }
+            },
+            Output::Compare(compare) => {
+                let differing = compare_base(&self.volumes, &compare);
+                self.target.compared(clock::now(), &compare, differing);
+            }
+            Output::SyncJournal | Output::SyncBase | Output::Apply { .. } if self.closing => {}
+            Output::SyncJournal => match self.store.start_sync() {
+                Ok(ticket) => self.jobs.sync_journal(ticket),
+                // One that was started before a cut: its result is this one's too.
+                Err(JournalError::SyncUnderWay) => {}
+                Err(error) => self.fail("the journal cannot be synced", &error),
+            },
+            Output::SyncBase => self.jobs.sync_base(self.volumes.clone()),
+            Output::Apply { to, skip } => {
+                self.jobs.apply(self.store.read_to(to), skip, self.volumes.clone());
+            }
+            Output::Truncate { at } => {
+                let cut = self.store.truncate(at);
+                if let Err(error) = &cut {
+                    self.note("cannot cut the journal", error);
+                }
+                self.target.truncated(clock::now(), cut.is_ok());
+            }
+            Output::Trim { before } => match self.store.trim(before) {
+                Ok(()) => self.journal_full = false,
+                Err(error) => self.fail("the journal cannot be trimmed", &error),
+            },
+            Output::ForgetDamage => {
+                if let Err(error) = self.store.forget_damage() {
+                    self.fail("the journal's damage cannot be noted", &error);
+                }
+            }
+            Output::Send { session, message } => self.send(session, message, link.as_deref()),
+            Output::EndSession { session, reason } => self.end_session(session, reason, link),
+            Output::Promoted(outcome) => self.promoted = Some(outcome),
+        }
+    }
+
+    fn send(&self, session: SessionId, message: TargetMessage, link: Option<&Link>) {
+        let Some(link) = link.filter(|l| l.session == session) else { return };
+        if let TargetMessage::Opened(opened) = &message {
+            info!(
+                group = self.group,
+                session = session.0,
+                address = %link.address(),
+                received = opened.received.map(|p| p.sequence.0),
+                durable = opened.durable.map(|p| p.sequence.0),
+                "session begins"
+            );
+        }
+        link.send(message);
+    }
+
+    fn end_session(&mut self, session: SessionId, reason: String, link: &mut Option<Arc<Link>>) {
+        if let Some(link) = link.take_if(|l| l.session == session) {
+            info!(group = self.group, session = session.0, reason, "session ends");
+            link.close(SESSION_ENDED, &reason);
+            self.ended = Some(reason);
+        }
+    }
+
+    /// Writes the frames that wait for it to the journal, and reports each.
+    fn append(&mut self) {
+        let frames = std::mem::take(&mut self.appends);
+        self.append_bytes = 0;
+        if frames.is_empty() {
+            return;
+        }
+        if let Ok(ends) = self.try_append(&frames) {
+            self.journal_full = false;
+            for (frame, end) in frames.iter().zip(ends) {
+                self.target.appended(clock::now(), frame, Some(end));
+            }
+            return;
+        }
+        // One by one, so that what fits is kept and the one that does not is known.
+        for frame in &frames {
+            match self.try_append(std::slice::from_ref(frame)) {
+                Ok(ends) => self.target.appended(clock::now(), frame, ends.first().copied()),
+                Err(error @ JournalError::Full { .. }) => {
+                    warn!(group = self.group, error = %chain(&error), "the journal is full");
+                    self.journal_full = true;
+                    // What comes after it must not be appended without it.
+                    self.target.appended(clock::now(), frame, None);
+                    return;
+                }
+                Err(error) => {
+                    self.fail("the journal cannot be written", &error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn try_append(&mut self, frames: &[Frame]) -> Result<Vec<Lsn>, JournalError> {
+        match self.store.append_batch(frames) {
+            Err(JournalError::Backlog { .. }) => {
+                self.sync_journal()?;
+                self.store.append_batch(frames)
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the journal durable and returns then; a sync that is under way is waited for first.
+    fn sync_journal(&mut self) -> Result<(), JournalError> {
+        let ticket: SyncTicket = loop {
+            match self.store.start_sync() {
+                Ok(ticket) => break ticket,
+                Err(JournalError::SyncUnderWay) => match self.jobs.wait() {
+                    Some(done) => self.done(done),
+                    None => return Err(JournalError::SyncUnderWay),
+                },
+                Err(error) => return Err(error),
+            }
+        };
+        let result = ticket.run();
+        self.store.finish_sync(ticket, result).map(drop)
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = clock::now();
+        match done {
+            Done::Journal(ticket, result) => match self.store.finish_sync(ticket, result) {
+                Ok(durable) => self.target.journal_synced(now, Some(durable)),
+                Err(error) => {
+                    self.note("cannot sync the journal", &error);
+                    self.target.journal_synced(now, None);
+                }
+            },
+            Done::Apply(Ok(_)) => self.target.applied(now, true),
+            Done::Apply(Err(error)) => {
+                self.damaged |= matches!(&error, ApplyError::Journal(JournalError::Damaged { .. }));
+                self.note("cannot apply the journal", &error);
+                self.target.applied(now, false);
+            }
+            Done::Base(result) => {
+                if let Err(error) = &result {
+                    self.note("cannot sync a volume", error);
+                }
+                self.target.base_synced(now, result.is_ok());
+            }
+        }
+    }
+
+    /// Notes what the disk said, for the log and the status.
+    fn note(&mut self, what: &str, error: &dyn std::error::Error) {
+        let text = format!("{what}: {}", chain(error));
+        error!(group = self.group, "{text}");
+        self.trouble = Some(text);
+    }
+
+    fn fail(&mut self, reason: &'static str, error: &dyn std::error::Error) {
+        self.note(reason, error);
+        self.target.fail(reason);
+    }
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,399 @@
+//! The loop of a group's thread: take what is there, let the state machine work, show what is the case, sleep.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use afterimage_protocol::Sequence;
+use afterimage_protocol::frame::Frame;
+use afterimage_protocol::message::{Open, Refusal, TargetMessage};
+use afterimage_storage::volume::VolumeError;
+use tracing::{error, info, warn};
+
+use super::input::Input;
+use super::open::{self, Elsewhere, Found, Setup};
+use super::promote::{PromoteError, PromoteRequest, Promoted};
+use super::snapshot::{Phase, Shared};
+use super::standby::Standby;
+use crate::clock;
+use crate::link::{Link, SESSION_ENDED};
+use afterimage_protocol::Time;
+
+/// Inputs are taken together up to this many bytes before their outputs are performed: enough for one large write to the
+/// journal, little enough that an acknowledgement does not wait for long.
+const BATCH_BYTES: usize = 1 << 20;
+/// A group that failed is opened again after this long.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Runs until [`Input::Stop`].
+pub fn run(setup: Setup, wake: Sender<Input>, inputs: Receiver<Input>, shared: Arc<Shared>) {
+    let place = Place::Failed { retry_at: Instant::now() };
+    let mut thread = Thread {
+        setup,
+        wake,
+        inputs,
+        shared,
+        place,
+        phase: Phase::Opening,
+        link: None,
+        promotion: None,
+        source_seen: None,
+        last_error: None,
+        refused: false,
+        had_checkpoint: false,
+    };
+    thread.open();
+    thread.rest();
+    while thread.step() {}
+    thread.close();
+}
+
+enum Place {
+    Standby(Box<Standby>),
+    Elsewhere(Elsewhere),
+    Failed { retry_at: Instant },
+}
+
+struct Thread {
+    setup: Setup,
+    wake: Sender<Input>,
+    inputs: Receiver<Input>,
+    shared: Arc<Shared>,
+    place: Place,
+    phase: Phase,
+    link: Option<Arc<Link>>,
+    promotion: Option<PromoteRequest>,
+    source_seen: Option<Time>,
+    last_error: Option<String>,
+    refused: bool,
+    had_checkpoint: bool,
+}
+
+impl Thread {
+    fn name(&self) -> &str {
+        &self.setup.group.name
+    }
+
+    /// Waits, and takes what has come; `false` once the receiver stops.
+    fn step(&mut self) -> bool {
+        let mut next = match self.wait() {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        };
+        let mut bytes = 0;
+        while let Some(input) = next {
+            if matches!(input, Input::Stop) {
+                return false;
+            }
+            bytes += input.bytes();
+            self.take(input);
+            next = if bytes < BATCH_BYTES { self.inputs.try_recv().ok() } else { None };
+        }
+        self.rest();
+        true
+    }
+
+    fn wait(&self) -> Result<Input, RecvTimeoutError> {
+        let timeout = match &self.place {
+            Place::Standby(s) => {
+                s.target.next_timeout().map(|t| Duration::from_micros(t.since_us(clock::now())))
+            }
+            Place::Failed { retry_at } => Some(retry_at.saturating_duration_since(Instant::now())),
+            Place::Elsewhere(_) => None,
+        };
+        match timeout {
+            Some(timeout) => self.inputs.recv_timeout(timeout),
+            None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Frame { serial, frame, permit: _permit } => self.frame(serial, *frame),
+            other => {
+                // Outputs of frames that are waiting come first: the machine is asked about a settled state.
+                self.settle();
+                self.take_other(other);
+            }
+        }
+    }
+
+    fn take_other(&mut self, input: Input) {
+        match input {
+            Input::Open { open, link } => self.open_session(*open, link),
+            Input::Ping { serial, time, permit: _permit } => self.ping(serial, time),
+            Input::Disconnected { serial, reason } => self.disconnected(serial, reason),
+            Input::JobDone => {
+                if let Place::Standby(standby) = &mut self.place {
+                    standby.jobs_done();
+                }
+            }
+            Input::Promote(request) => self.promote(request),
+            Input::Frame { .. } | Input::Stop => {}
+        }
+    }
+
+    /// Records and blocks are taken many at a time, so that they are appended together. Any other frame changes what those
+    /// before and behind it mean, and is taken by itself.
+    fn frame(&mut self, serial: u64, frame: Frame) {
+        let together = matches!(frame, Frame::Record(_) | Frame::Block(_) | Frame::Mark { .. });
+        if !together {
+            self.settle();
+        }
+        let Some(link) = self.link.as_ref().filter(|l| l.serial == serial) else { return };
+        let session = link.session;
+        self.source_seen = Some(clock::now());
+        if let Place::Standby(standby) = &mut self.place {
+            standby.frame(session, frame);
+        }
+        if !together {
+            self.settle();
+        }
+    }
+
+    fn ping(&mut self, serial: u64, time: Time) {
+        let Some(link) = self.link.as_ref().filter(|l| l.serial == serial) else { return };
+        self.source_seen = Some(clock::now());
+        if let Place::Standby(standby) = &self.place {
+            let applied = standby.target.applied_to().map_or(Sequence(0), |p| p.sequence);
+            link.send(TargetMessage::Pong { time, applied });
+        }
+    }
+
+    fn open_session(&mut self, open: Open, link: Arc<Link>) {
+        self.source_seen = Some(clock::now());
+        self.end_session("a newer session begins");
+        if !matches!(self.place, Place::Standby(_)) {
+            self.open();
+        }
+        let name = self.setup.group.name.clone();
+        let refusal = match &mut self.place {
+            Place::Standby(standby) => standby.target.open(clock::now(), open).err(),
+            Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name)),
+            Place::Failed { .. } => {
+                let why = self.last_error.as_deref().unwrap_or("it failed");
+                let text = format!("group {name} cannot take data: {why}");
+                Some(TargetMessage::Refused { code: Refusal::NotReady, text })
+            }
+        };
+        self.refused = refusal.is_some();
+        match refusal {
+            None => self.link = Some(link),
+            Some(message) => {
+                if let TargetMessage::Refused { code, text } = &message {
+                    warn!(group = name, session = link.session.0, address = %link.address(), ?code, reason = text, "session refused");
+                    if matches!(self.place, Place::Standby(_)) {
+                        self.last_error = Some(text.clone());
+                    }
+                }
+                link.send(message);
+            }
+        }
+    }
+
+    fn disconnected(&mut self, serial: u64, reason: String) {
+        if self.link.as_ref().is_some_and(|l| l.serial == serial) {
+            self.end_session(&reason);
+            self.last_error = Some(reason);
+        }
+    }
+
+    /// Ends the session, if there is one, from this side.
+    fn end_session(&mut self, reason: &str) {
+        let Some(link) = self.link.take() else { return };
+        info!(group = self.name(), session = link.session.0, reason, "session ends");
+        link.close(SESSION_ENDED, reason);
+        if let Place::Standby(standby) = &mut self.place {
+            standby.target.disconnected(clock::now(), link.session);
+        }
+        self.settle();
+    }
+
+    fn promote(&mut self, request: PromoteRequest) {
+        if !matches!(self.place, Place::Standby(_)) {
+            self.open();
+        }
+        let error = match &mut self.place {
+            Place::Standby(standby) if request.dry_run => {
+                let outcome = standby.target.may_promote().map(|point| Promoted {
+                    position: point.position,
+                    time: standby.newest_time(),
+                    source_seen: self.source_seen,
+                    connected: self.link.is_some(),
+                });
+                // Whoever asked may have gone.
+                let _ = request.answer.send(outcome.map_err(PromoteError::from));
+                return;
+            }
+            Place::Standby(standby) => match standby.target.may_promote() {
+                Ok(_) => {
+                    standby.target.promote(clock::now(), request.generation);
+                    self.promotion = Some(request);
+                    return;
+                }
+                Err(refusal) => PromoteError::from(refusal),
+            },
+            Place::Elsewhere(Elsewhere::Configured) => PromoteError::ConfiguredPrimary,
+            Place::Elsewhere(Elsewhere::Primary(generation)) => PromoteError::Primary(*generation),
+            Place::Failed { .. } => PromoteError::Failed(self.last_error.clone().unwrap_or_default()),
+        };
+        let _ = request.answer.send(Err(error));
+    }
+
+    fn settle(&mut self) {
+        if let Place::Standby(standby) = &mut self.place {
+            standby.settle(&mut self.link);
+        }
+    }
+
+    /// Comes to rest: time passes, outputs are performed, failures are dealt with, and the status shows it.
+    fn rest(&mut self) {
+        match &mut self.place {
+            Place::Standby(standby) => {
+                let now = clock::now();
+                if standby.target.next_timeout().is_some_and(|t| t <= now) {
+                    standby.target.timeout(now);
+                }
+                standby.settle(&mut self.link);
+                self.follow_up();
+            }
+            Place::Failed { retry_at } if Instant::now() >= *retry_at => {
+                self.open();
+                self.settle();
+            }
+            _ => {}
+        }
+        self.publish();
+    }
+
+    fn follow_up(&mut self) {
+        let Place::Standby(standby) = &mut self.place else { return };
+        if let Some(reason) = standby.ended.take() {
+            self.last_error = Some(reason);
+        }
+        let newest = standby.target.newest();
+        if let Some(point) = newest.filter(|_| !self.had_checkpoint) {
+            info!(group = self.setup.group.name, position = %point.position, "first sync done");
+        }
+        self.had_checkpoint = newest.is_some();
+        if let Some(outcome) = standby.promoted.take() {
+            self.promoted(outcome);
+            return;
+        }
+        let failure = standby.target.failure();
+        if standby.damaged {
+            self.give_up("the journal is damaged: opening the group again", Duration::ZERO);
+        } else if let Some(reason) = failure {
+            self.give_up(reason, RETRY);
+        }
+    }
+
+    fn promoted(
+        &mut self,
+        outcome: Result<afterimage_protocol::target::Promotion, afterimage_protocol::target::CannotPromote>,
+    ) {
+        let Some(request) = self.promotion.take() else { return };
+        let outcome = match outcome {
+            Ok(promotion) => {
+                let mut time = None;
+                if let Place::Standby(standby) = &mut self.place {
+                    standby.finish_jobs();
+                    time = standby.newest_time();
+                }
+                // Files, volumes and lock are free for the agent before anyone hears of it.
+                self.place = Place::Elsewhere(Elsewhere::Primary(promotion.generation));
+                self.phase = Phase::Elsewhere;
+                self.end_session("the standby was promoted");
+                info!(group = self.name(), position = %promotion.position, generation = %promotion.generation, "promoted");
+                let (source_seen, position) = (self.source_seen, promotion.position);
+                Ok(Promoted { position, time, source_seen, connected: false })
+            }
+            Err(error) => {
+                error!(group = self.name(), %error, "not promoted");
+                Err(error.into())
+            }
+        };
+        let _ = request.answer.send(outcome);
+    }
+
+    /// Forgets all that is in memory; the group is opened again after `wait`.
+    fn give_up(&mut self, reason: &str, wait: Duration) {
+        let mut text = reason.to_owned();
+        if let Place::Standby(standby) = &mut self.place
+            && let Some(trouble) = standby.trouble.take()
+        {
+            text += &format!(" ({trouble})");
+        }
+        error!(group = self.name(), reason = text, "the group failed");
+        self.end_session(reason);
+        if let Some(request) = self.promotion.take() {
+            let _ = request.answer.send(Err(PromoteError::Failed(text.clone())));
+        }
+        self.place = Place::Failed { retry_at: Instant::now() + wait };
+        self.last_error = Some(text.clone());
+        self.phase = Phase::Failed { text, wrong_volume: false };
+    }
+
+    /// Opens the group, or finds out why not.
+    fn open(&mut self) {
+        match open::open(&self.setup, &self.wake) {
+            Ok(Found::Standby(standby)) => {
+                let newest = standby.target.newest();
+                let position = newest.map(|p| p.position.to_string());
+                info!(group = self.name(), position, "opened as standby");
+                self.had_checkpoint = newest.is_some();
+                self.shared.update(|s| s.volume_bytes = standby.volume_bytes().to_vec());
+                self.place = Place::Standby(standby);
+                self.phase = Phase::Standby;
+            }
+            Ok(Found::Elsewhere(elsewhere)) => {
+                if !matches!(&self.place, Place::Elsewhere(now) if *now == elsewhere) {
+                    info!(group = self.name(), ?elsewhere, "this host is not the group's standby");
+                }
+                self.place = Place::Elsewhere(elsewhere);
+                self.phase = Phase::Elsewhere;
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                let wrong_volume = matches!(error.downcast_ref(), Some(VolumeError::WrongVolume { .. }));
+                let phase = Phase::Failed { text: text.clone(), wrong_volume };
+                if self.phase != phase {
+                    error!(group = self.name(), error = text, "the group cannot be opened");
+                }
+                self.place = Place::Failed { retry_at: Instant::now() + RETRY };
+                self.phase = phase;
+                self.last_error = Some(text);
+            }
+        }
+    }
+
+    fn publish(&self) {
+        self.shared.update(|s| {
+            if s.phase != self.phase {
+                s.phase = self.phase.clone();
+                s.since = clock::now();
+            }
+            if let Place::Standby(standby) = &self.place {
+                s.numbers = standby.numbers();
+            }
+            s.link = self.link.clone();
+            s.source_seen = self.source_seen;
+            s.refused = self.refused;
+            if s.last_error != self.last_error {
+                s.last_error = self.last_error.clone();
+            }
+        });
+    }
+
+    fn close(mut self) {
+        self.end_session("the receiver stops");
+        if let Some(request) = self.promotion.take() {
+            let _ = request.answer.send(Err(PromoteError::Stopping));
+        }
+        if let Place::Standby(standby) = &mut self.place {
+            standby.close(&mut self.link);
+        }
+        info!(group = self.name(), "closed");
+    }
+}

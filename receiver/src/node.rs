@@ -1,0 +1,168 @@
+//! This host: its groups, its UDP port and its administration socket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use afterimage_contract::admin::Server;
+use afterimage_contract::config::Config;
+use afterimage_protocol::Time;
+use afterimage_storage::lock::DirLock;
+use afterimage_transport::{
+    Accepted, CloseCode, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, NodeName,
+    PairingConnection, Pins,
+};
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::group::{Group, Setup, make_private_dir};
+use crate::link::SESSION_ENDED;
+
+use crate::{admin, clock, session};
+
+/// Below the state directory: what belongs to the receiver alone, and the lock that keeps a second one away.
+const OWN_DIR: &str = "receiver";
+/// Below the state directory: a directory for each group.
+const GROUPS_DIR: &str = "groups";
+/// How long the peers may take to hear that their connections are closed.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What sessions and the administration share.
+pub struct Node {
+    /// The configuration.
+    pub config: Config,
+    /// The keys that are trusted.
+    pub pins: Arc<Pins>,
+    /// When the receiver started.
+    pub started: Time,
+    groups: BTreeMap<String, Arc<Group>>,
+}
+
+impl Node {
+    /// The group of that name.
+    pub fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.groups.get(name)
+    }
+
+    /// All groups, by name.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.groups.values()
+    }
+
+    /// Whether this key is the configured peer's: others may be pinned that have no business here.
+    fn is_the_peer(&self, key: Fingerprint) -> bool {
+        let pinned = self.pins.by_fingerprint(key);
+        pinned.is_ok_and(|pin| pin.is_some_and(|pin| pin.name.as_str() == self.config.peer.name))
+    }
+}
+
+/// Runs the receiver until `shutdown` says so. Returns once everything that was taken is on stable storage.
+pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    for warning in &config.warnings {
+        warn!("configuration: {warning}");
+    }
+    let state_dir = config.node.state_dir.clone();
+    let own_dir = state_dir.join(OWN_DIR);
+    make_private_dir(&state_dir)?;
+    make_private_dir(&own_dir)?;
+    let _lock = DirLock::take(&own_dir)?;
+    let identity = Identity::load_or_create(&state_dir)?;
+    let pins = Arc::new(Pins::open(&state_dir)?);
+    let options =
+        EndpointOptions { pairing_state_dir: Some(state_dir.clone()), ..EndpointOptions::default() };
+    let endpoint = Endpoint::bind(config.node.listen, &identity, pins.clone(), options)?;
+    let server = Server::bind(config.receiver_socket())
+        .with_context(|| format!("cannot listen on {}", config.receiver_socket().display()))?;
+
+    let groups = start_groups(&config)?;
+    let node = Arc::new(Node { config, pins, started: clock::now(), groups });
+    info!(
+        node = node.config.node.name,
+        listen = %node.config.node.listen,
+        key = %identity.fingerprint(),
+        groups = node.groups.len(),
+        "the receiver runs"
+    );
+    let accepting = tokio::spawn(accept(endpoint, node.clone(), shutdown.clone()));
+    let handler = {
+        let node = node.clone();
+        move |request| admin::answer(node.clone(), request)
+    };
+    server.run(handler, stopped(shutdown)).await;
+    // The groups first, so that nothing more is taken; their last words are that the sessions end.
+    let stopping = node.clone();
+    let groups = tokio::task::spawn_blocking(move || stopping.groups().for_each(|group| group.stop()));
+    groups.await.context("cannot stop the groups")?;
+    accepting.await.context("cannot close the connections")?;
+    info!("the receiver has stopped");
+    Ok(())
+}
+
+fn start_groups(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<Group>>> {
+    let start = |(name, group): (&String, &afterimage_contract::config::Group)| {
+        let setup = Setup {
+            node: config.node.name.clone(),
+            group: group.clone(),
+            dir: config.node.state_dir.join(GROUPS_DIR).join(name),
+        };
+        Ok((name.clone(), Group::start(setup)?))
+    };
+    config.groups.iter().map(start).collect()
+}
+
+/// Completes when the receiver is to stop, also when nobody is left who could say so.
+async fn stopped(mut shutdown: watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+async fn accept(endpoint: Endpoint, node: Arc<Node>, shutdown: watch::Receiver<bool>) {
+    let mut tasks = JoinSet::new();
+    let mut stop = std::pin::pin!(stopped(shutdown));
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            Some(_) = tasks.join_next() => continue,
+            accepted = endpoint.accept() => accepted,
+        };
+        match accepted {
+            Some(Accepted::Peer(connection)) => {
+                tasks.spawn(peer(node.clone(), connection));
+            }
+            Some(Accepted::Pairing(pairing)) => {
+                tasks.spawn(pair(node.clone(), pairing));
+            }
+            None => break,
+        }
+    }
+    endpoint.close(SESSION_ENDED, "the receiver stops");
+    let _ = tokio::time::timeout(GOODBYE_TIMEOUT, endpoint.wait_idle()).await;
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn peer(node: Arc<Node>, connection: Connection) {
+    let (address, key) = (connection.remote_address(), connection.peer_fingerprint());
+    if !node.is_the_peer(key) {
+        let text = format!("this host's peer is {}", node.config.peer.name);
+        warn!(%address, %key, "refused: the key is pinned, but not as that of the configured peer {}", node.config.peer.name);
+        connection.close(CloseCode::NOT_PINNED, &text);
+        return;
+    }
+    session::serve(node, connection).await;
+}
+
+async fn pair(node: Arc<Node>, pairing: PairingConnection) {
+    let (address, joiner) = (pairing.remote_address(), pairing.joiner());
+    let name: NodeName = match node.config.node.name.parse() {
+        Ok(name) => name,
+        Err(error) => {
+            warn!(%address, %error, "cannot pair under this node's name");
+            return;
+        }
+    };
+    match pairing.answer(&name).await {
+        Ok(paired) => info!(%address, peer = %paired.peer.name, key = %paired.peer.fingerprint, "paired"),
+        Err(error) => warn!(%address, key = %joiner, %error, "pairing failed"),
+    }
+}
