@@ -121,7 +121,7 @@ fn make_images(alpha: &Host, beta: &Host) -> anyhow::Result<Vec<u8>> {
             .with_context(|| format!("cannot make {}", host.image.display()))?;
         file.set_len(VOLUME_BYTES)?;
         if host.name == alpha.name {
-            for (n, chunk) in first.chunks(1 << 20).enumerate().filter(|(_, c)| c.first() != Some(&0)) {
+            for (n, chunk) in first.chunks(1 << 20).enumerate().filter(|(_, c)| c.iter().any(|b| *b != 0)) {
                 file.write_all_at(chunk, (n as u64) << 20)?;
             }
         }
