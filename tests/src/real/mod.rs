@@ -4,6 +4,7 @@
 //! hosts of a group. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
 //! [`oracle`] says whether an image is one that the history allows, and [`image`] handles whole images.
 
+pub mod filesystem;
 pub mod history;
 pub mod image;
 pub mod kill;
@@ -17,6 +18,7 @@ pub mod scratch;
 pub mod stamp;
 pub mod writer;
 
+pub use filesystem::Attached;
 pub use history::{History, Write};
 pub use image::{ensure_same, filler, read_image};
 pub use kill::kill_rounds;
