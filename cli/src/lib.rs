@@ -4,9 +4,9 @@
 
 pub mod args;
 pub mod config_check;
-pub mod exit;
 pub mod daemon;
 pub mod demo;
+pub mod exit;
 pub mod host;
 pub mod identity;
 pub mod promote;

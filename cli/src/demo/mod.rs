@@ -75,7 +75,8 @@ async fn story(dir: &Path) -> anyhow::Result<()> {
     say(&format!("the application had {} writes acknowledged", acknowledged.len()));
 
     step("beta is promoted");
-    let promotion = beta.receiver(&Request::Promote { group: GROUP.into(), dry_run: false, at: None }).await?;
+    let promotion =
+        beta.receiver(&Request::Promote { group: GROUP.into(), dry_run: false, at: None }).await?;
     beta.agent(&Request::Activate { group: GROUP.into() }).await?;
     wait_served(&beta).await?;
     let rto = lost_at.elapsed();
@@ -113,7 +114,9 @@ fn make_images(alpha: &Host, beta: &Host) -> anyhow::Result<Vec<u8>> {
     for (n, chunk) in first.chunks_mut(1 << 20).enumerate() {
         // Spread over the volume, with holes between.
         if (n as u64 * FIRST_BYTES / VOLUME_BYTES) != ((n as u64 + 1) * FIRST_BYTES / VOLUME_BYTES) {
-            chunk.chunks_exact_mut(8).for_each(|w| w.copy_from_slice(&(random.next() | 1 << 63).to_le_bytes()));
+            chunk
+                .chunks_exact_mut(8)
+                .for_each(|w| w.copy_from_slice(&(random.next() | 1 << 63).to_le_bytes()));
         }
     }
     for host in [alpha, beta] {
