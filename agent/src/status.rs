@@ -4,8 +4,7 @@ use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
     CatchUp, GroupStatus, Lag, PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
 };
-use afterimage_protocol::BLOCK_BYTES;
-use afterimage_protocol::source;
+use afterimage_protocol::{BLOCK_BYTES, Time, source};
 
 use crate::group::Group;
 use crate::link::LinkState;
@@ -53,14 +52,26 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
 }
 
 /// How well the group is protected now.
-pub(crate) fn protection(status: &source::Status, link: &LinkState, config: &config::Group) -> Protection {
+pub(crate) fn protection(
+    status: &source::Status,
+    link: &LinkState,
+    config: &config::Group,
+    now: Time,
+) -> Protection {
+    let blocks = config.mode == Mode::Sync && config.on_link_loss == OnLinkLoss::Block;
+    // The source of such a group stays in sync for good: it acknowledges nothing that the standby lacks.
+    let waits = !status.connected
+        || status
+            .oldest_unsafe
+            .is_some_and(|oldest| u128::from(now.since_us(oldest)) > config.sync_timeout.as_micros());
     let apart = if link.refused { Protection::Refused } else { Protection::Disconnected };
     match (config.mode, status.connected) {
         _ if status.state_failed => Protection::Failed,
+        _ if blocks && !status.first_sync && waits => Protection::Blocked,
         (Mode::Sync, _) if status.in_sync => Protection::InSync,
         (_, true) if status.first_sync => Protection::FirstSync,
         (_, false) if status.first_sync => apart,
-        (Mode::Sync, _) if config.on_link_loss == OnLinkLoss::Block => Protection::Blocked,
+        (Mode::Sync, _) if blocks => Protection::Blocked,
         (Mode::Sync, false) if link.refused => Protection::Refused,
         (_, true) if !status.streaming => Protection::CatchingUp,
         (Mode::Sync, _) => Protection::Degraded,
@@ -79,7 +90,7 @@ fn served(
 ) -> GroupStatus {
     let (source, parent) = group.look(|source| (source.status(), source.state().parent));
     let now = group.clock.now();
-    let protection = protection(&source, link, config);
+    let protection = protection(&source, link, config, now);
     let mut status = GroupStatus::new(
         &config.name,
         Role::Primary,
