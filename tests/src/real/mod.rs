@@ -2,9 +2,12 @@
 //!
 //! [`process`], [`program`], [`scratch`] and [`ports`] are what any test of a program needs. [`pair`] runs the two
 //! hosts of a group. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
-//! [`oracle`] says whether an image is one that the history allows.
+//! [`oracle`] says whether an image is one that the history allows, and [`image`] handles whole images.
 
+pub mod filesystem;
 pub mod history;
+pub mod image;
+pub mod kill;
 pub mod nbd;
 pub mod oracle;
 pub mod pair;
@@ -15,7 +18,10 @@ pub mod scratch;
 pub mod stamp;
 pub mod writer;
 
+pub use filesystem::Attached;
 pub use history::{History, Write};
+pub use image::{ensure_same, filler, read_image};
+pub use kill::kill_rounds;
 pub use oracle::{Blocks, Prefix, check_prefix};
 pub use pair::{Host, Pair, PairOptions, Side};
 pub use process::{Process, run};

@@ -4,10 +4,11 @@
 //! killed and removed when the [`Pair`] is dropped.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ use serde_json::Value;
 use super::nbd::Client;
 use super::process::{Finished, POLL};
 use super::stamp::BLOCK_BYTES;
-use super::{Process, Scratch, ports, product_program, run};
+use super::writer::Connect;
+use super::{Process, Scratch, find_program, ports, product_program, read_image, run};
 
 /// How long the operator's command may take: promotions fsync what may be gigabytes.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -66,6 +68,8 @@ pub struct PairOptions {
     volumes: Vec<(String, u64)>,
     journal_max_bytes: u64,
     routes: [Option<SocketAddr>; 2],
+    /// The network namespace of each host, and its address there.
+    places: [Option<(String, IpAddr)>; 2],
     bin_dir: Option<PathBuf>,
 }
 
@@ -84,6 +88,7 @@ impl PairOptions {
             volumes: Vec::new(),
             journal_max_bytes: 64 << 20,
             routes: [None, None],
+            places: [None, None],
             bin_dir: None,
         }
     }
@@ -123,17 +128,37 @@ impl PairOptions {
         self
     }
 
+    /// Runs everything of `side` in a network namespace, where it listens on `address`.
+    pub fn within(mut self, side: Side, namespace: &str, address: IpAddr) -> Self {
+        self.places[side as usize] = Some((namespace.to_owned(), address));
+        self
+    }
+
     /// Takes the product's programs from a directory.
     pub fn bin_dir(mut self, dir: &Path) -> Self {
         self.bin_dir = Some(dir.to_owned());
         self
     }
 
-    fn program(&self, name: &str) -> Result<PathBuf> {
-        match &self.bin_dir {
-            Some(dir) => Ok(dir.join(name)),
-            None => product_program(name),
+    /// One of the product's programs, where `side` runs.
+    fn program(&self, side: Side, name: &str) -> Result<Command> {
+        let program = match &self.bin_dir {
+            Some(dir) => dir.join(name),
+            None => product_program(name)?,
+        };
+        let Some((namespace, _)) = &self.places[side as usize] else { return Ok(Command::new(program)) };
+        // It becomes the program, so that the process id is the program's.
+        let mut command = Command::new(find_program("ip")?);
+        command.args(["netns", "exec", namespace]).arg(program);
+        Ok(command)
+    }
+
+    fn listen(&self, side: Side) -> Result<SocketAddr> {
+        let mut address = ports::free_udp()?;
+        if let Some((_, ip)) = &self.places[side as usize] {
+            address.set_ip(*ip);
         }
+        Ok(address)
     }
 
     fn config(&self, host: &Host, peer_listen: SocketAddr) -> String {
@@ -248,7 +273,7 @@ impl Pair {
         let scratch = Scratch::new(cap_bytes)?;
         let host = |side: Side| -> Result<Host> {
             let dir = scratch.path().join(side.name());
-            Ok(Host { side, dir, listen: ports::free_udp()?, agent: None, receiver: None })
+            Ok(Host { side, dir, listen: options.listen(side)?, agent: None, receiver: None })
         };
         let hosts = [host(Side::Alpha)?, host(Side::Beta)?];
         for host in &hosts {
@@ -312,7 +337,7 @@ impl Pair {
 
     /// Runs the operator's command on a host, with the host's configuration.
     pub fn command(&self, side: Side, args: &[&str]) -> Result<Finished> {
-        let mut command = Command::new(self.options.program("afterimage")?);
+        let mut command = self.options.program(side, "afterimage")?;
         command.arg("--config").arg(self.host(side).config()).args(args);
         run(&mut command, COMMAND_LIMIT).with_context(|| format!("on {}", side.name()))
     }
@@ -382,6 +407,40 @@ impl Pair {
         }
     }
 
+    /// What a [`Writer`](super::Writer) connects with: the group's volumes, in their order, on a host.
+    pub fn connector(&self, side: Side) -> Arc<Connect> {
+        let names: Vec<String> = self.options.volumes.iter().map(|(name, _)| name.clone()).collect();
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.host(side).export(name)).collect();
+        Arc::new(move |volume| {
+            let index = volume as usize;
+            let started = Instant::now();
+            loop {
+                match Client::connect_unix(&paths[index], &names[index]) {
+                    Err(_) if started.elapsed() < START_LIMIT => sleep(POLL),
+                    connected => return connected,
+                }
+            }
+        })
+    }
+
+    /// Waits until the standby of `side` durably has all that was written there so far.
+    pub fn wait_caught_up(&self, side: Side, limit: Duration) -> Result<Value> {
+        let streams =
+            |group: &Value| matches!(group["protection"].as_str(), Some("in_sync" | "async_streaming"));
+        self.wait_for(side, limit, |group| {
+            streams(group) && group["durable_sequence"].as_u64() >= group["position"]["sequence"].as_u64()
+        })
+        .context("wait until the standby has everything")
+    }
+
+    /// The whole of a volume, read through its export on a host.
+    pub fn read_volume(&self, side: Side, volume: &str) -> Result<Vec<u8>> {
+        let mut client = self.connect(side, volume, START_LIMIT)?;
+        let image = read_image(&mut client).with_context(|| format!("read {volume} on {}", side.name()))?;
+        client.disconnect().context("end the connection")?;
+        Ok(image)
+    }
+
     /// Blocks in a volume.
     pub fn blocks(&self, volume: &str) -> u64 {
         let found = self.options.volumes.iter().find(|(name, _)| name == volume);
@@ -421,7 +480,7 @@ impl Pair {
 
     fn start_daemon(&self, side: Side, daemon: &str) -> Result<Process> {
         let host = self.host(side);
-        let mut command = Command::new(self.options.program(&format!("afterimage-{daemon}"))?);
+        let mut command = self.options.program(side, &format!("afterimage-{daemon}"))?;
         command.arg("--config").arg(host.config());
         let mut process = Process::spawn(&mut command, &host.log(daemon))?;
         let socket = host.state_dir().join(format!("{daemon}.sock"));
