@@ -4,8 +4,7 @@ use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
     CatchUp, GroupStatus, Lag, PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
 };
-use afterimage_protocol::BLOCK_BYTES;
-use afterimage_protocol::source;
+use afterimage_protocol::{BLOCK_BYTES, Time, source};
 
 use crate::group::Group;
 use crate::link::LinkState;
@@ -40,7 +39,25 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
             blame(&mut status, &error);
             return Some(status);
         }
-        Phase::Served { group, exports, watched } => served(config, peer, &link, &group, &exports, &watched),
+        Phase::Served { group, exports, watched } => {
+            let mut status = served(config, peer, &link, &group, exports.as_deref(), &watched);
+            if exports.is_none() {
+                status.warnings.push(Warning::new(
+                    "waiting_for_peer",
+                    format!(
+                        "{} is not served: {} may have been promoted while this host was down, and has not been \
+                         asked yet",
+                        config.name, peer.name
+                    ),
+                    format!(
+                        "bring {} or the link back; or, if it is certain that it was not promoted, run \
+                         afterimage-agent with --alone",
+                        peer.name
+                    ),
+                ));
+            }
+            status
+        }
     };
     if supervisor.link.is_paused() {
         status.warnings.push(Warning::new(
@@ -53,14 +70,26 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
 }
 
 /// How well the group is protected now.
-pub(crate) fn protection(status: &source::Status, link: &LinkState, config: &config::Group) -> Protection {
+pub(crate) fn protection(
+    status: &source::Status,
+    link: &LinkState,
+    config: &config::Group,
+    now: Time,
+) -> Protection {
+    let blocks = config.mode == Mode::Sync && config.on_link_loss == OnLinkLoss::Block;
+    // The source of such a group stays in sync for good: it acknowledges nothing that the standby lacks.
+    let waits = !status.connected
+        || status
+            .oldest_unsafe
+            .is_some_and(|oldest| u128::from(now.since_us(oldest)) > config.sync_timeout.as_micros());
     let apart = if link.refused { Protection::Refused } else { Protection::Disconnected };
     match (config.mode, status.connected) {
         _ if status.state_failed => Protection::Failed,
+        _ if blocks && !status.first_sync && waits => Protection::Blocked,
         (Mode::Sync, _) if status.in_sync => Protection::InSync,
         (_, true) if status.first_sync => Protection::FirstSync,
         (_, false) if status.first_sync => apart,
-        (Mode::Sync, _) if config.on_link_loss == OnLinkLoss::Block => Protection::Blocked,
+        (Mode::Sync, _) if blocks => Protection::Blocked,
         (Mode::Sync, false) if link.refused => Protection::Refused,
         (_, true) if !status.streaming => Protection::CatchingUp,
         (Mode::Sync, _) => Protection::Degraded,
@@ -74,12 +103,12 @@ fn served(
     peer: &config::Peer,
     link: &LinkState,
     group: &Group,
-    exports: &[Exported],
+    exports: Option<&[Exported]>,
     watched: &Watched,
 ) -> GroupStatus {
     let (source, parent) = group.look(|source| (source.status(), source.state().parent));
     let now = group.clock.now();
-    let protection = protection(&source, link, config);
+    let protection = protection(&source, link, config, now);
     let mut status = GroupStatus::new(
         &config.name,
         Role::Primary,
@@ -113,7 +142,7 @@ fn served(
     for (index, (volume, local)) in status.volumes.iter_mut().zip(&group.volumes).enumerate() {
         volume.size_bytes = Some(local.size_bytes);
         volume.dirty_bytes = source.dirty_blocks.get(index).map(|blocks| blocks * BLOCK_BYTES);
-        let exported = exports.get(index).cloned().unwrap_or_default();
+        let exported = exports.and_then(|exports| exports.get(index)).cloned().unwrap_or_default();
         volume.exports = exported.at;
         volume.error = exported.error;
         if local.flush_failed() {
