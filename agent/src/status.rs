@@ -4,8 +4,8 @@ use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
     CatchUp, GroupStatus, Lag, PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
 };
-use afterimage_protocol::BLOCK_BYTES;
 use afterimage_protocol::source;
+use afterimage_protocol::{BLOCK_BYTES, Time};
 
 use crate::group::Group;
 use crate::link::LinkState;
@@ -53,11 +53,18 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
 }
 
 /// How well the group is protected now.
-pub(crate) fn protection(status: &source::Status, link: &LinkState, config: &config::Group) -> Protection {
+pub(crate) fn protection(
+    status: &source::Status,
+    link: &LinkState,
+    config: &config::Group,
+    now: Time,
+) -> Protection {
+    // A group that blocks stays in sync without its standby: nothing is acknowledged that it lacks. But writes wait.
+    let late = status.late_at.is_some_and(|at| at <= now);
     let apart = if link.refused { Protection::Refused } else { Protection::Disconnected };
     match (config.mode, status.connected) {
         _ if status.state_failed => Protection::Failed,
-        (Mode::Sync, _) if status.in_sync => Protection::InSync,
+        (Mode::Sync, _) if status.in_sync && !late => Protection::InSync,
         (_, true) if status.first_sync => Protection::FirstSync,
         (_, false) if status.first_sync => apart,
         (Mode::Sync, _) if config.on_link_loss == OnLinkLoss::Block => Protection::Blocked,
@@ -79,7 +86,7 @@ fn served(
 ) -> GroupStatus {
     let (source, parent) = group.look(|source| (source.status(), source.state().parent));
     let now = group.clock.now();
-    let protection = protection(&source, link, config);
+    let protection = protection(&source, link, config, now);
     let mut status = GroupStatus::new(
         &config.name,
         Role::Primary,
