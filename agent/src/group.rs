@@ -3,7 +3,7 @@
 //! Every call takes the lock, feeds the source, takes what it wants done, lets go of the lock, and only then does it
 //! ([`Group::perform`], in `perform`). No disk or network is touched under the lock.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afterimage_protocol::frame::{Content, Frame};
@@ -64,7 +64,24 @@ pub(crate) struct Group {
     /// The peer was promoted: every state that is written from now on says so.
     pub(crate) fenced: AtomicBool,
     max_zero_bytes: u64,
+    flushes_asked: AtomicUsize,
     _lock: DirLock,
+}
+
+/// Counts while it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct Inner {
@@ -93,6 +110,7 @@ impl Group {
             fenced: AtomicBool::new(false),
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
+            flushes_asked: AtomicUsize::new(0),
             volumes,
             clock,
             blocking,
@@ -140,6 +158,9 @@ impl Group {
     /// mode.
     pub async fn flush(self: &Arc<Self>, volume: VolumeIndex) -> Result<(), LocalError> {
         self.check_open()?;
+        let _asked = Counted::new(&self.flushes_asked);
+        // What arrived with the flush is taken first, and other flushes are counted: one answers them all.
+        tokio::task::yield_now().await;
         let (pending, outputs) = self.step(|inner, now| {
             let (request, pending) = inner.waiters.add();
             inner.source.flush(now, request, volume);
@@ -192,9 +213,9 @@ impl Group {
         self.look(Source::status)
     }
 
-    /// Requests of clients that are under way.
-    pub fn under_way(&self) -> usize {
-        self.lock().waiters.under_way()
+    /// Whether no more than one client waits for a flush.
+    pub fn flushes_are_few(&self) -> bool {
+        self.flushes_asked.load(Ordering::Relaxed) <= 1
     }
 
     /// Frames for the ordered stream, of about `bytes` together; none while there is nothing to send.

@@ -1,6 +1,6 @@
 //! `afterimage-agent`: the daemon of a primary.
 
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,7 +38,11 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
         Some(level) => EnvFilter::try_new(level).context("cannot read --log-level")?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .init();
     let config = Config::load(&arguments.config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -37,7 +37,7 @@ impl Group {
                     let Some(local) = self.volumes.get(volume.0 as usize) else { continue };
                     let started = local.want_flush(token);
                     // Alone, a short flush is over before another thread has begun with it.
-                    if started && here && self.under_way() <= 1 && local.flush_is_short() {
+                    if started && here && self.flushes_are_few() && local.flush_is_short() {
                         self.run_flushes(volume);
                     } else if started {
                         self.job(move |group| group.run_flushes(volume));

@@ -23,8 +23,10 @@ pub(crate) struct LocalVolume {
     file: VolumeFile,
     /// A flush failed: what was written before is lost or not, and no later flush can tell.
     failed: AtomicBool,
+    /// Written since the last flush began, in bytes; counted after the write and before it is answered.
     unflushed_bytes: AtomicU64,
     flushes: Mutex<Flushes>,
+    flushing: Mutex<()>,
 }
 
 /// Flushes that wait for the one that is running.
@@ -43,8 +45,10 @@ impl LocalVolume {
             zeroes_fast: volume.identity().kind == VolumeKind::Image || device_zeroes_fast(device),
             file: volume.file(),
             failed: AtomicBool::new(false),
-            unflushed_bytes: AtomicU64::new(0),
+            // Whoever had the volume before may not have flushed.
+            unflushed_bytes: AtomicU64::new(u64::MAX / 2),
             flushes: Mutex::default(),
+            flushing: Mutex::new(()),
         }
     }
 
@@ -57,8 +61,9 @@ impl LocalVolume {
         if write.fua && self.failed.load(Ordering::Acquire) {
             return Err(LocalError::Io);
         }
-        self.unflushed_bytes.fetch_add(write.range.length, Ordering::Relaxed);
         let result = write_local(&self.file, write);
+        // Not before the write: a flush that begins in between would not cover it, and leave nothing to do for the next.
+        self.unflushed_bytes.fetch_add(write.range.length, Ordering::AcqRel);
         if let Err(error) = &result {
             let (offset, length) = (write.range.offset, write.range.length);
             tracing::error!(volume = self.name, offset, length, %error, "a write failed");
@@ -71,8 +76,14 @@ impl LocalVolume {
 
     /// Whether all that completed before the call is on stable storage. Once it is not, it is never again: the kernel
     /// drops what it could not write, and a second try would succeed without it.
+    ///
+    /// One flush runs at a time: what the one before covers needs no other.
     pub fn flush(&self) -> bool {
-        self.unflushed_bytes.store(0, Ordering::Relaxed);
+        let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let unflushed = self.unflushed_bytes.swap(0, Ordering::AcqRel);
+        if unflushed == 0 {
+            return !self.flush_failed();
+        }
         if self.failed.load(Ordering::Acquire) {
             return false;
         }

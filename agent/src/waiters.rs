@@ -40,10 +40,6 @@ impl Waiters {
     pub fn abandon(&mut self) {
         self.places.iter_mut().for_each(|place| *place = None);
     }
-
-    pub fn under_way(&self) -> usize {
-        self.places.len() - self.free.len()
-    }
 }
 
 #[cfg(test)]
@@ -59,7 +55,6 @@ mod tests {
         let (second, _answer) = waiters.add();
         assert_ne!(first, second);
         assert!(waiters.take(first).is_none());
-        assert_eq!(waiters.under_way(), 1);
         let (third, _answer) = waiters.add();
         assert_eq!(third, first);
     }

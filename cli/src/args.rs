@@ -64,6 +64,13 @@ pub enum Command {
     /// Show the whole story on this machine in under a minute: first sync, streaming, a link cut, a lost primary, a
     /// promotion. Touches nothing but a temporary directory.
     Demo(DemoArgs),
+    /// Run a daemon in the foreground, for the demo.
+    #[command(hide = true)]
+    Daemon {
+        /// Which one.
+        #[arg(value_enum)]
+        which: Daemon,
+    },
     /// Work with the configuration file.
     Config {
         /// What to do with it.
@@ -78,6 +85,15 @@ pub enum ConfigCommand {
     /// Check the configuration file and list everything that is wrong with it.
     #[command(after_help = "Example:\n  afterimage config check --config ./afterimage.toml")]
     Check,
+}
+
+/// The daemons.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Daemon {
+    /// The source's side.
+    Agent,
+    /// The target's side.
+    Receiver,
 }
 
 /// Arguments of `pair`.

@@ -4,8 +4,9 @@
 
 pub mod args;
 pub mod config_check;
-pub mod exit;
+pub mod daemon;
 pub mod demo;
+pub mod exit;
 pub mod host;
 pub mod identity;
 pub mod promote;
@@ -35,6 +36,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), CommandError> {
+    if let Command::Daemon { which } = args.command {
+        return daemon::run(&args.config, which);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -45,6 +49,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Identity => identity::identity(&args.config),
             Command::Pair(pair) => identity::pair(&args.config, pair).await,
             Command::Demo(demo) => demo::run(demo).await,
+            Command::Daemon { .. } => Ok(()),
             Command::Status(status) => status::run(&args.config, status).await,
             Command::Promote(promote) => promote::run(&args.config, promote).await,
         }

@@ -144,7 +144,7 @@ async fn accept(endpoint: Endpoint, node: Arc<Node>, shutdown: watch::Receiver<b
 async fn peer(node: Arc<Node>, connection: Connection) {
     let (address, key) = (connection.remote_address(), connection.peer_fingerprint());
     if !node.is_the_peer(key) {
-        let text = format!("this host's peer is {}", node.config.peer.name);
+        let text = format!("the peer of this host is {}", node.config.peer.name);
         warn!(%address, %key, "refused: the key is pinned, but not as that of the configured peer {}", node.config.peer.name);
         connection.close(CloseCode::NOT_PINNED, &text);
         return;

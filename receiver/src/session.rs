@@ -66,7 +66,7 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
         refuse(control.0, &connection, &refused).await;
         return;
     };
-    converse(&group, &connection, control, open).await;
+    converse(group, &connection, control, open).await;
 }
 
 async fn open(connection: &Connection) -> Result<((SendStream, RecvStream), Open), SessionError> {

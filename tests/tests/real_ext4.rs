@@ -149,7 +149,10 @@ fn outlive(options: PairOptions, protection: &str, keeps_all: bool) -> Result<()
         move || {
             for round in 0.. {
                 let to = top.join(format!("copy-{round}"));
-                if stop.load(Ordering::SeqCst) || copy(&documents, &to).is_err() || fs::remove_dir_all(to).is_err() {
+                if stop.load(Ordering::SeqCst)
+                    || copy(&documents, &to).is_err()
+                    || fs::remove_dir_all(to).is_err()
+                {
                     return;
                 }
             }

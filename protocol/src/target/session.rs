@@ -43,6 +43,7 @@ impl Session {
 impl Target {
     /// A source asks for a session. Every older session ends before anything else happens. A refusal is returned; an
     /// acceptance is sent once it is noted durably.
+    #[expect(clippy::result_large_err, reason = "once a handshake, and sent as it is")]
     pub fn open(&mut self, now: Time, open: Open) -> Result<(), TargetMessage> {
         self.now = self.now.max(now);
         if self.rules.on(Rule::SessionFence) {
@@ -62,6 +63,7 @@ impl Target {
         Ok(())
     }
 
+    #[expect(clippy::result_large_err, reason = "once a handshake, and sent as it is")]
     fn refuse(&self, open: &Open) -> Result<(), TargetMessage> {
         let refused = |code, text: String| Err(TargetMessage::Refused { code, text });
         if self.state.role != Role::Standby {

@@ -31,6 +31,7 @@ pub struct Jobs {
     base: mpsc::Sender<Job>,
     done: mpsc::Receiver<Done>,
     under_way: usize,
+    base_under_way: usize,
 }
 
 impl Jobs {
@@ -39,7 +40,7 @@ impl Jobs {
         let (report, done) = mpsc::channel();
         let journal = helper(&format!("sync-{group}"), report.clone(), wake.clone())?;
         let base = helper(&format!("base-{group}"), report, wake.clone())?;
-        Ok(Self { journal, base, done, under_way: 0 })
+        Ok(Self { journal, base, done, under_way: 0, base_under_way: 0 })
     }
 
     /// Runs a sync of the journal.
@@ -55,6 +56,7 @@ impl Jobs {
     /// Brings `entries`, but for those that begin in `skip`, to the volumes.
     pub fn apply(&mut self, entries: Reader, skip: Vec<(Lsn, Lsn)>, volumes: Vec<VolumeFile>) {
         self.under_way += 1;
+        self.base_under_way += 1;
         let _ = self.base.send(Box::new(move || {
             let skipped = |lsn: Lsn| {
                 let before = skip.partition_point(|(start, _)| *start <= lsn);
@@ -67,14 +69,14 @@ impl Jobs {
     /// Syncs all volumes.
     pub fn sync_base(&mut self, volumes: Vec<VolumeFile>) {
         self.under_way += 1;
+        self.base_under_way += 1;
         let _ = self.base.send(Box::new(move || Done::Base(volumes.iter().try_for_each(|v| v.sync()))));
     }
 
     /// A result, if there is one.
     pub fn try_done(&mut self) -> Option<Done> {
         let done = self.done.try_recv().ok()?;
-        self.under_way -= 1;
-        Some(done)
+        Some(self.count(done))
     }
 
     /// Waits for the next result; `None` when no job is under way.
@@ -83,8 +85,20 @@ impl Jobs {
             return None;
         }
         let done = self.done.recv().ok()?;
+        Some(self.count(done))
+    }
+
+    /// Whether the volumes are being written or synced.
+    pub fn base_is_busy(&self) -> bool {
+        self.base_under_way > 0
+    }
+
+    fn count(&mut self, done: Done) -> Done {
         self.under_way -= 1;
-        Some(done)
+        if matches!(done, Done::Apply(_) | Done::Base(_)) {
+            self.base_under_way -= 1;
+        }
+        done
     }
 }
 

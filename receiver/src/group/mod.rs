@@ -96,3 +96,10 @@ impl Group {
         }
     }
 }
+
+impl Drop for Group {
+    /// The thread ends in good order by itself; [`Group::stop`] is for those who wait for that.
+    fn drop(&mut self) {
+        self.send(Input::Stop);
+    }
+}

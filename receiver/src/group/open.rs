@@ -10,7 +10,7 @@ use afterimage_protocol::message::{Refusal, TargetMessage, VolumeInfo};
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::state::{GroupState, Role, VolumeState};
 use afterimage_protocol::target::Config;
-use afterimage_protocol::{Generation, Position};
+use afterimage_protocol::{Generation, MAX_PAYLOAD_BYTES, Position};
 use afterimage_storage::disk::RealDir;
 use afterimage_storage::group::{GroupStore, TargetStore};
 use afterimage_storage::journal::JournalOptions;
@@ -22,6 +22,9 @@ use super::input::Input;
 use super::jobs::Jobs;
 use super::standby::Standby;
 use crate::clock;
+
+/// A journal is at least this many segments, so that what was applied gives room in good pieces.
+const JOURNAL_SEGMENTS: u64 = 4;
 
 /// What a group needs to be opened.
 #[derive(Clone, Debug)]
@@ -124,19 +127,34 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     make_private_dir(&journal_dir)?;
     let journal_dir = RealDir::open(journal_dir).context("cannot open the journal's directory")?;
     let max_bytes = setup.group.journal.max_size.bytes();
-    let options = JournalOptions { max_bytes, ..JournalOptions::default() };
+    let segment_bytes = JournalOptions::default().segment_bytes.min(max_bytes / JOURNAL_SEGMENTS);
+    let options = JournalOptions { max_bytes, segment_bytes, ..JournalOptions::default() };
     let info = |v: &VolumeState| VolumeInfo { name: v.name.clone(), size_bytes: v.size_bytes };
     let config = Config {
         group: setup.group.name.clone(),
         volumes: state.volumes.iter().map(info).collect(),
         history_us: u64::try_from(setup.group.history.as_micros()).unwrap_or(u64::MAX),
-        journal_bytes: max_bytes,
+        journal_bytes: usable_bytes(max_bytes, segment_bytes),
         rules: Rules::default(),
     };
     let (store, target) =
         TargetStore::open(group, Arc::new(journal_dir), options, config, state, clock::now())?;
     let jobs = Jobs::start(&setup.group.name, wake).context("cannot start the helper threads")?;
-    Ok(Found::Standby(Box::new(Standby::new(&setup.group.name, store, target, volumes, jobs, lock))))
+    Ok(Found::Standby(Box::new(Standby::new(
+        &setup.group.name,
+        store,
+        target,
+        volumes,
+        jobs,
+        lock,
+        max_bytes,
+    ))))
+}
+
+/// Bytes of entries that a journal surely holds: each segment may end in a gap that was too small for the largest entry.
+fn usable_bytes(max_bytes: u64, segment_bytes: u64) -> u64 {
+    let gaps = max_bytes.div_ceil(segment_bytes.max(1)).saturating_mul(MAX_PAYLOAD_BYTES);
+    max_bytes.saturating_sub(gaps)
 }
 
 fn open_volumes(group: &config::Group, known: &[VolumeState]) -> anyhow::Result<Vec<Volume>> {

@@ -22,6 +22,9 @@ use crate::link::{Link, SESSION_ENDED};
 /// smallest segment.
 const APPEND_BYTES: usize = 1 << 20;
 
+/// The ordered stream waits for the applier when the journal is this full, in eighths: later than history gives way.
+const NEARLY_FULL_EIGHTHS: u64 = 7;
+
 /// An open group.
 pub struct Standby {
     group: String,
@@ -36,6 +39,7 @@ pub struct Standby {
     wrote_base: bool,
     /// No new job is started.
     closing: bool,
+    journal_limit: u64,
     journal_full: bool,
     /// The last position that came, and when the source reached it.
     came: Option<(Position, Time)>,
@@ -61,6 +65,7 @@ impl Standby {
         volumes: Vec<Volume>,
         jobs: Jobs,
         lock: DirLock,
+        journal_limit: u64,
     ) -> Self {
         Self {
             group: group.to_owned(),
@@ -73,6 +78,7 @@ impl Standby {
             append_bytes: 0,
             wrote_base: false,
             closing: false,
+            journal_limit,
             journal_full: false,
             came: None,
             newest_time: None,
@@ -136,8 +142,14 @@ impl Standby {
             self.newest_time = self.came;
         }
         if let Some(link) = link {
-            link.set_takes_ordered(self.target.takes_ordered());
+            link.set_takes_ordered(self.target.takes_ordered() && !self.waits_for_room());
         }
+    }
+
+    /// Whether the journal is nearly full and what is being applied will give room: reading on would only end the session.
+    fn waits_for_room(&self) -> bool {
+        let (bytes, limit) = (self.store.journal_bytes(), self.journal_limit);
+        self.jobs.base_is_busy() && bytes > limit / 8 * NEARLY_FULL_EIGHTHS
     }
 
     /// Starts nothing new, waits for the helper threads, and makes the journal durable.

@@ -62,7 +62,8 @@ impl Faults {
         let calm = *rng.pick(&[1, 1, 2, 5, 10]);
         for (n, (fault, base)) in FAULTS.iter().enumerate() {
             let factor = if *fault == Fault::Heal { 1 } else { *rng.pick(&[0, 0, 1, 1, 3]) };
-            weights[ORDINARY.len() + n] = if *fault == Fault::Heal { *base } else { base * factor * 10 / calm / 10 };
+            weights[ORDINARY.len() + n] =
+                if *fault == Fault::Heal { *base } else { base * factor * 10 / calm / 10 };
         }
         Self { weights, primary_power_cut: false, old_copy: None, state_fault_used: false }
     }
@@ -141,7 +142,8 @@ impl World {
     }
 
     fn fail_standby_disk(&mut self) {
-        let pattern = *self.rng.pick(&["volumes/v0", "volumes/v1", "group/superblock", "journal/*", "journal/*"]);
+        let pattern =
+            *self.rng.pick(&["volumes/v0", "volumes/v1", "group/superblock", "journal/*", "journal/*"]);
         let on = *self.rng.pick(&[On::Write, On::Sync, On::Read, On::Space]);
         let failure = if on == On::Space { Failure::NoSpace } else { Failure::Io };
         self.say(|| format!("  {pattern} {on:?} {failure:?}"));

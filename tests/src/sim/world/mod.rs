@@ -63,6 +63,7 @@ pub struct Outcome {
 /// Steps that a run may take to come to rest.
 const REST_STEPS: u64 = 20_000;
 
+/// A pair under test, and what is known of it.
 pub struct World {
     rng: Rng,
     now: Time,
@@ -178,7 +179,9 @@ impl World {
 
     fn after_step(&mut self) -> Result<(), Violation> {
         for (sequence, range, value) in std::mem::take(&mut self.history.news) {
-            self.say(|| format!("write {sequence} {}:{}+{} value {value}", range.volume, range.offset, range.length));
+            self.say(|| {
+                format!("write {sequence} {}:{}+{} value {value}", range.volume, range.offset, range.length)
+            });
         }
         for sequence in std::mem::take(&mut self.history.errors) {
             self.say(|| format!("local error of write {sequence}"));
@@ -248,8 +251,7 @@ impl World {
         if self.primary.process.is_none() && !self.primary.fenced && self.rng.coin() {
             let generation = Generation(self.rng.next_u64() | 1);
             let cut = self.faults.primary_power_cut;
-            let up =
-                self.primary.start(&self.setup, &mut self.history, generation, self.now, cut)?;
+            let up = self.primary.start(&self.setup, &mut self.history, generation, self.now, cut)?;
             self.say(|| format!("primary starts: {up}"));
             if up {
                 self.outcome.starts += 1;
@@ -402,12 +404,17 @@ impl World {
         }
         // The peer's end of a connection is noticed, sooner or later.
         if self.rng.chance(0.1) {
-            let gone: Vec<_> = self.connections.iter().map(|c| (c.session, c.source_gone, c.target_gone)).collect();
+            let gone: Vec<_> =
+                self.connections.iter().map(|c| (c.session, c.source_gone, c.target_gone)).collect();
             for (session, source_gone, target_gone) in gone {
                 if target_gone && !source_gone && (self.link[1] || self.rng.chance(0.05)) {
                     self.source_disconnects();
                 }
-                if source_gone && !target_gone && (self.link[0] || self.rng.chance(0.05)) && self.rng.chance(0.3) {
+                if source_gone
+                    && !target_gone
+                    && (self.link[0] || self.rng.chance(0.05))
+                    && self.rng.chance(0.3)
+                {
                     if let Some(c) = self.connections.iter_mut().find(|c| c.session == session) {
                         c.target_gone = true;
                     }
@@ -530,13 +537,16 @@ impl World {
     fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
         let must = self.primary.must;
         if position.sequence < must {
-            return Err(Violation::new("G2", format!("promoted at {position}, {must} was acknowledged in sync")));
+            return Err(Violation::new(
+                "G2",
+                format!("promoted at {position}, {must} was acknowledged in sync"),
+            ));
         }
         // What the promoted host serves survives its power.
         self.standby.disk.power_cut(&mut self.rng);
         let volumes = primary::open_volumes(&self.standby.disk);
-        let image =
-            read_image(&volumes).map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
+        let image = read_image(&volumes)
+            .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
         match self.history.at(position.sequence) {
             Some(expected) if *expected == image => Ok(()),
             _ => Err(Violation::new("G1", format!("the promoted image is not the primary's at {position}"))),
@@ -562,7 +572,14 @@ fn brief(frame: &Frame) -> String {
     match frame {
         Frame::Record(r) => format!("record {} {}", r.position.sequence, range(&r.range)),
         Frame::Block(b) => {
-            format!("block {} of epoch {} {} read at {} after {}", b.frame, b.epoch, range(&b.range), b.read_at, b.after)
+            format!(
+                "block {} of epoch {} {} read at {} after {}",
+                b.frame,
+                b.epoch,
+                range(&b.range),
+                b.read_at,
+                b.after
+            )
         }
         Frame::Compare(c) => format!("compare {} of epoch {} {}", c.frame, c.epoch, range(&c.range)),
         other => format!("{other:?}"),

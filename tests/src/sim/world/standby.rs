@@ -280,7 +280,9 @@ fn check_point(image: &Image, position: Position, history: &History) -> Result<(
                 "G1",
                 format!(
                     "offers {position}: volume {volume} block {block} sector {} has {}, the order says {}",
-                    n % 8, image[n], expected[n]
+                    n % 8,
+                    image[n],
+                    expected[n]
                 ),
             ))
         }
@@ -325,4 +327,3 @@ impl Process {
         }
     }
 }
-
