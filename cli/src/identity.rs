@@ -47,7 +47,8 @@ fn offer(config: &Config, identity: &Identity) -> Result<(), CommandError> {
 }
 
 async fn join(config: &Config, identity: &Identity, token: &str) -> Result<(), CommandError> {
-    let token: Token = token.parse().map_err(|e| CommandError::wrong_use(format!("the token cannot be used: {e}")))?;
+    let token: Token =
+        token.parse().map_err(|e| CommandError::wrong_use(format!("the token cannot be used: {e}")))?;
     let node_name: NodeName = config.node.name.parse().map_err(failed)?;
     let joiner = Joiner {
         identity,

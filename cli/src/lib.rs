@@ -4,8 +4,8 @@
 
 pub mod args;
 pub mod config_check;
-pub mod exit;
 pub mod demo;
+pub mod exit;
 pub mod host;
 pub mod identity;
 pub mod promote;

@@ -51,7 +51,9 @@ impl SourceStore {
             let blocks = blocks_in(volume.size_bytes);
             let file = match open_bitmap(&*dir, &name, blocks, same_boot) {
                 Ok(file) => file,
-                Err(error @ (BitmapError::Io { .. } | BitmapError::Version { .. })) => return Err(error.into()),
+                Err(error @ (BitmapError::Io { .. } | BitmapError::Version { .. })) => {
+                    return Err(error.into());
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a bitmap is damaged: every block counts as dirty");
                     distrust(&mut group, state)?;

@@ -74,7 +74,12 @@ pub struct JournalOptions {
 
 impl Default for JournalOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, max_bytes: u64::MAX, max_unsynced_bytes: 64 << 20, rules: Rules::default() }
+        Self {
+            segment_bytes: 64 << 20,
+            max_bytes: u64::MAX,
+            max_unsynced_bytes: 64 << 20,
+            rules: Rules::default(),
+        }
     }
 }
 

@@ -39,7 +39,9 @@ fn main() -> anyhow::Result<()> {
     }
     let rules = match &args.without {
         None => Rules::default(),
-        Some(name) => Rules::without(Rule::by_name(name).ok_or_else(|| anyhow::anyhow!("no rule is called {name}"))?),
+        Some(name) => {
+            Rules::without(Rule::by_name(name).ok_or_else(|| anyhow::anyhow!("no rule is called {name}"))?)
+        }
     };
     if let Some(seed) = args.replay {
         let mut log = Vec::new();
@@ -63,7 +65,10 @@ fn main() -> anyhow::Result<()> {
         }
         if let Err(violation) = result {
             println!("seed {seed}: {violation}");
-            println!("  replay: cargo run --release -p tests --bin sim -- --steps {} --replay {seed}", args.steps);
+            println!(
+                "  replay: cargo run --release -p tests --bin sim -- --steps {} --replay {seed}",
+                args.steps
+            );
             bad += 1;
             if !args.keep_going {
                 break;

@@ -15,7 +15,8 @@ const SECTORS_PER_BLOCK: usize = (BLOCK_BYTES / SECTOR_BYTES) as usize;
 pub const SIZES: [u64; 2] = [3 * EXTENT_BYTES, EXTENT_BYTES + 512];
 
 /// The blocks that are written: neighbours within an extent, across extents, and the short last one.
-pub const BLOCKS: [(u32, u64); 8] = [(0, 0), (0, 1), (0, 2), (0, 1023), (0, 1024), (0, 2048), (1, 0), (1, 1024)];
+pub const BLOCKS: [(u32, u64); 8] =
+    [(0, 0), (0, 1), (0, 2), (0, 1023), (0, 1024), (0, 2048), (1, 0), (1, 1024)];
 
 /// The content of every tracked sector: the number of the write that filled it, 0 for zeroes.
 pub type Image = Vec<u64>;
@@ -31,7 +32,8 @@ pub fn sectors_in(range: ByteRange) -> impl Iterator<Item = usize> {
         let base = block * BLOCK_BYTES;
         (0..SECTORS_PER_BLOCK).filter_map(move |s| {
             let at = base + s as u64 * SECTOR_BYTES;
-            (range.volume.0 == *volume && at >= range.offset && at < range.end()).then_some(n * SECTORS_PER_BLOCK + s)
+            (range.volume.0 == *volume && at >= range.offset && at < range.end())
+                .then_some(n * SECTORS_PER_BLOCK + s)
         })
     })
 }

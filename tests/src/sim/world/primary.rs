@@ -93,6 +93,8 @@ pub struct Primary {
     acked: BTreeMap<usize, Sequence>,
     flushed: BTreeMap<usize, Sequence>,
     pub acked_last: [Sequence; 2],
+    /// The last write that this run of the process has acknowledged.
+    pub acknowledged: Sequence,
 }
 
 impl Primary {
@@ -110,6 +112,7 @@ impl Primary {
             acked: BTreeMap::new(),
             flushed: BTreeMap::new(),
             acked_last: [Sequence(0); 2],
+            acknowledged: Sequence(0),
         }
     }
 
@@ -119,7 +122,8 @@ impl Primary {
         for (volume, block) in BLOCKS {
             if rng.coin() && SIZES[volume as usize] >= (block + 1) * BLOCK_BYTES {
                 self.next_value += 1;
-                let _ = volumes[volume as usize].write_at(&fill(self.next_value, BLOCK_BYTES), block * BLOCK_BYTES);
+                let _ = volumes[volume as usize]
+                    .write_at(&fill(self.next_value, BLOCK_BYTES), block * BLOCK_BYTES);
             }
         }
         volumes.iter().for_each(|v| drop(v.sync()));
@@ -148,7 +152,9 @@ impl Primary {
         let mut boot_id = [0; 16];
         boot_id[..8].copy_from_slice(&self.boot.to_le_bytes());
         let capacity = setup.config.hot_capacity;
-        let Ok((store, files)) = SourceStore::open(group, &mut state, boot_id, capacity) else { return Ok(false) };
+        let Ok((store, files)) = SourceStore::open(group, &mut state, boot_id, capacity) else {
+            return Ok(false);
+        };
         let Ok(image) = read_image(&volumes) else { return Ok(false) };
         if power_cut {
             self.check_flushed(&image, history)?;
@@ -175,9 +181,12 @@ impl Primary {
             let found = image[*sector];
             let place = history.placed.get(&found).copied().unwrap_or_default();
             if place < *need && found != 0 {
-                return Err(Violation::new("G2", format!(
-                    "sector {sector}: the flush of write {need} was acknowledged, the disk has {found} of {place}"
-                )));
+                return Err(Violation::new(
+                    "G2",
+                    format!(
+                        "sector {sector}: the flush of write {need} was acknowledged, the disk has {found} of {place}"
+                    ),
+                ));
             }
         }
         Ok(())
@@ -185,6 +194,7 @@ impl Primary {
 
     pub fn ended(&mut self) {
         self.process = None;
+        self.acknowledged = Sequence(0);
     }
 
     /// A client asks for something.
@@ -334,6 +344,7 @@ impl Primary {
                             *last = (*last).max(sequence);
                         }
                     }
+                    self.acknowledged = self.acknowledged.max(sequence);
                     let last = &mut self.acked_last[range.volume.0 as usize];
                     *last = (*last).max(sequence);
                     if in_sync {
@@ -378,9 +389,7 @@ impl Process {
                 let volume = &self.volumes[write.range.volume.0 as usize];
                 Report::Write(sequence, write_local(volume, &write))
             }
-            Job::Flush(token, volume) => {
-                Report::Flush(token, self.volumes[volume.0 as usize].sync().is_ok())
-            }
+            Job::Flush(token, volume) => Report::Flush(token, self.volumes[volume.0 as usize].sync().is_ok()),
             Job::Read(read, blocks, hash) => {
                 let volume = &self.volumes[blocks.volume.0 as usize];
                 let size = SIZES[blocks.volume.0 as usize];
@@ -398,7 +407,11 @@ pub fn source_config(rng: &mut Rng, rules: Rules) -> Config {
         group: "g".into(),
         mode,
         ack: if rng.coin() { AckLevel::Received } else { AckLevel::Durable },
-        on_link_loss: if mode == Mode::Sync && rng.chance(0.3) { OnLinkLoss::Block } else { OnLinkLoss::Degrade },
+        on_link_loss: if mode == Mode::Sync && rng.chance(0.3) {
+            OnLinkLoss::Block
+        } else {
+            OnLinkLoss::Degrade
+        },
         sync_timeout_us: *rng.pick(&[5_000, 50_000, 5_000_000]),
         queue_bytes: *rng.pick(&[12_000, 30_000, 1 << 20]),
         window_bytes: *rng.pick(&[1, 12_000, 1 << 20]),

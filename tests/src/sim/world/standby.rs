@@ -63,7 +63,7 @@ impl Standby {
             outbox: Vec::new(),
             ended: Vec::new(),
             promoted: None,
-            history_us: *rng.pick(&[0, 0, 100_000]),
+            history_us: *rng.pick(&[0, 0, 100_000, 10_000_000]),
             journal_bytes: *rng.pick(&[400_000, 4 << 20]),
             rules,
         }
@@ -280,7 +280,9 @@ fn check_point(image: &Image, position: Position, history: &History) -> Result<(
                 "G1",
                 format!(
                     "offers {position}: volume {volume} block {block} sector {} has {}, the order says {}",
-                    n % 8, image[n], expected[n]
+                    n % 8,
+                    image[n],
+                    expected[n]
                 ),
             ))
         }
@@ -325,4 +327,3 @@ impl Process {
         }
     }
 }
-
