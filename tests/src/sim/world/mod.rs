@@ -90,7 +90,7 @@ impl Given {
 /// Steps that a run may take to come to rest.
 const REST_STEPS: u64 = 20_000;
 
-/// A pair under test, and what is known of it.
+/// The pair, its network, its clients and its faults.
 pub struct World {
     rng: Rng,
     now: Time,
@@ -288,18 +288,7 @@ impl World {
 
     fn start(&mut self) -> Result<(), Violation> {
         if self.primary.process.is_none() && !self.primary.fenced && self.rng.coin() {
-            let generation = Generation(self.rng.next_u64() | 1);
-            let cut = self.faults.primary_power_cut;
-            let up = self.primary.start(&self.setup, &mut self.history, generation, self.now, cut)?;
-            self.say(|| format!("primary starts: {up}"));
-            if up {
-                self.outcome.starts += 1;
-                self.faults.primary_power_cut = false;
-                let position = self.primary.process.as_ref().map(|p| p.source.position());
-                self.say(|| format!("  recovery at {position:?}"));
-            } else {
-                self.primary.disk.kill();
-            }
+            self.start_primary()?;
         }
         if self.standby.process.is_none() && self.rng.coin() {
             self.start_standby()?;
@@ -577,51 +566,6 @@ impl World {
             return Err(Violation::new("G4", "the primary's disk is not what its order says".into()));
         }
         Ok(())
-    }
-
-    /// The end of every run: the standby is promoted and serves the image.
-    fn promote(&mut self) -> Result<(), Violation> {
-        let Some(p) = &mut self.standby.process else { return Ok(()) };
-        p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
-        self.standby.drain(self.now);
-        for _ in 0..2_000 {
-            self.now.0 += 10_000;
-            self.standby.step(&mut self.rng, self.now);
-            self.timeouts();
-            if self.standby.promoted.is_some() {
-                break;
-            }
-        }
-        match &self.standby.promoted {
-            Some(Ok(promotion)) => {
-                self.outcome.promoted = true;
-                let position = promotion.position;
-                self.check_promoted(position)
-            }
-            other => {
-                let activity = self.standby.process.as_ref().map(|p| p.target.activity());
-                Err(Violation::new("rest", format!("the promotion did not end: {other:?}, {activity:?}")))
-            }
-        }
-    }
-
-    fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
-        let must = self.primary.must;
-        if position.sequence < must {
-            return Err(Violation::new(
-                "G2",
-                format!("promoted at {position}, {must} was acknowledged in sync"),
-            ));
-        }
-        // What the promoted host serves survives its power.
-        self.standby.disk.power_cut(&mut self.rng);
-        let volumes = primary::open_volumes(&self.standby.disk);
-        let image = read_image(&volumes)
-            .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
-        match self.history.at(position.sequence) {
-            Some(expected) if *expected == image => Ok(()),
-            _ => Err(Violation::new("G1", format!("the promoted image is not the primary's at {position}"))),
-        }
     }
 }
 
