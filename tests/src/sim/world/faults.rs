@@ -282,6 +282,7 @@ impl World {
         self.standby.disk.power_cut(&mut self.rng);
         if self.setup.config.ack == afterimage_protocol::source::AckLevel::Received {
             self.primary.must = self.primary.must_durable;
+            self.primary.unaware = true;
         }
         Ok(())
     }
@@ -290,6 +291,7 @@ impl World {
     fn excuse_standby(&mut self) {
         self.primary.must = Sequence(0);
         self.primary.must_durable = Sequence(0);
+        self.primary.unaware = true;
         self.claims = Default::default();
     }
 

@@ -95,6 +95,8 @@ pub struct Primary {
     pub acked_last: [Sequence; 2],
     /// The last write that this run of the process has acknowledged.
     pub acknowledged: Sequence,
+    /// The standby was set back, and no handshake has told so yet.
+    pub unaware: bool,
 }
 
 impl Primary {
@@ -113,6 +115,7 @@ impl Primary {
             flushed: BTreeMap::new(),
             acked_last: [Sequence(0); 2],
             acknowledged: Sequence(0),
+            unaware: false,
         }
     }
 
@@ -328,7 +331,8 @@ impl Primary {
             }
         }
         history.passed(p.source.position().sequence);
-        let in_sync = p.source.status().in_sync;
+        // What a peer that has been set back since had acknowledged before, cannot count.
+        let in_sync = p.source.status().in_sync && !self.unaware;
         for (request, result) in completed {
             let Some((what, sequence)) = p.requests.remove(&request) else { continue };
             if result.is_err() {

@@ -46,6 +46,7 @@ impl World {
             ));
         }
         // What the promoted host serves survives its power.
+        self.standby.disk.clear_faults();
         self.standby.disk.power_cut(&mut self.rng);
         let volumes = primary::open_volumes(&self.standby.disk);
         let image = read_image(&volumes)
