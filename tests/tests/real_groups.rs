@@ -20,8 +20,7 @@ fn volumes_of_a_group_keep_one_write_order() -> Result<()> {
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     // One write at a time on each volume: much of their order is certain.
     let options = WriterOptions { in_flight: 1, blocks: 256, ..WriterOptions::default() };
-    let writer =
-        Writer::start(History::new(4), volumes.len() as u32, &options, pair.connector(Side::Alpha));
+    let writer = Writer::start(History::new(4), volumes.len() as u32, &options, pair.connector(Side::Alpha));
     writer.wait_acknowledged(1500, LIMIT).map_err(|error| anyhow!("{error}\n{}", pair.logs()))?;
     // The standby is promoted under the primary's feet.
     pair.promote(Side::Beta)?;
@@ -35,7 +34,8 @@ fn volumes_of_a_group_keep_one_write_order() -> Result<()> {
         clients.push(pair.connect(Side::Beta, volume, LIMIT)?);
         ensure!(pair.connect(Side::Alpha, volume, Duration::ZERO).is_err(), "alpha still serves {volume}");
     }
-    let mut images: Vec<&mut dyn Blocks> = clients.iter_mut().map(|client| client as &mut dyn Blocks).collect();
+    let mut images: Vec<&mut dyn Blocks> =
+        clients.iter_mut().map(|client| client as &mut dyn Blocks).collect();
     let shown = check_prefix(&mut images, &history, &Default::default()).map_err(|error| anyhow!(error))?;
     ensure!(!shown.writes.is_empty(), "the promoted image has some of the writes");
 
@@ -65,7 +65,11 @@ fn groups_are_promoted_one_by_one() -> Result<()> {
         pair.wait_group_caught_up(volume, Side::Alpha, LIMIT)?;
     }
     pair.promote(Side::Beta)?;
-    ensure_same("orders on beta", &filler(1, 1 << 20), &pair.read_volume(Side::Beta, "orders")?[1 << 20..2 << 20])?;
+    ensure_same(
+        "orders on beta",
+        &filler(1, 1 << 20),
+        &pair.read_volume(Side::Beta, "orders")?[1 << 20..2 << 20],
+    )?;
     pair.wait_for_group("orders", Side::Alpha, LIMIT, |group| group["role"] == "fenced")?;
 
     // The other group goes on as it was.
@@ -134,7 +138,9 @@ fn another_volume_behind_the_name_is_refused() -> Result<()> {
     let status = pair.wait_protection(Side::Beta, "wrong_volume", LIMIT)?;
     ensure!(has_warning(&status, "wrong_volume"), "{status:#}");
     let told = |group: &Value| {
-        group["peer"]["last_error"].as_str().is_some_and(|e| e.contains("is not the volume that was replicated"))
+        group["peer"]["last_error"]
+            .as_str()
+            .is_some_and(|e| e.contains("is not the volume that was replicated"))
     };
     let status = pair.wait_for(Side::Alpha, LIMIT, told)?;
     ensure!(status["peer"]["connected"] == false, "{status:#}");
@@ -170,7 +176,8 @@ fn a_peer_without_a_pinned_key_is_refused() -> Result<()> {
     let mut stranger = Pair::prepare(PairOptions::default().volume("disk", SIZE))?;
     stranger.route(Side::Alpha, pair.host(Side::Beta).listen)?;
     stranger.start_agent(Side::Alpha)?;
-    let unpaired = |group: &Value| group["peer"]["last_error"].as_str().is_some_and(|e| e.contains("not paired"));
+    let unpaired =
+        |group: &Value| group["peer"]["last_error"].as_str().is_some_and(|e| e.contains("not paired"));
     stranger.wait_for(Side::Alpha, LIMIT, unpaired)?;
 
     let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;

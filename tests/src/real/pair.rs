@@ -379,12 +379,7 @@ impl Pair {
 
     /// Waits until the status of this pair's group on a host is as `wanted` says, and returns it. Until then a host
     /// whose status cannot be read counts as not there yet.
-    pub fn wait_for(
-        &self,
-        side: Side,
-        limit: Duration,
-        wanted: impl FnMut(&Value) -> bool,
-    ) -> Result<Value> {
+    pub fn wait_for(&self, side: Side, limit: Duration, wanted: impl FnMut(&Value) -> bool) -> Result<Value> {
         self.wait_for_group(&self.options.group, side, limit, wanted)
     }
 
@@ -469,7 +464,8 @@ impl Pair {
 
     /// Like [`Pair::wait_caught_up`], for one of several groups.
     pub fn wait_group_caught_up(&self, name: &str, side: Side, limit: Duration) -> Result<Value> {
-        let streams = |group: &Value| matches!(group["protection"].as_str(), Some("in_sync" | "async_streaming"));
+        let streams =
+            |group: &Value| matches!(group["protection"].as_str(), Some("in_sync" | "async_streaming"));
         self.wait_for_group(name, side, limit, |group| {
             streams(group) && group["durable_sequence"].as_u64() >= group["position"]["sequence"].as_u64()
         })
