@@ -204,7 +204,8 @@ impl Run {
             let options = WriterOptions {
                 seed: self.rng.next_u64(),
                 in_flight: self.rng.between(1, 16) as usize,
-                pace: Duration::from_micros(self.rng.below(500)),
+                // Less than what the standby takes: a group that writes more on its own is never in sync again.
+                pace: Duration::from_micros(self.rng.between(500, 3000)),
                 blocks: 1024,
                 ..WriterOptions::default()
             };
