@@ -329,8 +329,9 @@ impl Group {
 
     /// Writes what only memory knows to the disks: volumes, bitmaps, state. Blocks. Whether all of it is durable.
     pub fn sync_all(&self) -> bool {
-        let volumes = self.volumes.iter().fold(true, |ok, volume| volume.flush() && ok);
-        let bitmaps = self.bitmaps.iter().fold(true, |ok, bitmap| bitmap.sync_all().is_ok() && ok);
+        // All of them, also after one has failed.
+        let volumes = self.volumes.iter().filter(|volume| !volume.flush()).count() == 0;
+        let bitmaps = self.bitmaps.iter().filter(|bitmap| bitmap.sync_all().is_err()).count() == 0;
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.look(|source| source.state().clone());
         if self.fenced.load(Ordering::Acquire) {

@@ -40,7 +40,25 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
             blame(&mut status, &error);
             return Some(status);
         }
-        Phase::Served { group, exports, watched } => served(config, peer, &link, &group, &exports, &watched),
+        Phase::Served { group, exports, watched } => {
+            let mut status = served(config, peer, &link, &group, exports.as_deref(), &watched);
+            if exports.is_none() {
+                status.warnings.push(Warning::new(
+                    "waiting_for_peer",
+                    format!(
+                        "{} is not served: {} may have been promoted while this host was down, and has not been \
+                         asked yet",
+                        config.name, peer.name
+                    ),
+                    format!(
+                        "bring {} or the link back; or, if it is certain that it was not promoted, run \
+                         afterimage-agent with --alone",
+                        peer.name
+                    ),
+                ));
+            }
+            status
+        }
     };
     if supervisor.link.is_paused() {
         status.warnings.push(Warning::new(
@@ -81,7 +99,7 @@ fn served(
     peer: &config::Peer,
     link: &LinkState,
     group: &Group,
-    exports: &[Exported],
+    exports: Option<&[Exported]>,
     watched: &Watched,
 ) -> GroupStatus {
     let (source, parent) = group.look(|source| (source.status(), source.state().parent));
@@ -120,7 +138,7 @@ fn served(
     for (index, (volume, local)) in status.volumes.iter_mut().zip(&group.volumes).enumerate() {
         volume.size_bytes = Some(local.size_bytes);
         volume.dirty_bytes = source.dirty_blocks.get(index).map(|blocks| blocks * BLOCK_BYTES);
-        let exported = exports.get(index).cloned().unwrap_or_default();
+        let exported = exports.and_then(|exports| exports.get(index)).cloned().unwrap_or_default();
         volume.exports = exported.at;
         volume.error = exported.error;
         if local.flush_failed() {

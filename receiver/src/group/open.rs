@@ -107,14 +107,14 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
         }
         Err(error) => return Err(error.into()),
     };
-    let (mut group, state) = GroupStore::open(dir)?;
-    let elsewhere = match &state {
-        Some(state) => Elsewhere::of(state),
+    let elsewhere = match GroupStore::peek(&*dir)? {
+        Some(state) => Elsewhere::of(&state),
         None => setup.group.starts_as_primary(&setup.node).then_some(Elsewhere::Configured),
     };
     if let Some(elsewhere) = elsewhere {
         return Ok(Found::Elsewhere(elsewhere));
     }
+    let (mut group, state) = GroupStore::open(dir)?;
     let known = state.as_ref().map_or(&[][..], |s| &s.volumes[..]);
     let volumes = open_volumes(&setup.group, known)?;
     let found = states_of(&setup.group, &volumes);
@@ -139,16 +139,8 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     };
     let (store, target) =
         TargetStore::open(group, Arc::new(journal_dir), options, config, state, clock::now())?;
-    let jobs = Jobs::start(&setup.group.name, wake).context("cannot start the helper threads")?;
-    Ok(Found::Standby(Box::new(Standby::new(
-        &setup.group.name,
-        store,
-        target,
-        volumes,
-        jobs,
-        lock,
-        max_bytes,
-    ))))
+    let jobs = Jobs::start(&setup.group.name, wake, lock).context("cannot start the helper threads")?;
+    Ok(Found::Standby(Box::new(Standby::new(&setup.group.name, store, target, volumes, jobs, max_bytes))))
 }
 
 /// Bytes of entries that a journal surely holds: each segment may end in a gap that was too small for the largest entry.
