@@ -578,51 +578,6 @@ impl World {
         }
         Ok(())
     }
-
-    /// The end of every run: the standby is promoted and serves the image.
-    fn promote(&mut self) -> Result<(), Violation> {
-        let Some(p) = &mut self.standby.process else { return Ok(()) };
-        p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
-        self.standby.drain(self.now);
-        for _ in 0..2_000 {
-            self.now.0 += 10_000;
-            self.standby.step(&mut self.rng, self.now);
-            self.timeouts();
-            if self.standby.promoted.is_some() {
-                break;
-            }
-        }
-        match &self.standby.promoted {
-            Some(Ok(promotion)) => {
-                self.outcome.promoted = true;
-                let position = promotion.position;
-                self.check_promoted(position)
-            }
-            other => {
-                let activity = self.standby.process.as_ref().map(|p| p.target.activity());
-                Err(Violation::new("rest", format!("the promotion did not end: {other:?}, {activity:?}")))
-            }
-        }
-    }
-
-    fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
-        let must = self.primary.must;
-        if position.sequence < must {
-            return Err(Violation::new(
-                "G2",
-                format!("promoted at {position}, {must} was acknowledged in sync"),
-            ));
-        }
-        // What the promoted host serves survives its power.
-        self.standby.disk.power_cut(&mut self.rng);
-        let volumes = primary::open_volumes(&self.standby.disk);
-        let image = read_image(&volumes)
-            .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
-        match self.history.at(position.sequence) {
-            Some(expected) if *expected == image => Ok(()),
-            _ => Err(Violation::new("G1", format!("the promoted image is not the primary's at {position}"))),
-        }
-    }
 }
 
 fn encode(frame: Frame, lz4: bool) -> bytes::Bytes {
