@@ -89,6 +89,39 @@ fn a_frozen_standby_blocks_writes_where_that_was_asked_for() -> Result<()> {
 }
 
 #[test]
+fn a_sync_group_regains_sync_under_load_over_a_long_line() -> Result<()> {
+    let wan = Wan::up(WanConfig {
+        name_prefix: "real-load".to_owned(),
+        delay: Duration::from_millis(10),
+        loss_pct: 0.0,
+        rate_mbit: 0.0,
+        seed: 1,
+    })?;
+    let (alpha, beta) = (IpAddr::from(wan.address_a()), IpAddr::from(wan.address_b()));
+    let options = PairOptions::default().sync().set("sync_timeout", "1s").volume("disk", SIZE);
+    let options = options.within(Side::Alpha, wan.ns_a(), alpha).within(Side::Beta, wan.ns_b(), beta);
+    let pair = Pair::start(options)?;
+    pair.wait_protection(Side::Alpha, "in_sync", LIMIT)?;
+    // Far less than the line carries, yet never a moment without a write on its way.
+    let options = WriterOptions {
+        lanes: 4,
+        longest: 1,
+        in_flight: 4,
+        pace: Duration::from_millis(4),
+        ..WriterOptions::default()
+    };
+    let writer = Writer::start(History::new(1), 1, &options, pair.connector(Side::Alpha));
+    more_writes(&pair, &writer, 100)?;
+    wan.cut(Direction::Both)?;
+    pair.wait_protection(Side::Alpha, "degraded", LIMIT)?;
+    more_writes(&pair, &writer, 300)?;
+    wan.heal()?;
+    pair.wait_protection(Side::Alpha, "in_sync", LIMIT)?;
+    more_writes(&pair, &writer, 100)?;
+    ensure_all_on_beta(pair, writer)
+}
+
+#[test]
 fn a_cut_line_is_caught_up_after_it_healed() -> Result<()> {
     let wan = Wan::up(WanConfig {
         name_prefix: "real-link".to_owned(),

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -64,13 +64,20 @@ pub fn kill_rounds(rounds: u32, seed: u64, sync: bool) -> Result<Summary> {
         options = options.set("on_link_loss", if block { "block" } else { "degrade" });
     }
     let pair = Pair::start(options)?;
-    let mut run =
-        Run { pair, rng, sync, writer: None, history: History::new(seed), summary: Summary::default() };
+    let mut run = Run {
+        pair,
+        rng,
+        sync,
+        block,
+        writer: None,
+        history: History::new(seed),
+        summary: Summary::default(),
+    };
     run.rest()?;
     for round in 0..rounds {
         run.round().with_context(|| format!("round {round}"))?;
     }
-    run.lose_primary(block)?;
+    run.lose_primary()?;
     Ok(run.summary)
 }
 
@@ -80,6 +87,7 @@ struct Run {
     pair: Pair,
     rng: Rng,
     sync: bool,
+    block: bool,
     /// What the writer goes on with; the writer has it while there is one.
     history: History,
     summary: Summary,
@@ -120,11 +128,8 @@ impl Run {
     }
 
     /// Loses the primary under load, promotes the standby and checks its image, twice.
-    fn lose_primary(&mut self, any_moment: bool) -> Result<()> {
+    fn lose_primary(&mut self) -> Result<()> {
         self.write_on(Side::Alpha);
-        if !any_moment {
-            self.rest()?;
-        }
         let acknowledged = self.history().acknowledged().len();
         if let Some(writer) = &self.writer {
             writer
@@ -132,12 +137,14 @@ impl Run {
                 .map_err(|error| anyhow!("{error}\n{}", self.pair.logs()))?;
         }
         self.sleep_below(LONGEST_LIFE);
+        let safe = self.safe()?;
         self.pair.host_mut(Side::Alpha).kill()?;
         self.stop_writing();
         self.pair.promote(Side::Beta).with_context(|| self.pair.logs())?;
         self.history.server_replaced();
         let acknowledged = self.history.acknowledged();
-        let must_contain = if self.sync { acknowledged.clone() } else { BTreeSet::new() };
+        // Where the loss of the link blocks, that holds at any moment, and not only when the status says so.
+        let must_contain = if self.block { acknowledged.clone() } else { safe };
         let prefix = self.check(&must_contain).context("the promoted image")?;
         self.summary.writes = self.history.writes().len();
         self.summary.acknowledged = acknowledged.len();
@@ -165,6 +172,21 @@ impl Run {
         prefix.map_err(|error| anyhow!("{error}\n{}", self.pair.logs()))
     }
 
+    /// What the standby is sure to have: the writes that were acknowledged before the status said "in sync".
+    fn safe(&self) -> Result<BTreeSet<u64>> {
+        if !self.sync || self.block {
+            return Ok(BTreeSet::new());
+        }
+        let started = Instant::now();
+        loop {
+            let acknowledged = self.history().acknowledged();
+            let seen = self.pair.wait_protection(Side::Alpha, "in_sync", Duration::ZERO);
+            if seen.is_ok() || started.elapsed() > LIMIT {
+                return seen.map(|_| acknowledged);
+            }
+        }
+    }
+
     /// Waits until the standby follows; in sync mode, until the group is in sync.
     fn rest(&self) -> Result<()> {
         let protection = if self.sync { "in_sync" } else { "async_streaming" };
@@ -182,7 +204,8 @@ impl Run {
             let options = WriterOptions {
                 seed: self.rng.next_u64(),
                 in_flight: self.rng.between(1, 16) as usize,
-                pace: Duration::from_micros(self.rng.below(500)),
+                // Less than what the standby takes: a group that writes more on its own is never in sync again.
+                pace: Duration::from_micros(self.rng.between(500, 3000)),
                 blocks: 1024,
                 ..WriterOptions::default()
             };
