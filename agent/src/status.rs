@@ -4,7 +4,8 @@ use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
     CatchUp, GroupStatus, Lag, PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
 };
-use afterimage_protocol::{BLOCK_BYTES, Time, source};
+use afterimage_protocol::source;
+use afterimage_protocol::{BLOCK_BYTES, Time};
 
 use crate::group::Group;
 use crate::link::LinkState;
@@ -76,20 +77,15 @@ pub(crate) fn protection(
     config: &config::Group,
     now: Time,
 ) -> Protection {
-    let blocks = config.mode == Mode::Sync && config.on_link_loss == OnLinkLoss::Block;
-    // The source of such a group stays in sync for good: it acknowledges nothing that the standby lacks.
-    let waits = !status.connected
-        || status
-            .oldest_unsafe
-            .is_some_and(|oldest| u128::from(now.since_us(oldest)) > config.sync_timeout.as_micros());
+    // A group that blocks stays in sync without its standby: nothing is acknowledged that it lacks. But writes wait.
+    let late = status.late_at.is_some_and(|at| at <= now);
     let apart = if link.refused { Protection::Refused } else { Protection::Disconnected };
     match (config.mode, status.connected) {
         _ if status.state_failed => Protection::Failed,
-        _ if blocks && !status.first_sync && waits => Protection::Blocked,
-        (Mode::Sync, _) if status.in_sync => Protection::InSync,
+        (Mode::Sync, _) if status.in_sync && !late => Protection::InSync,
         (_, true) if status.first_sync => Protection::FirstSync,
         (_, false) if status.first_sync => apart,
-        (Mode::Sync, _) if blocks => Protection::Blocked,
+        (Mode::Sync, _) if config.on_link_loss == OnLinkLoss::Block => Protection::Blocked,
         (Mode::Sync, false) if link.refused => Protection::Refused,
         (_, true) if !status.streaming => Protection::CatchingUp,
         (Mode::Sync, _) => Protection::Degraded,

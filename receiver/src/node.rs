@@ -85,17 +85,17 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         groups = node.groups.len(),
         "the receiver runs"
     );
-    let accepting = tokio::spawn(accept(endpoint, node.clone(), shutdown.clone()));
     let handler = {
         let node = node.clone();
         move |request| admin::answer(node.clone(), request)
     };
-    server.run(handler, stopped(shutdown)).await;
-    // The groups first, so that nothing more is taken; their last words are that the sessions end.
-    let stopping = node.clone();
-    let groups = tokio::task::spawn_blocking(move || stopping.groups().for_each(|group| group.stop()));
+    // Not tasks of their own: dropping this future ends both, and with them the groups.
+    tokio::join!(accept(endpoint, node.clone(), shutdown.clone()), server.run(handler, stopped(shutdown)));
+    let groups = tokio::task::spawn_blocking(move || {
+        node.groups().for_each(|group| group.begin_stop());
+        node.groups().for_each(|group| group.stop());
+    });
     groups.await.context("cannot stop the groups")?;
-    accepting.await.context("cannot close the connections")?;
     info!("the receiver has stopped");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use afterimage_contract::config::MAX_NAME_LEN;
 use afterimage_protocol::message::{self, MAX_MESSAGE_BYTES, Open, Refusal, SourceMessage, TargetMessage};
 use afterimage_transport::{
     CloseCode, Connection, ConnectionLost, MessageError, RecvStream, SendStream, read_message, write_message,
@@ -60,8 +61,9 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
         }
     };
     let Some(group) = node.group(&open.group) else {
-        let text = format!("group {} is not configured here", open.group);
-        warn!(group = open.group, address = %connection.remote_address(), "session refused: no such group");
+        let name: String = open.group.chars().take(MAX_NAME_LEN).collect();
+        let text = format!("group {name} is not configured here");
+        warn!(group = name, address = %connection.remote_address(), "session refused: no such group");
         let refused = TargetMessage::Refused { code: Refusal::UnknownGroup, text };
         refuse(control.0, &connection, &refused).await;
         return;

@@ -1,15 +1,17 @@
 //! The helper threads of a group: what takes its time runs there, and comes back as [`Done`].
 //!
-//! Two of them, so that the journal is synced while the base is written. Results are kept apart from the group's other
+//! Three of them, so that the journal is synced while the base is written and the state noted. Results are kept apart from the group's other
 //! inputs: where the group cannot go on without one, it waits for that alone.
 
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use afterimage_protocol::Lsn;
+use afterimage_protocol::state::GroupState;
 use afterimage_storage::apply::{self, ApplyError, ApplyStats, DEFAULT_BUDGET_BYTES};
-use afterimage_storage::group::VolumeFile;
+use afterimage_storage::group::{StateWriter, VolumeFile};
 use afterimage_storage::journal::{Reader, SyncTicket};
+use afterimage_storage::lock::DirLock;
 
 use super::input::Input;
 
@@ -21,56 +23,86 @@ pub enum Done {
     Apply(Result<ApplyStats, ApplyError>),
     /// A sync of all volumes.
     Base(io::Result<()>),
+    /// A write of this version of the state, and whether it is durable.
+    State(u64, bool),
 }
 
 type Job = Box<dyn FnOnce() -> Done + Send>;
 
-/// The helper threads. They end with their last job once this is dropped.
+/// The helper threads, and the lock of the group's state. They end with their last job once this is dropped.
 pub struct Jobs {
     journal: mpsc::Sender<Job>,
     base: mpsc::Sender<Job>,
+    state: mpsc::Sender<Job>,
     done: mpsc::Receiver<Done>,
     under_way: usize,
     base_under_way: usize,
+    /// Every job holds it too: a group that was given up is not opened again, here or elsewhere, while an old job may still
+    /// write.
+    lock: Arc<DirLock>,
+}
+
+enum Helper {
+    Journal,
+    Base,
+    State,
 }
 
 impl Jobs {
     /// Starts the threads; `wake` is told of each result.
-    pub fn start(group: &str, wake: &mpsc::Sender<Input>) -> io::Result<Self> {
+    pub fn start(group: &str, wake: &mpsc::Sender<Input>, lock: DirLock) -> io::Result<Self> {
         let (report, done) = mpsc::channel();
         let journal = helper(&format!("sync-{group}"), report.clone(), wake.clone())?;
-        let base = helper(&format!("base-{group}"), report, wake.clone())?;
-        Ok(Self { journal, base, done, under_way: 0, base_under_way: 0 })
+        let base = helper(&format!("base-{group}"), report.clone(), wake.clone())?;
+        let state = helper(&format!("state-{group}"), report, wake.clone())?;
+        Ok(Self { journal, base, state, done, under_way: 0, base_under_way: 0, lock: Arc::new(lock) })
     }
 
     /// Runs a sync of the journal.
     pub fn sync_journal(&mut self, ticket: SyncTicket) {
-        self.under_way += 1;
-        // Fails only if the thread has panicked; then the job stays under way, and the group with it.
-        let _ = self.journal.send(Box::new(move || {
+        self.run(Helper::Journal, move || {
             let result = ticket.run();
             Done::Journal(ticket, result)
-        }));
+        });
     }
 
     /// Brings `entries`, but for those that begin in `skip`, to the volumes.
     pub fn apply(&mut self, entries: Reader, skip: Vec<(Lsn, Lsn)>, volumes: Vec<VolumeFile>) {
-        self.under_way += 1;
         self.base_under_way += 1;
-        let _ = self.base.send(Box::new(move || {
+        self.run(Helper::Base, move || {
             let skipped = |lsn: Lsn| {
                 let before = skip.partition_point(|(start, _)| *start <= lsn);
                 before.checked_sub(1).and_then(|n| skip.get(n)).is_some_and(|(_, end)| lsn < *end)
             };
             Done::Apply(apply::apply(entries, &skipped, &volumes, DEFAULT_BUDGET_BYTES))
-        }));
+        });
     }
 
     /// Syncs all volumes.
     pub fn sync_base(&mut self, volumes: Vec<VolumeFile>) {
-        self.under_way += 1;
         self.base_under_way += 1;
-        let _ = self.base.send(Box::new(move || Done::Base(volumes.iter().try_for_each(|v| v.sync()))));
+        self.run(Helper::Base, move || Done::Base(volumes.iter().try_for_each(|v| v.sync())));
+    }
+
+    /// Writes the state.
+    pub fn persist_state(&mut self, writer: StateWriter, version: u64, state: Box<GroupState>) {
+        self.run(Helper::State, move || Done::State(version, writer.persist(&state)));
+    }
+
+    fn run(&mut self, helper: Helper, work: impl FnOnce() -> Done + Send + 'static) {
+        self.under_way += 1;
+        let lock = self.lock.clone();
+        let thread = match helper {
+            Helper::Journal => &self.journal,
+            Helper::Base => &self.base,
+            Helper::State => &self.state,
+        };
+        // Fails only if the thread has panicked; then the job stays under way, and the group with it.
+        let _ = thread.send(Box::new(move || {
+            let done = work();
+            drop(lock);
+            done
+        }));
     }
 
     /// A result, if there is one.

@@ -85,9 +85,14 @@ impl Group {
         self.shared.read()
     }
 
-    /// Ends the session, brings what was taken to the disk, and waits for the thread. Blocks.
-    pub fn stop(&self) {
+    /// Has the thread end the session, bring what was taken to the disk, and end.
+    pub fn begin_stop(&self) {
         self.send(Input::Stop);
+    }
+
+    /// [`Group::begin_stop`], and waits for the thread. Blocks.
+    pub fn stop(&self) {
+        self.begin_stop();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()

@@ -9,7 +9,6 @@ use afterimage_protocol::{Lsn, Position, SessionId, Time};
 use afterimage_storage::apply::ApplyError;
 use afterimage_storage::group::{TargetStore, VolumeFile, compare_base, write_base};
 use afterimage_storage::journal::{JournalError, SyncTicket};
-use afterimage_storage::lock::DirLock;
 use afterimage_storage::volume::Volume;
 use tracing::{error, info, warn};
 
@@ -32,6 +31,7 @@ pub struct Standby {
     store: TargetStore,
     volumes: Vec<VolumeFile>,
     volume_bytes: Vec<u64>,
+    /// Holds the lock of the group's state.
     jobs: Jobs,
     /// Frames that the machine has given to the journal and that were not written yet.
     appends: Vec<Frame>,
@@ -52,8 +52,6 @@ pub struct Standby {
     pub trouble: Option<String>,
     /// The journal cannot be read: the group must be opened again.
     pub damaged: bool,
-    /// Released last.
-    _lock: DirLock,
 }
 
 impl Standby {
@@ -64,7 +62,6 @@ impl Standby {
         target: Target,
         volumes: Vec<Volume>,
         jobs: Jobs,
-        lock: DirLock,
         journal_limit: u64,
     ) -> Self {
         Self {
@@ -86,7 +83,6 @@ impl Standby {
             promoted: None,
             trouble: None,
             damaged: false,
-            _lock: lock,
         }
     }
 
@@ -156,8 +152,10 @@ impl Standby {
     pub fn close(&mut self, link: &mut Option<Arc<Link>>) {
         self.closing = true;
         self.settle(link);
-        self.finish_jobs();
-        self.settle(link);
+        while let Some(done) = self.jobs.wait() {
+            self.done(done);
+            self.settle(link);
+        }
         if let Err(error) = self.sync_journal() {
             error!(group = self.group, error = %chain(&error), "the journal cannot be synced");
         }
@@ -198,8 +196,7 @@ impl Standby {
         match output {
             Output::Append(_) => {}
             Output::PersistState { version, state } => {
-                let ok = self.store.persist_state(&state);
-                self.target.state_persisted(clock::now(), version, ok);
+                self.jobs.persist_state(self.store.state_writer(), version, state);
             }
             Output::WriteBase { range, content } => match write_base(&self.volumes, range, &content) {
                 Ok(()) => self.wrote_base = true,
@@ -337,6 +334,7 @@ impl Standby {
                     self.target.journal_synced(now, None);
                 }
             },
+            Done::State(version, ok) => self.target.state_persisted(now, version, ok),
             Done::Apply(Ok(_)) => self.target.applied(now, true),
             Done::Apply(Err(error)) => {
                 self.damaged |= matches!(&error, ApplyError::Journal(JournalError::Damaged { .. }));

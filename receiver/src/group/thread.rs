@@ -22,6 +22,8 @@ use afterimage_protocol::Time;
 /// Inputs are taken together up to this many bytes before their outputs are performed: enough for one large write to the
 /// journal, little enough that an acknowledgement does not wait for long.
 const BATCH_BYTES: usize = 1 << 20;
+/// A time that has come is not looked at again before this has passed: it may be one for which nothing can be done yet.
+const SHORTEST_WAIT: Duration = Duration::from_micros(500);
 /// A group that failed is opened again after this long.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -97,7 +99,8 @@ impl Thread {
     fn wait(&self) -> Result<Input, RecvTimeoutError> {
         let timeout = match &self.place {
             Place::Standby(s) => {
-                s.target.next_timeout().map(|t| Duration::from_micros(t.since_us(clock::now())))
+                let until = |t: Time| Duration::from_micros(t.since_us(clock::now()));
+                s.target.next_timeout().map(|t| until(t).max(SHORTEST_WAIT))
             }
             Place::Failed { retry_at } => Some(retry_at.saturating_duration_since(Instant::now())),
             Place::Elsewhere(_) => None,
@@ -164,13 +167,12 @@ impl Thread {
     fn open_session(&mut self, open: Open, link: Arc<Link>) {
         self.source_seen = Some(clock::now());
         self.end_session("a newer session begins");
-        if !matches!(self.place, Place::Standby(_)) {
-            self.open();
-        }
+        self.open_again();
         let name = self.setup.group.name.clone();
+        let forked_off = open.parent;
         let refusal = match &mut self.place {
             Place::Standby(standby) => standby.target.open(clock::now(), open).err(),
-            Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name)),
+            Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name, forked_off)),
             Place::Failed { .. } => {
                 let why = self.last_error.as_deref().unwrap_or("it failed");
                 let text = format!("group {name} cannot take data: {why}");
@@ -211,9 +213,7 @@ impl Thread {
     }
 
     fn promote(&mut self, request: PromoteRequest) {
-        if !matches!(self.place, Place::Standby(_)) {
-            self.open();
-        }
+        self.open_again();
         let error = match &mut self.place {
             Place::Standby(standby) if request.dry_run => {
                 let outcome = standby.target.may_promote().map(|point| Promoted {
@@ -259,8 +259,7 @@ impl Thread {
                 self.follow_up();
             }
             Place::Failed { retry_at } if Instant::now() >= *retry_at => {
-                self.open();
-                self.settle();
+                self.open_again();
             }
             _ => {}
         }
@@ -333,6 +332,14 @@ impl Thread {
         self.place = Place::Failed { retry_at: Instant::now() + wait };
         self.last_error = Some(text.clone());
         self.phase = Phase::Failed { text, wrong_volume: false };
+    }
+
+    /// Looks again whether the group is the receiver's: its role may have changed, or what failed was mended.
+    fn open_again(&mut self) {
+        if !matches!(self.place, Place::Standby(_)) {
+            self.open();
+            self.settle();
+        }
     }
 
     /// Opens the group, or finds out why not.

@@ -1,7 +1,7 @@
 //! What a target has on its disk: the journal and the bases.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use afterimage_protocol::frame::{Compare, Content, Frame, HASH_BYTES};
 use afterimage_protocol::state::{GroupState, LostBlocks};
@@ -15,7 +15,7 @@ use crate::journal::{Journal, JournalError, JournalOptions, Lost, Reader, SyncTi
 
 /// The files of a target.
 pub struct TargetStore {
-    group: GroupStore,
+    state: StateWriter,
     journal: Journal,
     /// Where the next redo begins. The journal may begin before it, since it forgets whole segments only: what is between
     /// was redone, and which of it counts for nothing is not known any more.
@@ -42,18 +42,17 @@ impl TargetStore {
         });
         let target = recovery.finish(found.start, found.end, damage, now);
         let redo_from = journal.start();
-        Ok((Self { group, journal, redo_from }, target))
+        Ok((Self { state: StateWriter(Arc::new(Mutex::new(group))), journal, redo_from }, target))
     }
 
     /// Writes the state; whether it is durable.
     pub fn persist_state(&mut self, state: &GroupState) -> bool {
-        match self.group.write(state) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::error!(%error, "the state of a group cannot be made durable");
-                false
-            }
-        }
+        self.state.persist(state)
+    }
+
+    /// Writes the state from any thread.
+    pub fn state_writer(&self) -> StateWriter {
+        self.state.clone()
     }
 
     /// Appends a frame; returns the place after it.
@@ -111,6 +110,23 @@ impl TargetStore {
     /// The journal itself, to look at.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+}
+
+/// Writes the state of a group; one write at a time.
+#[derive(Clone)]
+pub struct StateWriter(Arc<Mutex<GroupStore>>);
+
+impl StateWriter {
+    /// Writes the state; whether it is durable.
+    pub fn persist(&self, state: &GroupState) -> bool {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).write(state) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "the state of a group cannot be made durable");
+                false
+            }
+        }
     }
 }
 
