@@ -1,5 +1,6 @@
 //! An open group whose standby this host is: its state machine, its files, and the performing of what the machine asks for.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use afterimage_protocol::frame::{Frame, Record};
@@ -36,6 +37,8 @@ pub struct Standby {
     /// Frames that the machine has given to the journal and that were not written yet.
     appends: Vec<Frame>,
     append_bytes: usize,
+    /// What the machine asked for while an append waited for room.
+    deferred: VecDeque<Output>,
     wrote_base: bool,
     /// No new job is started.
     closing: bool,
@@ -73,6 +76,7 @@ impl Standby {
             jobs,
             appends: Vec::new(),
             append_bytes: 0,
+            deferred: VecDeque::new(),
             wrote_base: false,
             closing: false,
             journal_limit,
@@ -114,7 +118,7 @@ impl Standby {
     /// Performs what the machine asks for until it asks for nothing.
     pub fn settle(&mut self, link: &mut Option<Arc<Link>>) {
         loop {
-            match self.target.poll() {
+            match self.deferred.pop_front().or_else(|| self.target.poll()) {
                 Some(Output::Append(frame)) => {
                     self.append_bytes += frame.encoded_len();
                     self.appends.push(frame);
@@ -287,6 +291,7 @@ impl Standby {
                     warn!(group = self.group, error = %chain(&error), "the journal is full");
                     self.journal_full = true;
                     // What comes after it must not be appended without it.
+                    self.deferred.retain(|o| !matches!(o, Output::Append(_)));
                     self.target.appended(clock::now(), frame, None);
                     return;
                 }
@@ -299,13 +304,39 @@ impl Standby {
     }
 
     fn try_append(&mut self, frames: &[Frame]) -> Result<Vec<Lsn>, JournalError> {
-        match self.store.append_batch(frames) {
-            Err(JournalError::Backlog { .. }) => {
-                self.sync_journal()?;
-                self.store.append_batch(frames)
+        loop {
+            match self.store.append_batch(frames) {
+                Err(JournalError::Backlog { .. }) => self.sync_journal()?,
+                Err(JournalError::Full { .. }) if self.wait_for_room() => {}
+                result => return result,
             }
-            result => result,
         }
+    }
+
+    /// Waits until what is being applied has given room; `false` when nothing is. The applier alone goes on meanwhile, so
+    /// that a base that is slower than the link slows the source down and does not end the session.
+    fn wait_for_room(&mut self) -> bool {
+        while let Some(done) = self.jobs.wait() {
+            self.done(done);
+            let mut trimmed = false;
+            while let Some(output) = self.target.poll() {
+                match output {
+                    Output::Apply { .. }
+                    | Output::SyncBase
+                    | Output::SyncJournal
+                    | Output::PersistState { .. }
+                    | Output::Trim { .. } => {
+                        trimmed |= matches!(output, Output::Trim { .. });
+                        self.perform(output, &mut None);
+                    }
+                    other => self.deferred.push_back(other),
+                }
+            }
+            if trimmed {
+                return true;
+            }
+        }
+        false
     }
 
     /// Makes the journal durable and returns then; a sync that is under way is waited for first.
