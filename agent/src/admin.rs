@@ -62,7 +62,7 @@ async fn activate(supervisor: &Supervisor) -> Response {
     supervisor.look_now().await;
     let group = supervisor.config.name.clone();
     match supervisor.phase() {
-        Phase::Served { exports, .. } => {
+        Phase::Served { exports: Some(exports), .. } => {
             let exports = exports.iter().flat_map(|exported| exported.at.clone()).collect();
             Response::ok(&Activation { group, serving: true, exports })
         }
@@ -71,7 +71,7 @@ async fn activate(supervisor: &Supervisor) -> Response {
             format!("the group {group} cannot be served: {:#}", error.error),
             "mend the cause, then try again",
         ),
-        Phase::Starting | Phase::Standby | Phase::Fenced => {
+        Phase::Served { exports: None, .. } | Phase::Starting | Phase::Standby | Phase::Fenced => {
             Response::ok(&Activation { group, serving: false, exports: Vec::new() })
         }
     }

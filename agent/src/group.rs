@@ -329,7 +329,7 @@ impl Group {
 
     /// Writes what only memory knows to the disks: volumes, bitmaps, state. Blocks. Whether all of it is durable.
     pub fn sync_all(&self) -> bool {
-        // Each is tried, also after one has failed.
+        // All of them, also after one has failed.
         let volumes = self.volumes.iter().filter(|volume| !volume.flush()).count() == 0;
         let bitmaps = self.bitmaps.iter().filter(|bitmap| bitmap.sync_all().is_err()).count() == 0;
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);

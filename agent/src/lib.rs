@@ -31,4 +31,4 @@ mod volume;
 mod waiters;
 mod watcher;
 
-pub use node::run;
+pub use node::{Options, run, run_with};

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use afterimage_agent::{Options, run_with};
 use afterimage_contract::config::{Config, DEFAULT_PATH};
 use anyhow::Context;
 use clap::Parser;
@@ -21,6 +22,10 @@ struct Arguments {
     /// What to log, such as `debug` or `afterimage_agent=debug`; RUST_LOG if not given, else `info`.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Serve volumes at once, without asking the peer whether it was promoted while this host was down. If it was,
+    /// both hosts write, and one of the two histories will be lost.
+    #[arg(long)]
+    alone: bool,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +61,6 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
             }
             stop.send_replace(true);
         });
-        afterimage_agent::run(config, shutdown).await
+        run_with(config, Options { alone: arguments.alone }, shutdown).await
     })
 }

@@ -21,13 +21,32 @@ use crate::link::Dialer;
 use crate::open::{Host, make_dir};
 use crate::supervisor::{Looks, Supervisor};
 
+/// What is not in the configuration, because it is meant for one start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Serve volumes whose standby could have been promoted without asking it first.
+    pub alone: bool,
+}
+
+/// [`run_with`] the default options.
+///
+/// # Errors
+/// As [`run_with`].
+pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    run_with(config, Options::default(), shutdown).await
+}
+
 /// Runs the agent until `shutdown` is true or its sender is gone; then everything is drained and on stable storage as
 /// far as that is possible.
 ///
 /// # Errors
 /// If the host's own state (its directory, its key, its sockets) cannot be used. A group or a volume that cannot be
 /// used is reported in the status and leaves the others alone.
-pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+pub async fn run_with(
+    config: Config,
+    options: Options,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     for problem in &config.warnings {
         tracing::warn!("{problem}");
     }
@@ -40,7 +59,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
             .enable_all()
             .build()
             .context("cannot start a runtime")
-            .and_then(|runtime| runtime.block_on(control_all(config, main, shutdown)));
+            .and_then(|runtime| runtime.block_on(control_all(config, options, main, shutdown)));
         // The other end is there, or nobody wants to know.
         let _ = ended.send(result);
     });
@@ -50,6 +69,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
 
 async fn control_all(
     config: Config,
+    options: Options,
     main: Handle,
     mut shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
@@ -59,8 +79,13 @@ async fn control_all(
     let pins = Arc::new(Pins::open(state_dir).context("cannot read the pinned peers")?);
     let dialer = Arc::new(Dialer::open(&identity, pins, &config.peer)?);
     let clock = Clock::start();
-    let host =
-        Host { node: config.node.name.clone(), state_dir: state_dir.clone(), clock, main: main.clone() };
+    let host = Host {
+        node: config.node.name.clone(),
+        state_dir: state_dir.clone(),
+        clock,
+        alone: options.alone,
+        main,
+    };
     let socket = config.agent_socket();
     let server = admin::Server::bind(&socket).with_context(|| format!("cannot listen on {socket:?}"))?;
     let mut groups = BTreeMap::new();

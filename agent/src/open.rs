@@ -37,6 +37,8 @@ pub(crate) struct Host {
     pub node: String,
     pub state_dir: PathBuf,
     pub clock: Clock,
+    /// Volumes are served before the peer was asked whether it was promoted.
+    pub alone: bool,
     /// The runtime of the NBD connections, and of the threads that may block.
     pub main: Handle,
 }

@@ -4,8 +4,8 @@ use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
     CatchUp, GroupStatus, Lag, PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
 };
-use afterimage_protocol::BLOCK_BYTES;
 use afterimage_protocol::source;
+use afterimage_protocol::{BLOCK_BYTES, Time};
 
 use crate::group::Group;
 use crate::link::LinkState;
@@ -40,7 +40,25 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
             blame(&mut status, &error);
             return Some(status);
         }
-        Phase::Served { group, exports, watched } => served(config, peer, &link, &group, &exports, &watched),
+        Phase::Served { group, exports, watched } => {
+            let mut status = served(config, peer, &link, &group, exports.as_deref(), &watched);
+            if exports.is_none() {
+                status.warnings.push(Warning::new(
+                    "waiting_for_peer",
+                    format!(
+                        "{} is not served: {} may have been promoted while this host was down, and has not been \
+                         asked yet",
+                        config.name, peer.name
+                    ),
+                    format!(
+                        "bring {} or the link back; or, if it is certain that it was not promoted, run \
+                         afterimage-agent with --alone",
+                        peer.name
+                    ),
+                ));
+            }
+            status
+        }
     };
     if supervisor.link.is_paused() {
         status.warnings.push(Warning::new(
@@ -53,11 +71,18 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
 }
 
 /// How well the group is protected now.
-pub(crate) fn protection(status: &source::Status, link: &LinkState, config: &config::Group) -> Protection {
+pub(crate) fn protection(
+    status: &source::Status,
+    link: &LinkState,
+    config: &config::Group,
+    now: Time,
+) -> Protection {
+    // A group that blocks stays in sync without its standby: nothing is acknowledged that it lacks. But writes wait.
+    let late = status.late_at.is_some_and(|at| at <= now);
     let apart = if link.refused { Protection::Refused } else { Protection::Disconnected };
     match (config.mode, status.connected) {
         _ if status.state_failed => Protection::Failed,
-        (Mode::Sync, _) if status.in_sync => Protection::InSync,
+        (Mode::Sync, _) if status.in_sync && !late => Protection::InSync,
         (_, true) if status.first_sync => Protection::FirstSync,
         (_, false) if status.first_sync => apart,
         (Mode::Sync, _) if config.on_link_loss == OnLinkLoss::Block => Protection::Blocked,
@@ -74,12 +99,12 @@ fn served(
     peer: &config::Peer,
     link: &LinkState,
     group: &Group,
-    exports: &[Exported],
+    exports: Option<&[Exported]>,
     watched: &Watched,
 ) -> GroupStatus {
     let (source, parent) = group.look(|source| (source.status(), source.state().parent));
     let now = group.clock.now();
-    let protection = protection(&source, link, config);
+    let protection = protection(&source, link, config, now);
     let mut status = GroupStatus::new(
         &config.name,
         Role::Primary,
@@ -113,7 +138,7 @@ fn served(
     for (index, (volume, local)) in status.volumes.iter_mut().zip(&group.volumes).enumerate() {
         volume.size_bytes = Some(local.size_bytes);
         volume.dirty_bytes = source.dirty_blocks.get(index).map(|blocks| blocks * BLOCK_BYTES);
-        let exported = exports.get(index).cloned().unwrap_or_default();
+        let exported = exports.and_then(|exports| exports.get(index)).cloned().unwrap_or_default();
         volume.exports = exported.at;
         volume.error = exported.error;
         if local.flush_failed() {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::group::Group;
 use crate::link::{Dialer, Link, Outcome};
 use crate::open::{Host, OpenError, Opened, open};
-use crate::serve::{Exported, serve};
+use crate::serve::{Exported, Serving, serve};
 use crate::watcher::Watched;
 
 /// How often a group that is not served is looked at: a promotion may have made this host its primary.
@@ -38,8 +38,8 @@ pub(crate) enum Phase {
     /// This host is its primary.
     Served {
         group: Arc<Group>,
-        /// Where each volume is served, or why it is not.
-        exports: Arc<[Exported]>,
+        /// Where each volume is served, or why it is not; `None` until the peer has said that it was not promoted.
+        exports: Option<Arc<[Exported]>>,
         watched: Arc<Watched>,
     },
 }
@@ -145,18 +145,29 @@ impl Supervisor {
         mut stop: watch::Receiver<bool>,
     ) {
         tracing::info!(group = group.name, position = %group.look(|s| s.position()), "this host is the primary");
-        let serving = serve(&host.main, &group, &self.config).await;
+        let mut agreement = self.link.agreement();
+        // A peer that has had a checkpoint may have been promoted while this host was down (section 6 of the design).
+        let may_be_replaced = group.look(|source| source.state().peer_has_checkpoint);
+        let mut serving = None;
         let watched = Arc::new(Watched::new(group.clock.now()));
-        self.enter(Phase::Served {
-            group: group.clone(),
-            exports: serving.exported().into(),
-            watched: watched.clone(),
-        });
+        let phase = |exports| Phase::Served { group: group.clone(), exports, watched: watched.clone() };
+        if may_be_replaced && !host.alone {
+            tracing::info!(
+                group = group.name,
+                "the peer is asked whether it was promoted before volumes are served"
+            );
+            self.enter(phase(None));
+        } else {
+            let now = serve(&host.main, &group, &self.config).await;
+            self.enter(phase(Some(now.exported().into())));
+            serving = Some(now);
+        }
         asked.map(|done| done.send(()));
         let mut helpers = JoinSet::new();
         helpers.spawn(group.clone().run_timer());
         let (watcher, watched_group) = (self.clone(), group.clone());
-        helpers.spawn(async move { watched.run(&watched_group, &watcher.link, &watcher.config).await });
+        let watching = watched.clone();
+        helpers.spawn(async move { watching.run(&watched_group, &watcher.link, &watcher.config).await });
         let (end_link, link_stop) = watch::channel(false);
         let (supervisor, linked_group, dialer) = (self.clone(), group.clone(), dialer.clone());
         let mut link =
@@ -164,9 +175,14 @@ impl Supervisor {
         let outcome = loop {
             tokio::select! {
                 outcome = &mut link => break outcome.ok(),
+                () = is_true(&mut agreement), if serving.is_none() => {
+                    let now = serve(&host.main, &group, &self.config).await;
+                    self.enter(phase(Some(now.exported().into())));
+                    serving = Some(now);
+                }
                 // It is served already.
                 Some(done) = looks.recv() => drop(done.send(())),
-                _ = stop.wait_for(|stop| *stop) => break None,
+                () = is_true(&mut stop) => break None,
             }
         };
         if outcome == Some(Outcome::Fenced) {
@@ -176,10 +192,10 @@ impl Supervisor {
             if !durable {
                 tracing::error!(group = group.name, "that the peer was promoted could not be noted");
             }
-            serving.stop().await;
+            stop_serving(serving).await;
             self.enter(Phase::Fenced);
         } else {
-            serving.stop().await;
+            stop_serving(serving).await;
             drain(&group).await;
             end_link.send_replace(true);
             if !link.is_finished() {
@@ -195,6 +211,17 @@ impl Supervisor {
         }
         helpers.shutdown().await;
         let_go(group).await;
+    }
+}
+
+/// Returns once the value is true, or nobody is left to change it.
+async fn is_true(value: &mut watch::Receiver<bool>) {
+    let _ = value.wait_for(|value| *value).await;
+}
+
+async fn stop_serving(serving: Option<Serving>) {
+    if let Some(serving) = serving {
+        serving.stop().await;
     }
 }
 

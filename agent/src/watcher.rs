@@ -52,7 +52,7 @@ impl Watched {
             interval.tick().await;
             let status = group.status();
             let now = group.clock.now();
-            let protection = protection(&status, &link.state(), config);
+            let protection = protection(&status, &link.state(), config, now);
             let mut seen = self.lock();
             if seen.protection != Some(protection) {
                 seen.since = now;

@@ -218,7 +218,7 @@ async fn a_restarted_agent_resumes_with_an_epoch_of_what_changed() {
     agent.stop().await;
     // Without its peer.
     let address = std::mem::replace(&mut host.peer_address, "127.0.0.1:9".to_owned());
-    let agent = host.start();
+    let agent = host.start_alone();
     let mut client = host.client().await;
     in_time(client.write(12_345_600, &noise(6, 512))).await.unwrap();
     agent.stop().await;
@@ -272,5 +272,26 @@ async fn a_refusal_is_shown_and_asked_about_again() {
     assert!(status.peer.last_error.unwrap().contains("told to"));
     let _session = peer.session().await;
     agent.until_protected(Protection::AsyncStreaming).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_primary_asks_its_peer_before_it_serves() {
+    let mut host = Host::new("");
+    let peer = Peer::new(&host);
+    host.pair(&peer);
+    let agent = host.start();
+    let _first = peer.session().await;
+    agent.until("clean", |g| g.protection == Protection::AsyncStreaming && g.dirty_bytes == Some(0)).await;
+    agent.stop().await;
+    let agent = host.start();
+    let status = agent.until("waiting", |g| g.warnings.iter().any(|w| w.id == "waiting_for_peer")).await;
+    assert!(status.volumes[0].exports.is_empty());
+    tokio::time::sleep(SHORT).await;
+    assert!(!host.socket().exists());
+    let _second = peer.session().await;
+    in_time(host.client().await.write(0, &[1; 4096])).await.unwrap();
+    let status = agent.group().await.unwrap();
+    assert!(status.warnings.is_empty(), "{status:?}");
     agent.stop().await;
 }

@@ -54,7 +54,7 @@ fn smoke(options: PairOptions, protection: &str) -> anyhow::Result<()> {
     assert_eq!(client.read(0, 4096)?, written[..4096]);
     client.disconnect()?;
     let status = pair.wait_for(Side::Beta, LIMIT, |group| group["role"] == "primary")?;
-    assert_eq!(status["parent"]["sequence"].is_u64(), true, "{status:#}");
+    assert!(status["parent"]["sequence"].is_u64(), "{status:#}");
     pair.check_disk()
 }
 

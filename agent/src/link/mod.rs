@@ -48,6 +48,8 @@ pub(crate) struct LinkState {
 pub(crate) struct Link {
     state: Mutex<LinkState>,
     paused: watch::Sender<bool>,
+    /// Whether the peer has agreed to a session since the group was opened: then it was not promoted.
+    agreed: watch::Sender<bool>,
 }
 
 /// Why a link has ended for good.
@@ -61,7 +63,7 @@ pub(crate) enum Outcome {
 
 impl Link {
     pub fn new() -> Self {
-        Self { state: Mutex::default(), paused: watch::Sender::new(false) }
+        Self { state: Mutex::default(), paused: watch::Sender::new(false), agreed: watch::Sender::new(false) }
     }
 
     pub fn state(&self) -> LinkState {
@@ -75,6 +77,12 @@ impl Link {
 
     pub fn resume(&self) {
         self.paused.send_replace(false);
+    }
+
+    /// Becomes true with the first session from now on.
+    pub fn agreement(&self) -> watch::Receiver<bool> {
+        self.agreed.send_replace(false);
+        self.agreed.subscribe()
     }
 
     pub fn is_paused(&self) -> bool {

@@ -93,6 +93,7 @@ impl Link {
             TargetMessage::Refused { code, text } => return Err(Broken::Refused { code, text }),
             message @ TargetMessage::Opened(_) => {
                 group.feed_from_control(|source, now| source.message(now, message));
+                self.agreed.send_replace(true);
             }
             _ => return Err(Broken::Lost("the peer answers the handshake with something else".to_owned())),
         }

@@ -1,5 +1,5 @@
 //! An agent in this process, an NBD client, and a target that does what a test says.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod nbd;
 mod peer;
@@ -7,6 +7,7 @@ mod peer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use afterimage_agent::{Options, run_with};
 use afterimage_contract::admin::{Request, call};
 use afterimage_contract::config::Config;
 use afterimage_contract::status::{GroupStatus, Protection, Status};
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use nbd::Nbd;
-pub use peer::{Acks, Answer, Peer, Session};
+pub use peer::{Acks, Answer, Peer};
 
 /// Longer than anything here takes; a test that waits for it fails.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -96,10 +97,19 @@ impl Host {
         self.start_with(self.config())
     }
 
+    /// Without asking the peer whether it was promoted.
+    pub fn start_alone(&self) -> Agent {
+        self.start_with_options(self.config(), Options { alone: true })
+    }
+
     pub fn start_with(&self, config: Config) -> Agent {
+        self.start_with_options(config, Options::default())
+    }
+
+    fn start_with_options(&self, config: Config, options: Options) -> Agent {
         let (stop, shutdown) = watch::channel(false);
         let admin = config.agent_socket();
-        Agent { stop, task: tokio::spawn(afterimage_agent::run(config, shutdown)), admin }
+        Agent { stop, task: tokio::spawn(run_with(config, options, shutdown)), admin }
     }
 
     pub async fn client(&self) -> Nbd {

@@ -234,7 +234,7 @@ impl Source {
     }
 
     /// When the target has let something wait for too long.
-    fn late_at(&self) -> Option<Time> {
+    pub(super) fn late_at(&self) -> Option<Time> {
         if self.config.mode != Mode::Sync {
             return None;
         }

@@ -352,7 +352,10 @@ impl Source {
         }
         e.outbox.clear();
         for frame in held(&e.outstanding, &open.frames) {
-            e.forget_frame(frame);
+            // A verdict that was under way is lost with its session: those blocks are compared again.
+            if let Some(o) = e.forget_frame(frame).filter(|o| o.undecided) {
+                e.put_back(o.blocks);
+            }
         }
         for (frame, o) in std::mem::take(&mut e.outstanding) {
             e.frames -= 1;

@@ -539,6 +539,8 @@ pub struct Status {
     pub streaming: bool,
     /// Whether acknowledged writes are at the target.
     pub in_sync: bool,
+    /// When a sync group has waited for its target for the sync timeout; `None` while it waits for nothing.
+    pub late_at: Option<Time>,
     /// Newest checkpoint that the target received.
     pub received: Sequence,
     /// Newest checkpoint that the target has on stable storage.
@@ -578,6 +580,7 @@ impl Source {
             connected: self.session.is_active(),
             streaming: self.phase == Phase::Streaming,
             in_sync: self.in_sync,
+            late_at: self.late_at(),
             received: self.received,
             durable: self.durable,
             applied: self.applied,

@@ -10,7 +10,7 @@ use afterimage_protocol::message::{Refusal, TargetMessage, VolumeInfo};
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::state::{GroupState, Role, VolumeState};
 use afterimage_protocol::target::Config;
-use afterimage_protocol::{Generation, MAX_PAYLOAD_BYTES};
+use afterimage_protocol::{Generation, MAX_PAYLOAD_BYTES, Position};
 use afterimage_storage::disk::RealDir;
 use afterimage_storage::group::{GroupStore, TargetStore};
 use afterimage_storage::journal::JournalOptions;
@@ -55,12 +55,19 @@ pub enum Elsewhere {
 }
 
 impl Elsewhere {
-    /// What a source is told that asks for a session.
-    pub fn refusal(self, group: &str) -> TargetMessage {
+    /// What a source is told that asks for a session, with the position where its history forked off its parent.
+    pub fn refusal(self, group: &str, forked_off: Option<Position>) -> TargetMessage {
         let (code, text) = match self {
             Elsewhere::Configured => {
                 (Refusal::Role, format!("group {group}: this host is its primary as configured"))
             }
+            // The source was promoted in the place of this host: to be told that this host was would fence it too.
+            Elsewhere::Primary(generation) if forked_off.is_some_and(|p| p.generation == generation) => (
+                Refusal::Role,
+                format!(
+                    "group {group}: this host was its primary before, generation {generation}; it has to be reinstated"
+                ),
+            ),
             Elsewhere::Primary(generation) => (
                 Refusal::Promoted,
                 format!(
@@ -194,4 +201,25 @@ fn states_of(group: &config::Group, volumes: &[Volume]) -> Vec<VolumeState> {
         identity: volume.identity().to_string().into_bytes(),
     };
     group.volumes.iter().zip(volumes).map(state).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use afterimage_protocol::Sequence;
+
+    use super::*;
+
+    #[test]
+    fn a_source_that_was_promoted_instead_of_this_host_is_not_fenced() {
+        let code = |elsewhere: Elsewhere, forked_off| match elsewhere.refusal("g", forked_off) {
+            TargetMessage::Refused { code, .. } => code,
+            other => panic!("{other:?}"),
+        };
+        let at = |generation| Some(Position::new(Generation(generation), Sequence(9)));
+        let old = Elsewhere::Primary(Generation(1));
+        assert_eq!(code(old, at(1)), Refusal::Role);
+        assert_eq!(code(old, at(2)), Refusal::Promoted);
+        assert_eq!(code(old, None), Refusal::Promoted);
+        assert_eq!(code(Elsewhere::Configured, at(1)), Refusal::Role);
+    }
 }

@@ -169,9 +169,10 @@ impl Thread {
         self.end_session("a newer session begins");
         self.open_again();
         let name = self.setup.group.name.clone();
+        let forked_off = open.parent;
         let refusal = match &mut self.place {
             Place::Standby(standby) => standby.target.open(clock::now(), open).err(),
-            Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name)),
+            Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name, forked_off)),
             Place::Failed { .. } => {
                 let why = self.last_error.as_deref().unwrap_or("it failed");
                 let text = format!("group {name} cannot take data: {why}");

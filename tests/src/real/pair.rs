@@ -66,6 +66,8 @@ pub struct PairOptions {
     group: String,
     settings: Vec<(String, String)>,
     volumes: Vec<(String, u64)>,
+    /// Other groups of the same hosts.
+    others: Vec<PairOptions>,
     journal_max_bytes: u64,
     routes: [Option<SocketAddr>; 2],
     /// The network namespace of each host, and its address there.
@@ -86,6 +88,7 @@ impl PairOptions {
             group: group.to_owned(),
             settings: Vec::new(),
             volumes: Vec::new(),
+            others: Vec::new(),
             journal_max_bytes: 64 << 20,
             routes: [None, None],
             places: [None, None],
@@ -96,6 +99,12 @@ impl PairOptions {
     /// Adds a volume, an image file on each host.
     pub fn volume(mut self, name: &str, size_bytes: u64) -> Self {
         self.volumes.push((name.to_owned(), size_bytes));
+        self
+    }
+
+    /// Adds another group, of which the settings and volumes count. Names of volumes differ between groups too.
+    pub fn and(mut self, other: Self) -> Self {
+        self.others.push(other);
         self
     }
 
@@ -164,15 +173,21 @@ impl PairOptions {
     fn config(&self, host: &Host, peer_listen: SocketAddr) -> String {
         let address = self.routes[host.side as usize].unwrap_or(peer_listen);
         let mut text = format!(
-            "[node]\nname = {}\nlisten = {}\nstate_dir = {}\n\n[peer]\nname = {}\naddress = {}\n\n[group.{}]\n",
+            "[node]\nname = {}\nlisten = {}\nstate_dir = {}\n\n[peer]\nname = {}\naddress = {}\n",
             quote(host.side.name()),
             quote(&host.listen.to_string()),
             quote_path(&host.state_dir()),
             quote(host.side.peer().name()),
             quote(&address.to_string()),
-            self.group,
         );
-        text.push_str("primary = \"alpha\"\n");
+        for group in self.groups() {
+            text.push_str(&group.group_config(host));
+        }
+        text
+    }
+
+    fn group_config(&self, host: &Host) -> String {
+        let mut text = format!("\n[group.{}]\nprimary = \"alpha\"\n", self.group);
         for (key, value) in &self.settings {
             text.push_str(&format!("{key} = {value}\n"));
         }
@@ -189,6 +204,21 @@ impl PairOptions {
             ));
         }
         text
+    }
+
+    /// This group and the others.
+    fn groups(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.others)
+    }
+
+    fn all_volumes(&self) -> impl Iterator<Item = &(String, u64)> {
+        self.groups().flat_map(|group| &group.volumes)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let volumes: u64 = self.all_volumes().map(|&(_, size)| size).sum();
+        let journals: u64 = self.groups().map(|group| group.journal_max_bytes).sum();
+        2 * (volumes + journals) + OVERHEAD_BYTES
     }
 }
 
@@ -268,9 +298,7 @@ impl Pair {
     /// Makes the directories, the volumes and the configurations, and starts nothing. [`Host::listen`] is fixed from
     /// here on: a test with a relay takes it from here, and then sets the way by [`Pair::route`].
     pub fn prepare(options: PairOptions) -> Result<Self> {
-        let volume_bytes: u64 = options.volumes.iter().map(|&(_, size)| size).sum();
-        let cap_bytes = 2 * (volume_bytes + options.journal_max_bytes) + OVERHEAD_BYTES;
-        let scratch = Scratch::new(cap_bytes)?;
+        let scratch = Scratch::new(options.disk_bytes())?;
         let host = |side: Side| -> Result<Host> {
             let dir = scratch.path().join(side.name());
             Ok(Host { side, dir, listen: options.listen(side)?, agent: None, receiver: None })
@@ -280,7 +308,7 @@ impl Pair {
             for dir in [host.dir.clone(), host.state_dir(), host.dir.join("journal")] {
                 fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
             }
-            for (name, size) in &options.volumes {
+            for (name, size) in options.all_volumes() {
                 let path = host.volume(name);
                 let made = File::create(&path).and_then(|file| file.set_len(*size));
                 made.with_context(|| format!("make the volume {}", path.display()))?;
@@ -355,11 +383,22 @@ impl Pair {
         &self,
         side: Side,
         limit: Duration,
+        wanted: impl FnMut(&Value) -> bool,
+    ) -> Result<Value> {
+        self.wait_for_group(&self.options.group, side, limit, wanted)
+    }
+
+    /// Like [`Pair::wait_for`], for one of several groups.
+    pub fn wait_for_group(
+        &self,
+        name: &str,
+        side: Side,
+        limit: Duration,
         mut wanted: impl FnMut(&Value) -> bool,
     ) -> Result<Value> {
         let started = Instant::now();
         loop {
-            let seen = self.status_json(side).and_then(|status| self.group_of(&status));
+            let seen = self.status_json(side).and_then(|status| group_of(&status, name));
             match seen {
                 Ok(group) if wanted(&group) => return Ok(group),
                 seen if started.elapsed() > limit => {
@@ -425,12 +464,16 @@ impl Pair {
 
     /// Waits until the standby of `side` durably has all that was written there so far.
     pub fn wait_caught_up(&self, side: Side, limit: Duration) -> Result<Value> {
-        let streams =
-            |group: &Value| matches!(group["protection"].as_str(), Some("in_sync" | "async_streaming"));
-        self.wait_for(side, limit, |group| {
+        self.wait_group_caught_up(&self.options.group, side, limit)
+    }
+
+    /// Like [`Pair::wait_caught_up`], for one of several groups.
+    pub fn wait_group_caught_up(&self, name: &str, side: Side, limit: Duration) -> Result<Value> {
+        let streams = |group: &Value| matches!(group["protection"].as_str(), Some("in_sync" | "async_streaming"));
+        self.wait_for_group(name, side, limit, |group| {
             streams(group) && group["durable_sequence"].as_u64() >= group["position"]["sequence"].as_u64()
         })
-        .context("wait until the standby has everything")
+        .with_context(|| format!("wait until the standby has everything of {name}"))
     }
 
     /// The whole of a volume, read through its export on a host.
@@ -443,7 +486,7 @@ impl Pair {
 
     /// Blocks in a volume.
     pub fn blocks(&self, volume: &str) -> u64 {
-        let found = self.options.volumes.iter().find(|(name, _)| name == volume);
+        let found = self.options.all_volumes().find(|(name, _)| name == volume);
         found.map_or(0, |&(_, size)| size / BLOCK_BYTES as u64)
     }
 
@@ -463,12 +506,6 @@ impl Pair {
             None => format!("--- {daemon} of {host} is not running\n"),
         });
         tails.collect()
-    }
-
-    fn group_of(&self, status: &Value) -> Result<Value> {
-        let groups = status["groups"].as_array().into_iter().flatten();
-        let found = groups.into_iter().find(|group| group["name"] == self.options.group.as_str());
-        found.cloned().ok_or_else(|| anyhow!("no group {} in {status}", self.options.group))
     }
 
     fn write_config(&self, side: Side) -> Result<()> {
@@ -495,6 +532,11 @@ impl Pair {
         }
         Ok(process)
     }
+}
+
+fn group_of(status: &Value, name: &str) -> Result<Value> {
+    let found = status["groups"].as_array().into_iter().flatten().find(|group| group["name"] == name);
+    found.cloned().ok_or_else(|| anyhow!("no group {name} in {status}"))
 }
 
 /// A TOML string. What JSON escapes, TOML reads alike.
