@@ -1,4 +1,7 @@
 //! An open group whose standby this host is: its state machine, its files, and the performing of what the machine asks for.
+//! How frames come into the journal is in `append`.
+
+mod append;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,10 +9,10 @@ use std::sync::Arc;
 use afterimage_protocol::frame::{Frame, Record};
 use afterimage_protocol::message::TargetMessage;
 use afterimage_protocol::target::{CannotPromote, Output, Promotion, Target};
-use afterimage_protocol::{Lsn, Position, SessionId, Time};
+use afterimage_protocol::{Position, SessionId, Time};
 use afterimage_storage::apply::ApplyError;
 use afterimage_storage::group::{TargetStore, VolumeFile, compare_base, write_base};
-use afterimage_storage::journal::{JournalError, SyncTicket};
+use afterimage_storage::journal::JournalError;
 use afterimage_storage::volume::Volume;
 use tracing::{error, info, warn};
 
@@ -267,92 +270,6 @@ impl Standby {
             link.close(SESSION_ENDED, &reason);
             self.ended = Some(reason);
         }
-    }
-
-    /// Writes the frames that wait for it to the journal, and reports each.
-    fn append(&mut self) {
-        let frames = std::mem::take(&mut self.appends);
-        self.append_bytes = 0;
-        if frames.is_empty() {
-            return;
-        }
-        if let Ok(ends) = self.try_append(&frames) {
-            self.journal_full = false;
-            for (frame, end) in frames.iter().zip(ends) {
-                self.target.appended(clock::now(), frame, Some(end));
-            }
-            return;
-        }
-        // One by one, so that what fits is kept and the one that does not is known.
-        for frame in &frames {
-            match self.try_append(std::slice::from_ref(frame)) {
-                Ok(ends) => self.target.appended(clock::now(), frame, ends.first().copied()),
-                Err(error @ JournalError::Full { .. }) => {
-                    warn!(group = self.group, error = %chain(&error), "the journal is full");
-                    self.journal_full = true;
-                    // What comes after it must not be appended without it.
-                    self.deferred.retain(|o| !matches!(o, Output::Append(_)));
-                    self.target.appended(clock::now(), frame, None);
-                    return;
-                }
-                Err(error) => {
-                    self.fail("the journal cannot be written", &error);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn try_append(&mut self, frames: &[Frame]) -> Result<Vec<Lsn>, JournalError> {
-        loop {
-            match self.store.append_batch(frames) {
-                Err(JournalError::Backlog { .. }) => self.sync_journal()?,
-                Err(JournalError::Full { .. }) if self.wait_for_room() => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Waits until what is being applied has given room; `false` when nothing is. The applier alone goes on meanwhile, so
-    /// that a base that is slower than the link slows the source down and does not end the session.
-    fn wait_for_room(&mut self) -> bool {
-        while let Some(done) = self.jobs.wait() {
-            self.done(done);
-            let mut trimmed = false;
-            while let Some(output) = self.target.poll() {
-                match output {
-                    Output::Apply { .. }
-                    | Output::SyncBase
-                    | Output::SyncJournal
-                    | Output::PersistState { .. }
-                    | Output::Trim { .. } => {
-                        trimmed |= matches!(output, Output::Trim { .. });
-                        self.perform(output, &mut None);
-                    }
-                    other => self.deferred.push_back(other),
-                }
-            }
-            if trimmed {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Makes the journal durable and returns then; a sync that is under way is waited for first.
-    fn sync_journal(&mut self) -> Result<(), JournalError> {
-        let ticket: SyncTicket = loop {
-            match self.store.start_sync() {
-                Ok(ticket) => break ticket,
-                Err(JournalError::SyncUnderWay) => match self.jobs.wait() {
-                    Some(done) => self.done(done),
-                    None => return Err(JournalError::SyncUnderWay),
-                },
-                Err(error) => return Err(error),
-            }
-        };
-        let result = ticket.run();
-        self.store.finish_sync(ticket, result).map(drop)
     }
 
     fn done(&mut self, done: Done) {
