@@ -13,7 +13,7 @@ pub enum Rule {
     ClearLastWrite,
     /// 2: a bit does not clear while a local write to its block is in flight.
     ClearLocal,
-    /// 3: a handshake sets `received` to what the target reports, downwards too.
+    /// 3: a handshake sets `received` and `durable` to what the target reports, downwards too.
     ReceivedResets,
     /// 3: in sync again only when the acknowledgement covers every write acknowledged to a client.
     InSyncCovers,
@@ -164,6 +164,12 @@ impl Rules {
     /// All rules but `rule`.
     #[cfg(feature = "rule-switches")]
     pub fn without(rule: Rule) -> Self {
-        Self { off: 1 << rule as u8 }
+        Self::default().and_without(rule)
+    }
+
+    /// These, and `rule` is off too.
+    #[cfg(feature = "rule-switches")]
+    pub fn and_without(self, rule: Rule) -> Self {
+        Self { off: self.off | 1 << rule as u8 }
     }
 }

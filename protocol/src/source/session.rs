@@ -115,6 +115,7 @@ impl Source {
         }
         if self.rules.on(Rule::ReceivedResets) {
             self.received = Sequence(0);
+            self.durable = durable.unwrap_or_default();
         }
         self.in_sync = false;
         let resumed = self.phase == Phase::CatchUp
@@ -172,9 +173,11 @@ impl Source {
         }
         // What an epoch still waited for is covered: its commit is at or below `received`.
         self.epoch = None;
-        self.received =
-            if self.rules.on(Rule::ReceivedResets) { received } else { self.received.max(received) };
-        self.durable = self.durable.max(durable);
+        (self.received, self.durable) = if self.rules.on(Rule::ReceivedResets) {
+            (received, durable)
+        } else {
+            (self.received.max(received), self.durable.max(durable))
+        };
         if self.level() < self.acknowledged {
             self.in_sync = false;
         }

@@ -51,7 +51,8 @@ impl Target {
             self.write_batch(base.lsn, None);
             return;
         }
-        let full = self.points.end().0 - self.journal_start.0 > self.config.journal_bytes / 8 * FULL_EIGHTHS;
+        let full = self.journal_full
+            || self.points.end().0 - self.journal_start.0 > self.config.journal_bytes / 8 * FULL_EIGHTHS;
         let aged = match self.config.history_us {
             0 => Time(u64::MAX),
             _ if full => Time(u64::MAX),
@@ -124,6 +125,7 @@ impl Target {
             self.state.base = point;
             self.persist();
         }
+        self.journal_full = false;
         self.journal_start = to;
         self.points.applied(to);
         self.skip.retain(|(_, end)| *end > to);

@@ -213,6 +213,8 @@ pub struct Target {
     lost_until: Option<Sequence>,
     /// Damage was found that the journal still remembers.
     damage_pending: bool,
+    /// The journal could not take an entry: history gives way until there is room.
+    journal_full: bool,
     /// The journal is being cut here.
     cutting: Option<Lsn>,
     journal_start: Lsn,
@@ -250,6 +252,7 @@ impl Target {
             lost_handed_over: false,
             lost_until: None,
             damage_pending: false,
+            journal_full: false,
             cutting: None,
             journal_start: Lsn(0),
             syncing: false,

@@ -213,6 +213,7 @@ impl Target {
         self.now = self.now.max(now);
         let Some(end) = end else {
             self.end_session("the journal is full");
+            self.journal_full = true;
             // Nothing may follow the one that is missing.
             self.outputs.retain(|o| !matches!(o, Output::Append(_)));
             self.drop_staged();

@@ -1,6 +1,8 @@
 //! The faults of a run: which ones, how often, and what each does.
 
-use afterimage_protocol::Sequence;
+use std::collections::VecDeque;
+
+use afterimage_protocol::{Lsn, Sequence};
 
 use super::{Violation, World};
 use crate::sim::{Failure, On, Rng, Snapshot, Times};
@@ -8,7 +10,7 @@ use crate::sim::{Failure, On, Rng, Snapshot, Times};
 /// Weights of the eight ordinary actions: client, primary job, send, deliver, standby job, connect, start, timeouts.
 const ORDINARY: [u32; 8] = [140, 260, 200, 420, 200, 80, 60, 120];
 /// Base weights of the faults.
-const FAULTS: [(Fault, u32); 14] = [
+const FAULTS: [(Fault, u32); 22] = [
     (Fault::CutLink, 8),
     (Fault::OneWay, 5),
     (Fault::Heal, 30),
@@ -23,6 +25,28 @@ const FAULTS: [(Fault, u32); 14] = [
     (Fault::DiskStandby, 4),
     (Fault::Damage, 3),
     (Fault::OldCopy, 3),
+    (Fault::StandbyTwice, 2),
+    (Fault::SyncThenPower, 2),
+    (Fault::PrimaryTwice, 2),
+    (Fault::OldCopySoon, 1),
+    (Fault::DamageLive, 1),
+    (Fault::Promote, 1),
+    (Fault::LoseRecord, 2),
+    (Fault::HotLogFails, 1),
+];
+
+/// What a run may concentrate on: these faults are frequent, the others rare or absent.
+const THEMES: [&[Fault]; 10] = [
+    &[Fault::StandbyTwice],
+    &[Fault::SyncThenPower],
+    &[Fault::PrimaryTwice],
+    &[Fault::PrimaryTwice, Fault::CutLink, Fault::PowerPrimary],
+    &[Fault::OldCopySoon],
+    &[Fault::DamageLive],
+    &[Fault::DamageLive, Fault::PowerPrimary],
+    &[Fault::Promote],
+    &[Fault::LoseRecord],
+    &[Fault::HotLogFails, Fault::CutLink, Fault::SourceLetsGo],
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +65,65 @@ enum Fault {
     DiskStandby,
     Damage,
     OldCopy,
+    /// Killed, started again and then without power, before much else happens.
+    StandbyTwice,
+    /// A sync of the journal fails, and soon after the power.
+    SyncThenPower,
+    /// The same for the primary as [`Fault::StandbyTwice`], mostly without a link.
+    PrimaryTwice,
+    /// An old copy that is restored soon, mostly within the same session.
+    OldCopySoon,
+    /// A bit flips in an entry that still counts.
+    DamageLive,
+    /// A promotion, mostly cut short.
+    Promote,
+    /// A record is lost on its way, as no connection should.
+    LoseRecord,
+    /// The hot-extent log cannot be written.
+    HotLogFails,
+}
+
+/// What follows of a fault that takes several steps.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    KillStandby,
+    StartStandby,
+    PowerStandby,
+    KillPrimary,
+    StartPrimary,
+    PowerPrimary,
+    Restore,
+    Heal,
 }
 
 pub struct Faults {
     /// Of all actions, in order: ordinary ones, then faults.
     pub weights: [u32; ORDINARY.len() + FAULTS.len()],
     pub primary_power_cut: bool,
-    old_copy: Option<Snapshot>,
+    old_copy: Option<(Snapshot, u64)>,
+    /// What follows, and after how many steps.
+    plan: VecDeque<(u64, Next)>,
+    /// The next record outside an epoch gets lost.
+    pub lose_record: bool,
+    /// Old copies are out of bounds, or only those of an older session: a rule that they need is off.
+    copies: Copies,
     /// One file of the primary's state may fail in a run: with two, what must be remembered has no place left.
     state_fault_used: bool,
 }
 
+/// Which old copies of the standby's disk may come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// Any.
+    Any,
+    /// Those that at least two sessions followed.
+    OtherSessions,
+    /// None.
+    None,
+}
+
 impl Faults {
-    pub fn new(rng: &mut Rng) -> Self {
+    pub fn new(rng: &mut Rng, copies: Copies) -> Self {
         let mut weights = [0; ORDINARY.len() + FAULTS.len()];
         weights[..ORDINARY.len()].copy_from_slice(&ORDINARY);
         for w in &mut weights[..ORDINARY.len()] {
@@ -65,7 +135,32 @@ impl Faults {
             weights[ORDINARY.len() + n] =
                 if *fault == Fault::Heal { *base } else { base * factor * 10 / calm / 10 };
         }
-        Self { weights, primary_power_cut: false, old_copy: None, state_fault_used: false }
+        if rng.chance(0.6) {
+            let theme = *rng.pick(&THEMES);
+            let others = *rng.pick(&[0, 0, 1]);
+            for (n, (fault, _)) in FAULTS.iter().enumerate() {
+                let weight = &mut weights[ORDINARY.len() + n];
+                match fault {
+                    Fault::Heal => {}
+                    f if theme.contains(f) => *weight = 12,
+                    _ => *weight *= others,
+                }
+            }
+        }
+        Self {
+            weights,
+            primary_power_cut: false,
+            old_copy: None,
+            plan: VecDeque::new(),
+            lose_record: false,
+            copies,
+            state_fault_used: false,
+        }
+    }
+
+    fn follow(&mut self, rng: &mut Rng, steps: std::ops::Range<u64>, next: Next) {
+        let after = rng.between(steps.start, steps.end);
+        self.plan.push_back((after, next));
     }
 }
 
@@ -96,28 +191,140 @@ impl World {
                 let after = self.rng.below(20);
                 self.standby.disk.set_fuse(Some(after));
             }
-            Fault::PowerPrimary => {
-                self.kill_primary();
-                self.primary.disk.power_cut(&mut self.rng);
-                self.primary.boot += 1;
-                self.primary.power_lost();
-                self.faults.primary_power_cut = true;
-            }
-            Fault::PowerStandby => {
-                self.check()?;
-                self.kill_standby();
-                self.standby.disk.power_cut(&mut self.rng);
-                if self.setup.config.ack == afterimage_protocol::source::AckLevel::Received {
-                    self.primary.must = self.primary.must_durable;
-                }
-            }
+            Fault::PowerPrimary => self.power_primary(),
+            Fault::PowerStandby => self.power_standby()?,
             Fault::DiskPrimary => self.fail_primary_disk(),
             Fault::DiskStandby => self.fail_standby_disk(),
             Fault::Damage => self.damage(),
             Fault::OldCopy => self.old_copy(),
+            Fault::Promote => self.promote_now()?,
+            Fault::LoseRecord => self.faults.lose_record = true,
+            Fault::HotLogFails if !self.faults.state_fault_used => {
+                self.faults.state_fault_used = true;
+                self.primary.disk.fail("group/hot-extents", On::Write, Failure::Io, Times::Count(1));
+            }
+            Fault::DamageLive => self.damage_live(),
+            _ if self.faults.plan.is_empty() => self.begin_plan(fault),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Lays out a fault that takes several steps.
+    fn begin_plan(&mut self, fault: Fault) {
+        let (f, rng) = (&mut self.faults, &mut self.rng);
+        match fault {
+            Fault::StandbyTwice => {
+                f.follow(rng, 0..1, Next::KillStandby);
+                f.follow(rng, 0..10, Next::StartStandby);
+                f.follow(rng, 0..20, Next::PowerStandby);
+            }
+            Fault::SyncThenPower => {
+                let times = Times::Count(1 + rng.below(2));
+                self.standby.disk.fail("journal/*", On::Sync, Failure::Io, times);
+                f.follow(rng, 5..80, Next::PowerStandby);
+            }
+            Fault::PrimaryTwice => {
+                if rng.chance(0.7) {
+                    self.link = [false; 2];
+                }
+                f.follow(rng, 0..60, Next::KillPrimary);
+                f.follow(rng, 0..10, Next::StartPrimary);
+                f.follow(rng, 5..150, Next::PowerPrimary);
+                f.follow(rng, 0..10, Next::Heal);
+            }
+            Fault::OldCopySoon => {
+                self.take_copy();
+                self.faults.follow(&mut self.rng, 20..300, Next::Restore);
+            }
+            _ => {}
+        }
+    }
+
+    /// Does what is due of a fault that takes several steps.
+    pub(super) fn follow_plan(&mut self) -> Result<(), Violation> {
+        let Some((after, next)) = self.faults.plan.front_mut() else { return Ok(()) };
+        if *after > 0 {
+            *after -= 1;
+            return Ok(());
+        }
+        let next = *next;
+        self.faults.plan.pop_front();
+        self.say(|| format!("FAULT goes on: {next:?}"));
+        match next {
+            Next::KillStandby if self.standby.process.is_some() => {
+                self.check()?;
+                self.kill_standby();
+            }
+            Next::StartStandby => self.start_standby()?,
+            Next::PowerStandby => self.power_standby()?,
+            Next::KillPrimary if self.primary.process.is_some() => self.kill_primary(),
+            Next::StartPrimary => self.start_primary()?,
+            Next::PowerPrimary => self.power_primary(),
+            Next::Restore => self.restore_copy(),
+            Next::Heal => self.link = [true; 2],
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn power_primary(&mut self) {
+        self.kill_primary();
+        self.primary.disk.power_cut(&mut self.rng);
+        self.primary.boot += 1;
+        self.primary.power_lost();
+        self.faults.primary_power_cut = true;
+    }
+
+    pub(super) fn power_standby(&mut self) -> Result<(), Violation> {
+        self.check()?;
+        self.kill_standby();
+        self.standby.disk.power_cut(&mut self.rng);
+        if self.setup.config.ack == afterimage_protocol::source::AckLevel::Received {
+            self.primary.must = self.primary.must_durable;
+        }
+        Ok(())
+    }
+
+    /// What the standby once said or promised does not count any more.
+    fn excuse_standby(&mut self) {
+        self.primary.must = Sequence(0);
+        self.primary.must_durable = Sequence(0);
+        self.claims = Default::default();
+    }
+
+    /// A bit flips in one of the last entries that the standby still needs: of a batch under way, if there is one.
+    fn damage_live(&mut self) {
+        let Some(p) = &self.standby.process else { return };
+        let Some(base) = p.target.state().base else { return };
+        let journal = p.store.journal();
+        let applying = p.target.applied_to().is_none();
+        let (from, to) = if applying { (journal.start(), base.lsn) } else { (base.lsn, journal.durable()) };
+        let entries = journal.read(from.max(journal.start()), to).flatten();
+        let entries: Vec<(Lsn, Lsn)> = entries.map(|(start, end, _)| (start, end)).collect();
+        let late = entries.len().saturating_sub(4);
+        let Some(recent) = entries.get(late..).filter(|e| !e.is_empty()) else { return };
+        let (start, end) = *self.rng.pick(recent);
+        self.kill_standby();
+        let at = Lsn(self.rng.between(start.0, end.0 - 1));
+        let Some((file, byte)) = self.place_of(at) else { return };
+        self.say(|| format!("  a bit flips in {file} at {byte}, lsn {at}"));
+        self.standby.disk.flip(&file, byte, 5);
+        self.excuse_standby();
+    }
+
+    /// The newest journal file that holds `lsn`, and the byte in it.
+    fn place_of(&self, lsn: Lsn) -> Option<(String, u64)> {
+        const HEADER_BYTES: u64 = 4096;
+        let named = |file: &String| {
+            let (rest, base) = file.rsplit_once('-')?;
+            let id = rest.rsplit_once('-')?.1;
+            Some((u64::from_str_radix(base, 16).ok()?, u64::from_str_radix(id, 16).ok()?))
+        };
+        let files = self.standby.disk.files().into_iter().filter(|f| f.starts_with("journal/segment-"));
+        let holds = files.filter_map(|f| named(&f).filter(|(base, _)| *base <= lsn.0).map(|n| (n, f)));
+        let ((base, _), file) = holds.max()?;
+        Some((file, lsn.0 - base + HEADER_BYTES))
     }
 
     fn fail_primary_disk(&mut self) {
@@ -177,8 +384,7 @@ impl World {
         let byte = self.rng.between(run.start, run.end - 1);
         self.say(|| format!("  a bit flips in {file} at {byte}"));
         self.standby.disk.flip(&file, byte, self.rng.clone().below(8) as u8);
-        self.primary.must = Sequence(0);
-        self.primary.must_durable = Sequence(0);
+        self.excuse_standby();
     }
 
     fn flip_primary(&mut self) {
@@ -191,24 +397,37 @@ impl World {
 
     /// The standby's host goes back to an old copy of its disk; or the copy is made.
     fn old_copy(&mut self) {
-        match &self.faults.old_copy {
-            None => self.faults.old_copy = Some(self.standby.disk.snapshot()),
-            Some(_) if self.rng.coin() => {
-                self.kill_standby();
-                if let Some(copy) = self.faults.old_copy.take() {
-                    self.standby.disk.restore(&copy, "*");
-                }
-                self.say(|| "  the standby goes back to an old copy".into());
-                self.primary.must = Sequence(0);
-                self.primary.must_durable = Sequence(0);
-            }
-            Some(_) => {}
+        if self.faults.old_copy.is_none() {
+            self.take_copy();
+        } else if self.rng.coin() {
+            self.restore_copy();
         }
+    }
+
+    fn take_copy(&mut self) {
+        let session = self.session_count;
+        self.faults.old_copy = Some((self.standby.disk.snapshot(), session));
+    }
+
+    fn restore_copy(&mut self) {
+        let copies = self.faults.copies;
+        let Some((copy, session)) = &self.faults.old_copy else { return };
+        let old = self.session_count >= session + 2;
+        if copies == Copies::None || (copies == Copies::OtherSessions && !old) {
+            return;
+        }
+        self.standby.disk.restore(copy, "*");
+        self.kill_standby();
+        self.faults.old_copy = None;
+        self.say(|| "  the standby goes back to an old copy".into());
+        self.excuse_standby();
     }
 
     /// No more faults; what failed for good is started again.
     pub(super) fn mend(&mut self) {
         self.link = [true; 2];
+        self.faults.plan.clear();
+        self.faults.lose_record = false;
         for disk in [&self.primary.disk, &self.standby.disk] {
             disk.clear_faults();
             disk.set_fuse(None);

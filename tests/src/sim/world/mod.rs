@@ -5,21 +5,25 @@
 //! is promoted. The oracle keeps the primary's image at every sequence and compares every checkpoint that the standby
 //! offers, by its label.
 
+mod busy;
 mod faults;
 mod model;
 mod net;
+mod oracle;
 mod primary;
+mod promotion;
 mod standby;
 
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::{Block, Codec, Content, Frame, Record};
 use afterimage_protocol::message::{self, SourceMessage, TargetMessage};
-use afterimage_protocol::rules::Rules;
+use afterimage_protocol::rules::{Rule, Rules};
 use afterimage_protocol::*;
 
-use self::faults::Faults;
+use self::faults::{Copies, Faults};
 use self::model::{History, read_image};
 use self::net::{BLOCK_STREAMS, Connection};
+use self::oracle::Claims;
 use self::primary::{Primary, Setup, source_config};
 use self::standby::Standby;
 use crate::sim::Rng;
@@ -60,6 +64,29 @@ pub struct Outcome {
     pub promoted: bool,
 }
 
+/// A rule that is off beside the one that is looked at, and what is left out of the world for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// No full comparison of a peer that is behind; no old copies.
+    StalePeer,
+    /// The same; old copies are those of older sessions.
+    StalePeerSessions,
+}
+
+impl Given {
+    /// The rule that is off.
+    pub fn rule(self) -> Rule {
+        Rule::StalePeer
+    }
+
+    fn copies(self) -> Copies {
+        match self {
+            Given::StalePeer => Copies::None,
+            Given::StalePeerSessions => Copies::OtherSessions,
+        }
+    }
+}
+
 /// Steps that a run may take to come to rest.
 const REST_STEPS: u64 = 20_000;
 
@@ -72,6 +99,13 @@ pub struct World {
     history: History,
     setup: Setup,
     faults: Faults,
+    claims: Claims,
+    /// Sessions that both sides agreed on.
+    session_count: u64,
+    /// How often time makes a leap.
+    leaps: f64,
+    /// The standby has become a primary: the run is over.
+    over: bool,
     connections: Vec<Connection>,
     /// What goes from source to target, and back.
     link: [bool; 2],
@@ -81,7 +115,20 @@ pub struct World {
 
 /// Runs one seed for `steps` steps. With `log` the events are collected, for a person.
 pub fn run(seed: u64, steps: u64, rules: Rules, log: Option<&mut Vec<String>>) -> Result<Outcome, Violation> {
-    let mut world = World::new(seed, rules);
+    run_given(seed, steps, rules, None, log)
+}
+
+/// Like [`run`], in a world without the faults that only the rule `given`, which is off, protects from. So the rules that
+/// it covers for can be shown to be needed.
+pub fn run_given(
+    seed: u64,
+    steps: u64,
+    rules: Rules,
+    given: Option<Given>,
+    log: Option<&mut Vec<String>>,
+) -> Result<Outcome, Violation> {
+    let rules = given.map_or(rules, |given| rules.and_without(given.rule()));
+    let mut world = World::new(seed, rules, given);
     world.log = log.as_ref().map(|_| Vec::new());
     // A panic is a finding like any other: it must not end a hunt over many seeds.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run(steps)));
@@ -97,7 +144,7 @@ pub fn run(seed: u64, steps: u64, rules: Rules, log: Option<&mut Vec<String>>) -
 }
 
 impl World {
-    fn new(seed: u64, rules: Rules) -> Self {
+    fn new(seed: u64, rules: Rules, given: Option<Given>) -> Self {
         let mut rng = Rng::new(seed);
         let config = source_config(&mut rng, rules);
         let setup = Setup { config, compare: rng.chance(0.2) };
@@ -108,7 +155,8 @@ impl World {
         if setup.compare {
             standby.seed_copy(&primary, &mut rng);
         }
-        let faults = Faults::new(&mut rng);
+        let faults = Faults::new(&mut rng, given.map_or(Copies::Any, Given::copies));
+        let leaps = *rng.pick(&[0.01, 0.01, 0.001]);
         Self {
             rng,
             now: Time(1_000_000),
@@ -117,6 +165,10 @@ impl World {
             history: History::default(),
             setup,
             faults,
+            claims: Claims::default(),
+            session_count: 0,
+            leaps,
+            over: false,
             connections: Vec::new(),
             link: [true; 2],
             outcome: Outcome::default(),
@@ -142,9 +194,16 @@ impl World {
     }
 
     fn run(&mut self, steps: u64) -> Result<(), Violation> {
-        for _ in 0..steps {
-            self.outcome.steps += 1;
-            self.step()?;
+        if self.rng.chance(0.04) {
+            self.busy()?;
+        } else {
+            for _ in 0..steps {
+                self.outcome.steps += 1;
+                self.step()?;
+                if self.over {
+                    return Ok(());
+                }
+            }
         }
         self.come_to_rest()?;
         self.promote()
@@ -152,7 +211,7 @@ impl World {
 
     fn step(&mut self) -> Result<(), Violation> {
         self.now.0 += self.rng.below(2_000);
-        if self.rng.chance(0.01) {
+        if self.rng.chance(self.leaps) {
             self.now.0 += self.rng.below(8_000_000);
         }
         let w = self.faults.weights;
@@ -174,6 +233,7 @@ impl World {
             7 => self.timeouts(),
             other => self.fault(other - 8)?,
         }
+        self.follow_plan()?;
         self.after_step()
     }
 
@@ -188,6 +248,7 @@ impl World {
         }
         self.notice_deaths();
         self.collect();
+        self.check_claims()?;
         if self.rng.chance(0.15) {
             self.check()?;
         }
@@ -225,28 +286,6 @@ impl World {
         }
     }
 
-    fn check(&mut self) -> Result<(), Violation> {
-        self.standby.check(&self.history)?;
-        self.check_zero_loss()
-    }
-
-    /// What was acknowledged in sync is in the newest checkpoint.
-    fn check_zero_loss(&mut self) -> Result<(), Violation> {
-        let Some(p) = &self.standby.process else { return Ok(()) };
-        if self.standby.disk.dead() || p.broken {
-            return Ok(());
-        }
-        let must = self.primary.must;
-        let newest = self.standby.newest().map(|p| p.sequence).unwrap_or_default();
-        if newest < must {
-            return Err(Violation::new(
-                "G2",
-                format!("write {must} was acknowledged in sync, the newest checkpoint is {newest}"),
-            ));
-        }
-        Ok(())
-    }
-
     fn start(&mut self) -> Result<(), Violation> {
         if self.primary.process.is_none() && !self.primary.fenced && self.rng.coin() {
             let generation = Generation(self.rng.next_u64() | 1);
@@ -263,17 +302,44 @@ impl World {
             }
         }
         if self.standby.process.is_none() && self.rng.coin() {
-            let up = self.standby.start(self.now);
-            self.say(|| format!("standby starts: {up}"));
-            if up {
-                self.outcome.starts += 1;
-                let newest = self.standby.newest();
-                self.say(|| format!("  newest {newest:?}"));
-            } else {
-                self.standby.disk.kill();
-            }
+            self.start_standby()?;
         }
         Ok(())
+    }
+
+    fn start_primary(&mut self) -> Result<(), Violation> {
+        if self.primary.process.is_some() {
+            return Ok(());
+        }
+        let generation = Generation(self.rng.next_u64() | 1);
+        let cut = self.faults.primary_power_cut;
+        let up = self.primary.start(&self.setup, &mut self.history, generation, self.now, cut)?;
+        self.say(|| format!("primary starts: {up}"));
+        if up {
+            self.outcome.starts += 1;
+            self.faults.primary_power_cut = false;
+            let position = self.primary.process.as_ref().map(|p| p.source.position());
+            self.say(|| format!("  recovery at {position:?}"));
+        } else {
+            self.primary.disk.kill();
+        }
+        Ok(())
+    }
+
+    fn start_standby(&mut self) -> Result<(), Violation> {
+        if self.standby.process.is_some() {
+            return Ok(());
+        }
+        let up = self.standby.start(self.now);
+        self.say(|| format!("standby starts: {up}"));
+        if !up {
+            self.standby.disk.kill();
+            return Ok(());
+        }
+        self.outcome.starts += 1;
+        let newest = self.standby.newest();
+        self.say(|| format!("  newest {newest:?}"));
+        self.check()
     }
 
     fn connect(&mut self) {
@@ -350,6 +416,7 @@ impl World {
             };
             if let Ok(message) = message::decode::<TargetMessage>(&bytes) {
                 p.source.message(now, message.clone());
+                self.session_count += u64::from(matches!(message, TargetMessage::Opened(_)));
                 self.say(|| format!("source gets {message:?}"));
             }
             self.primary.drain(&mut self.history);
@@ -375,6 +442,10 @@ impl World {
             let queue = if stream == 2 { &mut c.ordered } else { &mut c.blocks[stream as usize - 3] };
             let Some(bytes) = queue.pop_front() else { return Ok(()) };
             match Frame::decode(&bytes) {
+                Ok((Frame::Record(_), _)) if self.faults.lose_record && p.target.staging().is_none() => {
+                    self.faults.lose_record = false;
+                    self.say(|| "  a record is lost on its way".into());
+                }
                 Ok((frame, _)) => {
                     let line = brief(&frame);
                     let result = p.target.frame(now, session, frame);

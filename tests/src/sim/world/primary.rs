@@ -93,6 +93,8 @@ pub struct Primary {
     acked: BTreeMap<usize, Sequence>,
     flushed: BTreeMap<usize, Sequence>,
     pub acked_last: [Sequence; 2],
+    /// The last write that this run of the process has acknowledged.
+    pub acknowledged: Sequence,
 }
 
 impl Primary {
@@ -110,6 +112,7 @@ impl Primary {
             acked: BTreeMap::new(),
             flushed: BTreeMap::new(),
             acked_last: [Sequence(0); 2],
+            acknowledged: Sequence(0),
         }
     }
 
@@ -191,6 +194,7 @@ impl Primary {
 
     pub fn ended(&mut self) {
         self.process = None;
+        self.acknowledged = Sequence(0);
     }
 
     /// A client asks for something.
@@ -340,6 +344,7 @@ impl Primary {
                             *last = (*last).max(sequence);
                         }
                     }
+                    self.acknowledged = self.acknowledged.max(sequence);
                     let last = &mut self.acked_last[range.volume.0 as usize];
                     *last = (*last).max(sequence);
                     if in_sync {

@@ -63,7 +63,7 @@ impl Standby {
             outbox: Vec::new(),
             ended: Vec::new(),
             promoted: None,
-            history_us: *rng.pick(&[0, 0, 100_000]),
+            history_us: *rng.pick(&[0, 0, 100_000, 10_000_000]),
             journal_bytes: *rng.pick(&[400_000, 4 << 20]),
             rules,
         }

@@ -1,0 +1,39 @@
+//! A run without faults whose clients write faster than the link carries: a catch-up must close all the same (rule 15).
+
+use super::{Violation, World};
+
+/// Rounds within which an epoch has to close, of [`ROUND_US`] each: several times what admission is held for.
+const ROUNDS: u64 = 2_000;
+const ROUND_US: u64 = 1_000;
+
+impl World {
+    pub(super) fn busy(&mut self) -> Result<(), Violation> {
+        self.say(|| "clients write as fast as they can".into());
+        self.setup.config.queue_bytes = 12_000;
+        self.setup.config.max_rate = None;
+        for _ in 0..ROUNDS {
+            self.outcome.steps += 1;
+            self.now.0 += ROUND_US;
+            self.start()?;
+            self.connect();
+            for _ in 0..6 {
+                self.primary.client(&mut self.rng, &mut self.history, self.now);
+                self.primary.step(&mut self.rng, &mut self.history, self.now);
+                self.primary.step(&mut self.rng, &mut self.history, self.now);
+                self.standby.step(&mut self.rng, self.now);
+            }
+            self.send();
+            for _ in 0..8 {
+                self.deliver()?;
+                self.collect();
+            }
+            self.timeouts();
+            self.after_step()?;
+            let streams = self.primary.process.as_ref().is_some_and(|p| p.source.status().streaming);
+            if streams && self.standby.newest().is_some() {
+                return Ok(());
+            }
+        }
+        Err(Violation::new("G7", "the catch-up does not close while clients write".into()))
+    }
+}

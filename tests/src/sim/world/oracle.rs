@@ -1,0 +1,83 @@
+//! What must hold at any time, beyond the images: what either side says of the other is true.
+
+use afterimage_protocol::source::{AckLevel, Mode};
+use afterimage_protocol::*;
+
+use super::{Violation, World};
+
+/// What the standby has claimed since its host was last damaged or set back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Claims {
+    /// The newest checkpoint that it called durable.
+    durable: Sequence,
+    /// There was a checkpoint: from the end of the first sync on there always is one.
+    promotable: bool,
+}
+
+impl World {
+    pub(super) fn check(&mut self) -> Result<(), Violation> {
+        self.standby.check(&self.history)?;
+        self.check_claims()?;
+        self.check_zero_loss()
+    }
+
+    /// What was acknowledged in sync is in the newest checkpoint.
+    fn check_zero_loss(&mut self) -> Result<(), Violation> {
+        let Some(p) = &self.standby.process else { return Ok(()) };
+        if self.standby.disk.dead() || p.broken {
+            return Ok(());
+        }
+        let must = self.primary.must;
+        let newest = self.standby.newest().map(|p| p.sequence).unwrap_or_default();
+        if newest < must {
+            return Err(Violation::new(
+                "G2",
+                format!("write {must} was acknowledged in sync, the newest checkpoint is {newest}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What the standby once called durable is still there, and what the source believes of the target is so.
+    pub(super) fn check_claims(&mut self) -> Result<(), Violation> {
+        let Some(p) = &self.standby.process else { return Ok(()) };
+        if self.standby.disk.dead() || p.broken {
+            return Ok(());
+        }
+        let sequence = |c: Option<target::Checkpoint>| c.map(|c| c.position.sequence).unwrap_or_default();
+        let (newest, durable) = (sequence(p.target.newest()), sequence(p.target.durable()));
+        if p.target.newest().is_none() && self.claims.promotable {
+            return Err(Violation::new("G1", "the standby has no checkpoint any more".into()));
+        }
+        if newest < self.claims.durable {
+            let detail =
+                format!("{} was called durable, the newest checkpoint is {newest}", self.claims.durable);
+            return Err(Violation::new("G1", detail));
+        }
+        self.claims.durable = self.claims.durable.max(durable);
+        self.claims.promotable |= p.target.newest().is_some();
+        let session = p.target.session();
+        let Some(source) = self.primary.process.as_ref().map(|p| &p.source) else { return Ok(()) };
+        let status = source.status();
+        if !status.connected || session != Some(source.state().session) || self.primary.disk.dead() {
+            return Ok(());
+        }
+        if status.received > newest || status.durable > durable {
+            return Err(Violation::new(
+                "G2",
+                format!(
+                    "the source takes {} for received and {} for durable, the target has {newest} and {durable}",
+                    status.received, status.durable
+                ),
+            ));
+        }
+        let config = &self.setup.config;
+        let level = if config.ack == AckLevel::Durable { durable } else { newest };
+        let acknowledged = self.primary.acknowledged;
+        if config.mode == Mode::Sync && status.in_sync && level < acknowledged {
+            let detail = format!("in sync, {acknowledged} was acknowledged, the target has {level}");
+            return Err(Violation::new("G2", detail));
+        }
+        Ok(())
+    }
+}

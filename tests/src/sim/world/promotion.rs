@@ -1,0 +1,125 @@
+//! Promotions: the one that ends every run at rest, and those in the middle of one, mostly cut short.
+
+use afterimage_protocol::state::Role;
+use afterimage_protocol::*;
+use afterimage_storage::group::GroupStore;
+
+use super::model::read_image;
+use super::{Violation, World, primary};
+
+/// Steps that a promotion without faults may take.
+const PROMOTION_STEPS: u64 = 2_000;
+
+impl World {
+    /// The end of every run: the standby is promoted and serves the image.
+    pub(super) fn promote(&mut self) -> Result<(), Violation> {
+        let Some(p) = &mut self.standby.process else { return Ok(()) };
+        p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
+        self.standby.drain(self.now);
+        for _ in 0..2_000 {
+            self.now.0 += 10_000;
+            self.standby.step(&mut self.rng, self.now);
+            self.timeouts();
+            if self.standby.promoted.is_some() {
+                break;
+            }
+        }
+        match &self.standby.promoted {
+            Some(Ok(promotion)) => {
+                self.outcome.promoted = true;
+                let position = promotion.position;
+                self.check_promoted(position)
+            }
+            other => {
+                let activity = self.standby.process.as_ref().map(|p| p.target.activity());
+                Err(Violation::new("rest", format!("the promotion did not end: {other:?}, {activity:?}")))
+            }
+        }
+    }
+
+    fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
+        let must = self.primary.must;
+        if position.sequence < must {
+            return Err(Violation::new(
+                "G2",
+                format!("promoted at {position}, {must} was acknowledged in sync"),
+            ));
+        }
+        // What the promoted host serves survives its power.
+        self.standby.disk.power_cut(&mut self.rng);
+        let volumes = primary::open_volumes(&self.standby.disk);
+        let image = read_image(&volumes)
+            .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
+        match self.history.at(position.sequence) {
+            Some(expected) if *expected == image => Ok(()),
+            _ => Err(Violation::new("G1", format!("the promoted image is not the primary's at {position}"))),
+        }
+    }
+
+    /// A promotion in the middle of a run; mostly the process is killed or the power cut on the way. Afterwards the host
+    /// is either still a standby, and the run goes on, or a primary with the image of its position.
+    pub(super) fn promote_now(&mut self) -> Result<(), Violation> {
+        self.check()?;
+        let Some(p) = &mut self.standby.process else { return Ok(()) };
+        if self.standby.disk.dead() || p.broken || p.target.may_promote().is_err() {
+            return Ok(());
+        }
+        self.say(|| "the standby is promoted".into());
+        let Some(p) = &mut self.standby.process else { return Ok(()) };
+        p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
+        self.standby.drain(self.now);
+        let steps = if self.rng.chance(0.85) { self.rng.below(25) } else { PROMOTION_STEPS };
+        for _ in 0..steps {
+            self.now.0 += 10_000;
+            self.standby.step(&mut self.rng, self.now);
+            self.timeouts();
+            if self.standby.promoted.is_some() || self.standby.disk.dead() {
+                break;
+            }
+        }
+        let promoted = self.standby.promoted.take();
+        self.say(|| format!("  {promoted:?}"));
+        if let Some(Ok(promotion)) = &promoted {
+            let must = self.primary.must;
+            if promotion.position.sequence < must {
+                let detail = format!("promoted at {}, {must} was acknowledged in sync", promotion.position);
+                return Err(Violation::new("G2", detail));
+            }
+            self.check_refusal()?;
+        }
+        if self.rng.coin() {
+            self.power_standby()?;
+        } else {
+            self.kill_standby();
+        }
+        self.standby.ended.clear();
+        let Ok((_, Some(state))) = GroupStore::open(self.standby.disk.dir("group")) else { return Ok(()) };
+        if state.role == Role::Standby {
+            self.standby.disk.kill();
+            return match promoted {
+                Some(Ok(p)) => {
+                    Err(Violation::new("G1", format!("the promotion at {} was forgotten", p.position)))
+                }
+                _ => Ok(()),
+            };
+        }
+        self.over = true;
+        let Some(position) = state.parent else {
+            return Err(Violation::new("G1", "a promoted host does not know its position".into()));
+        };
+        self.check_promoted(position)
+    }
+
+    /// The old primary is refused.
+    fn check_refusal(&mut self) -> Result<(), Violation> {
+        let Some(source) = &mut self.primary.process else { return Ok(()) };
+        source.source.disconnected(self.now);
+        let open = source.source.open(SessionId(self.rng.next_u64() | 1));
+        self.primary.drain(&mut self.history);
+        let (Some(open), Some(p)) = (open, &mut self.standby.process) else { return Ok(()) };
+        match p.target.open(self.now, open) {
+            Err(_) => Ok(()),
+            Ok(()) => Err(Violation::new("G3", "a promoted host takes the old primary's session".into())),
+        }
+    }
+}
