@@ -148,6 +148,12 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// All rules in force.
+    pub const ALL: Self = Self {
+        #[cfg(feature = "rule-switches")]
+        off: 0,
+    };
+
     /// Whether `rule` is in force.
     #[cfg(not(feature = "rule-switches"))]
     #[inline(always)]

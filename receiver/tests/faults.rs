@@ -272,3 +272,18 @@ async fn a_source_that_does_not_read_its_answers_is_dropped() {
     assert_eq!(opened.received, Some(position(10)));
     receiver.stop().await;
 }
+
+#[tokio::test]
+async fn a_source_faster_than_the_standby_waits_for_room_in_the_journal() {
+    for history in ["0s", "1h"] {
+        let mut standby = Standby::new();
+        (standby.history, standby.journal_max) = (history, "16MiB");
+        let receiver = standby.run();
+        let mut source = Source::first_sync(&standby, 1).await;
+        for sequence in 11..71 {
+            source.send(&record(sequence, (sequence % 20) << 20, 1 << 20)).await;
+        }
+        source.until_durable(70).await;
+        receiver.stop().await;
+    }
+}

@@ -1,14 +1,18 @@
 //! An open group whose standby this host is: its state machine, its files, and the performing of what the machine asks for.
+//! How frames come into the journal is in `append`.
 
+mod append;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use afterimage_protocol::frame::{Frame, Record};
 use afterimage_protocol::message::TargetMessage;
 use afterimage_protocol::target::{CannotPromote, Output, Promotion, Target};
-use afterimage_protocol::{Lsn, Position, SessionId, Time};
+use afterimage_protocol::{Position, SessionId, Time};
 use afterimage_storage::apply::ApplyError;
 use afterimage_storage::group::{TargetStore, VolumeFile, compare_base, write_base};
-use afterimage_storage::journal::{JournalError, SyncTicket};
+use afterimage_storage::journal::JournalError;
 use afterimage_storage::volume::Volume;
 use tracing::{error, info, warn};
 
@@ -36,6 +40,8 @@ pub struct Standby {
     /// Frames that the machine has given to the journal and that were not written yet.
     appends: Vec<Frame>,
     append_bytes: usize,
+    /// What the machine asked for while an append waited for room.
+    deferred: VecDeque<Output>,
     wrote_base: bool,
     /// No new job is started.
     closing: bool,
@@ -73,6 +79,7 @@ impl Standby {
             jobs,
             appends: Vec::new(),
             append_bytes: 0,
+            deferred: VecDeque::new(),
             wrote_base: false,
             closing: false,
             journal_limit,
@@ -114,7 +121,7 @@ impl Standby {
     /// Performs what the machine asks for until it asks for nothing.
     pub fn settle(&mut self, link: &mut Option<Arc<Link>>) {
         loop {
-            match self.target.poll() {
+            match self.deferred.pop_front().or_else(|| self.target.poll()) {
                 Some(Output::Append(frame)) => {
                     self.append_bytes += frame.encoded_len();
                     self.appends.push(frame);
@@ -263,65 +270,6 @@ impl Standby {
             link.close(SESSION_ENDED, &reason);
             self.ended = Some(reason);
         }
-    }
-
-    /// Writes the frames that wait for it to the journal, and reports each.
-    fn append(&mut self) {
-        let frames = std::mem::take(&mut self.appends);
-        self.append_bytes = 0;
-        if frames.is_empty() {
-            return;
-        }
-        if let Ok(ends) = self.try_append(&frames) {
-            self.journal_full = false;
-            for (frame, end) in frames.iter().zip(ends) {
-                self.target.appended(clock::now(), frame, Some(end));
-            }
-            return;
-        }
-        // One by one, so that what fits is kept and the one that does not is known.
-        for frame in &frames {
-            match self.try_append(std::slice::from_ref(frame)) {
-                Ok(ends) => self.target.appended(clock::now(), frame, ends.first().copied()),
-                Err(error @ JournalError::Full { .. }) => {
-                    warn!(group = self.group, error = %chain(&error), "the journal is full");
-                    self.journal_full = true;
-                    // What comes after it must not be appended without it.
-                    self.target.appended(clock::now(), frame, None);
-                    return;
-                }
-                Err(error) => {
-                    self.fail("the journal cannot be written", &error);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn try_append(&mut self, frames: &[Frame]) -> Result<Vec<Lsn>, JournalError> {
-        match self.store.append_batch(frames) {
-            Err(JournalError::Backlog { .. }) => {
-                self.sync_journal()?;
-                self.store.append_batch(frames)
-            }
-            result => result,
-        }
-    }
-
-    /// Makes the journal durable and returns then; a sync that is under way is waited for first.
-    fn sync_journal(&mut self) -> Result<(), JournalError> {
-        let ticket: SyncTicket = loop {
-            match self.store.start_sync() {
-                Ok(ticket) => break ticket,
-                Err(JournalError::SyncUnderWay) => match self.jobs.wait() {
-                    Some(done) => self.done(done),
-                    None => return Err(JournalError::SyncUnderWay),
-                },
-                Err(error) => return Err(error),
-            }
-        };
-        let result = ticket.run();
-        self.store.finish_sync(ticket, result).map(drop)
     }
 
     fn done(&mut self, done: Done) {

@@ -1,5 +1,7 @@
 //! The loop of a group's thread: take what is there, let the state machine work, show what is the case, sleep.
 
+mod promotion;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::input::Input;
 use super::open::{self, Elsewhere, Found, Setup};
-use super::promote::{PromoteError, PromoteRequest, Promoted};
+use super::promote::{PromoteError, PromoteRequest};
 use super::snapshot::{Phase, Shared};
 use super::standby::Standby;
 use crate::clock;
@@ -212,35 +214,6 @@ impl Thread {
         self.settle();
     }
 
-    fn promote(&mut self, request: PromoteRequest) {
-        self.open_again();
-        let error = match &mut self.place {
-            Place::Standby(standby) if request.dry_run => {
-                let outcome = standby.target.may_promote().map(|point| Promoted {
-                    position: point.position,
-                    time: standby.newest_time(),
-                    source_seen: self.source_seen,
-                    connected: self.link.is_some(),
-                });
-                // Whoever asked may have gone.
-                let _ = request.answer.send(outcome.map_err(PromoteError::from));
-                return;
-            }
-            Place::Standby(standby) => match standby.target.may_promote() {
-                Ok(_) => {
-                    standby.target.promote(clock::now(), request.generation);
-                    self.promotion = Some(request);
-                    return;
-                }
-                Err(refusal) => PromoteError::from(refusal),
-            },
-            Place::Elsewhere(Elsewhere::Configured) => PromoteError::ConfiguredPrimary,
-            Place::Elsewhere(Elsewhere::Primary(generation)) => PromoteError::Primary(*generation),
-            Place::Failed { .. } => PromoteError::Failed(self.last_error.clone().unwrap_or_default()),
-        };
-        let _ = request.answer.send(Err(error));
-    }
-
     fn settle(&mut self) {
         if let Place::Standby(standby) = &mut self.place {
             standby.settle(&mut self.link);
@@ -286,34 +259,6 @@ impl Thread {
         } else if let Some(reason) = failure {
             self.give_up(reason, RETRY);
         }
-    }
-
-    fn promoted(
-        &mut self,
-        outcome: Result<afterimage_protocol::target::Promotion, afterimage_protocol::target::CannotPromote>,
-    ) {
-        let Some(request) = self.promotion.take() else { return };
-        let outcome = match outcome {
-            Ok(promotion) => {
-                let mut time = None;
-                if let Place::Standby(standby) = &mut self.place {
-                    standby.finish_jobs();
-                    time = standby.newest_time();
-                }
-                // Files, volumes and lock are free for the agent before anyone hears of it.
-                self.place = Place::Elsewhere(Elsewhere::Primary(promotion.generation));
-                self.phase = Phase::Elsewhere;
-                self.end_session("the standby was promoted");
-                info!(group = self.name(), position = %promotion.position, generation = %promotion.generation, "promoted");
-                let (source_seen, position) = (self.source_seen, promotion.position);
-                Ok(Promoted { position, time, source_seen, connected: false })
-            }
-            Err(error) => {
-                error!(group = self.name(), %error, "not promoted");
-                Err(error.into())
-            }
-        };
-        let _ = request.answer.send(outcome);
     }
 
     /// Forgets all that is in memory; the group is opened again after `wait`.

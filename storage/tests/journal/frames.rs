@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::{Block, Codec, Content, Frame, Record};
+use afterimage_protocol::rules::Rules;
 use afterimage_protocol::*;
 use afterimage_storage::io::Dir;
 use afterimage_storage::journal::{Journal, JournalError, JournalOptions, Recovered};
 use bytes::Bytes;
 
-pub const OPTIONS: JournalOptions =
-    JournalOptions { segment_bytes: 12 << 10, max_bytes: 1 << 20, max_unsynced_bytes: 64 << 10 };
+pub const OPTIONS: JournalOptions = JournalOptions {
+    segment_bytes: 12 << 10,
+    max_bytes: 1 << 20,
+    max_unsynced_bytes: 64 << 10,
+    rules: Rules::ALL,
+};
 
 pub type Held = (Lsn, Lsn, Frame);
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::{Block, Codec, Content, Frame, Payload, Record};
+use afterimage_protocol::rules::Rules;
 use afterimage_protocol::*;
 use afterimage_storage::io::{Dir, Open};
 use afterimage_storage::journal::{Journal, JournalOptions};
@@ -15,8 +16,12 @@ use bytes::Bytes;
 use crate::disk::Disk;
 use crate::frames::*;
 
-const OPTIONS: JournalOptions =
-    JournalOptions { segment_bytes: 4096 + 1024, max_bytes: 1 << 20, max_unsynced_bytes: 1 << 20 };
+const OPTIONS: JournalOptions = JournalOptions {
+    segment_bytes: 4096 + 1024,
+    max_bytes: 1 << 20,
+    max_unsynced_bytes: 1 << 20,
+    rules: Rules::ALL,
+};
 
 fn fixture() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/journal/v1")

@@ -1,0 +1,68 @@
+//! A promotion as the group's thread does it: asked for, under way in the state machine, done.
+
+use afterimage_protocol::target::{CannotPromote, Promotion};
+use tracing::{error, info};
+
+use super::{Place, Thread};
+use crate::clock;
+use crate::group::open::Elsewhere;
+use crate::group::promote::{PromoteError, PromoteRequest, Promoted};
+use crate::group::snapshot::Phase;
+
+impl Thread {
+    /// Answers a dry run, or begins the promotion.
+    pub(super) fn promote(&mut self, request: PromoteRequest) {
+        self.open_again();
+        let error = match &mut self.place {
+            Place::Standby(standby) if request.dry_run => {
+                let outcome = standby.target.may_promote().map(|point| Promoted {
+                    position: point.position,
+                    time: standby.newest_time(),
+                    source_seen: self.source_seen,
+                    connected: self.link.is_some(),
+                });
+                // Whoever asked may have gone.
+                let _ = request.answer.send(outcome.map_err(PromoteError::from));
+                return;
+            }
+            Place::Standby(standby) => match standby.target.may_promote() {
+                Ok(_) => {
+                    standby.target.promote(clock::now(), request.generation);
+                    self.promotion = Some(request);
+                    return;
+                }
+                Err(refusal) => PromoteError::from(refusal),
+            },
+            Place::Elsewhere(Elsewhere::Configured) => PromoteError::ConfiguredPrimary,
+            Place::Elsewhere(Elsewhere::Primary(generation)) => PromoteError::Primary(*generation),
+            Place::Failed { .. } => PromoteError::Failed(self.last_error.clone().unwrap_or_default()),
+        };
+        let _ = request.answer.send(Err(error));
+    }
+
+    /// The state machine is done with a promotion.
+    pub(super) fn promoted(&mut self, outcome: Result<Promotion, CannotPromote>) {
+        let Some(request) = self.promotion.take() else { return };
+        let outcome = match outcome {
+            Ok(promotion) => {
+                let mut time = None;
+                if let Place::Standby(standby) = &mut self.place {
+                    standby.finish_jobs();
+                    time = standby.newest_time();
+                }
+                // Files, volumes and lock are free for the agent before anyone hears of it.
+                self.place = Place::Elsewhere(Elsewhere::Primary(promotion.generation));
+                self.phase = Phase::Elsewhere;
+                self.end_session("the standby was promoted");
+                info!(group = self.name(), position = %promotion.position, generation = %promotion.generation, "promoted");
+                let (source_seen, position) = (self.source_seen, promotion.position);
+                Ok(Promoted { position, time, source_seen, connected: false })
+            }
+            Err(error) => {
+                error!(group = self.name(), %error, "not promoted");
+                Err(error.into())
+            }
+        };
+        let _ = request.answer.send(outcome);
+    }
+}
