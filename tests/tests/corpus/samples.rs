@@ -503,7 +503,7 @@ fn journal() -> Samples {
         journal_input(&disk)
     };
     let sync = |journal: &mut Journal| {
-        let mut ticket = journal.start_sync().unwrap();
+        let ticket = journal.start_sync().unwrap();
         let result = ticket.run();
         journal.finish_sync(ticket, result).unwrap();
     };
