@@ -5,7 +5,7 @@
 //! opened opens again with the same content).
 //!
 //! A checksum stops a fuzzer at the door. So targets with one run twice: on the bytes as they are, which decides
-//! whether they were accepted, and with the checksums put right ([`mend`]).
+//! whether they were accepted, and with the checksums put right (`mend`).
 //!
 //! `tests/fuzz` runs them under libFuzzer; `tests/tests/corpus.rs` replays the committed corpora in an ordinary test.
 
