@@ -1,8 +1,8 @@
 //! The receiver: keeps the standby's copy of each group whose standby this host is.
 //!
-//! A thin shell around [`afterimage_protocol::target::Target`]. Sessions ([`mod@session`], `streams`) read frames and messages
-//! off the network and hand them to the one thread that owns their group ([`mod@group`]); that thread calls the state machine
-//! and performs what it asks for. [`mod@admin`] answers the operator. What is decided is decided in the state machine.
+//! A thin shell around [`afterimage_protocol::target::Target`]. Sessions (`session`, `streams`) read frames and messages
+//! off the network and hand them to the one thread that owns their group (`group`); that thread calls the state machine
+//! and performs what it asks for. `admin` answers the operator. What is decided is decided in the state machine.
 //!
 //! | module | noun |
 //! |---|---|
