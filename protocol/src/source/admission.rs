@@ -81,7 +81,8 @@ impl Source {
         let full = self.queue.bytes() + Queue::cost_of(payload_bytes) > self.config.queue_bytes;
         if full && self.needs_record(blocks) {
             // In sync mode the write would wait for the target anyway; elsewhere the volume does not wait for the link.
-            let paces = self.config.mode == Mode::Sync && self.in_sync && self.session.is_active();
+            let waits = self.in_sync || self.approach.is_closing();
+            let paces = self.config.mode == Mode::Sync && waits && self.session.is_active();
             if paces && self.queue.bytes() > 0 {
                 return Verdict::Wait;
             }

@@ -6,6 +6,65 @@
 
 use super::*;
 
+/// How long a failed approach keeps the next one off, at most, in sync timeouts.
+const MAX_REST_TIMEOUTS: u64 = 64;
+
+/// The way of a degraded group back into sync.
+#[derive(Debug, Default)]
+pub(super) struct Approach {
+    step: Step,
+    /// Not before this time again.
+    rest_until: Time,
+    rest_us: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Step {
+    /// The target is not known to be close.
+    #[default]
+    Far,
+    /// How long does it take until the target has what was admitted at a certain time?
+    Probing { sequence: Sequence, since: Time },
+    /// Not long: clients wait for it.
+    Closing,
+}
+
+impl Approach {
+    pub fn is_closing(&self) -> bool {
+        self.step == Step::Closing
+    }
+
+    /// All that the target lacks is on its way.
+    pub fn close_in(&mut self, now: Time) {
+        if now >= self.rest_until {
+            self.step = Step::Closing;
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.step = Step::Far;
+    }
+
+    /// Clients have waited for too long, in sync or on the way to it: they are left alone for a while, longer each time.
+    fn fail(&mut self, now: Time, timeout_us: u64) {
+        self.step = Step::Far;
+        self.rest_us = (self.rest_us * 2).clamp(timeout_us, timeout_us * MAX_REST_TIMEOUTS);
+        self.rest_until = now.plus_us(self.rest_us);
+    }
+
+    fn go_on(&mut self, now: Time, level: Sequence, sequence: Sequence, timeout_us: u64) {
+        match self.step {
+            Step::Far if now >= self.rest_until => self.step = Step::Probing { sequence, since: now },
+            Step::Probing { sequence: asked, since } if level >= asked => {
+                // Half of what clients would wait for at most: what is under way takes as long again.
+                let close = now.0.saturating_sub(since.0) <= timeout_us / 2;
+                self.step = if close { Step::Closing } else { Step::Probing { sequence, since: now } };
+            }
+            _ => {}
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub request: RequestId,
@@ -156,7 +215,7 @@ impl Source {
     /// Whether clients are answered without the target.
     fn alone(&self) -> bool {
         let holds = self.config.on_link_loss == OnLinkLoss::Block && self.state.peer_has_checkpoint;
-        self.config.mode == Mode::Async || (!self.in_sync && !holds)
+        self.config.mode == Mode::Async || (!self.in_sync && !holds && !self.approach.is_closing())
     }
 
     pub(super) fn complete_ready(&mut self) {
@@ -216,21 +275,35 @@ impl Source {
     }
 
     /// Whether acknowledged writes are at the target again (rule 3).
+    ///
+    /// While clients are answered without the target, the last answer may always be ahead of it. So once the target is
+    /// close, clients wait for it again before the group says that it is in sync: then what is to be covered stands still.
     pub(super) fn regain_sync(&mut self) {
-        if self.config.mode != Mode::Sync || self.in_sync || self.phase != Phase::Streaming {
+        if self.config.mode != Mode::Sync || self.in_sync {
             return;
         }
-        let covers = self.level() >= self.acknowledged || !self.rules.on(Rule::InSyncCovers);
-        let late = self.late_at().is_some_and(|at| at <= self.now);
-        if covers && !late && self.received >= self.recovery && self.session.is_active() {
-            self.in_sync = true;
+        if self.phase != Phase::Streaming || !self.session.is_active() {
+            self.approach.abandon();
+            return;
         }
+        let late = self.late_at().is_some_and(|at| at <= self.now);
+        let covers = self.level() >= self.acknowledged || !self.rules.on(Rule::InSyncCovers);
+        if covers && !late && self.received >= self.recovery {
+            self.in_sync = true;
+            self.approach = Approach::default();
+            return;
+        }
+        if late && self.approach.is_closing() {
+            self.approach.fail(self.now, self.config.sync_timeout_us);
+        }
+        let (level, sequence) = (self.level(), self.sequence);
+        self.approach.go_on(self.now, level, sequence, self.config.sync_timeout_us);
     }
 
     /// When a sync group that waits for its target stops waiting.
     pub(super) fn degrade_at(&self) -> Option<Time> {
         let degrades = self.config.on_link_loss == OnLinkLoss::Degrade || !self.state.peer_has_checkpoint;
-        self.late_at().filter(|_| self.in_sync && degrades)
+        self.late_at().filter(|_| (self.in_sync || self.approach.is_closing()) && degrades)
     }
 
     /// When the target has let something wait for too long.
@@ -249,6 +322,7 @@ impl Source {
     pub(super) fn degrade_if_late(&mut self, now: Time) {
         if self.degrade_at().is_some_and(|at| at <= now) {
             self.in_sync = false;
+            self.approach.fail(now, self.config.sync_timeout_us);
         }
     }
 }

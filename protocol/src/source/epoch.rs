@@ -294,6 +294,7 @@ impl Source {
         self.recent.clear();
         self.clearing.committed(self.sequence, compare);
         self.hold_until = Time(0);
+        self.approach.close_in(self.now);
     }
 
     /// The target has these frames of the open epoch, and its records up to `records_to`, on stable storage.

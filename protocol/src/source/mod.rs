@@ -37,7 +37,7 @@ use crate::state::{GroupState, LostBlocks};
 
 use admission::Waiting;
 use clearing::Clearing;
-use completion::{InFlight, PendingFlush};
+use completion::{Approach, InFlight, PendingFlush};
 use epoch::Epoch;
 use hot::HotSet;
 use lock::RangeLocks;
@@ -239,6 +239,7 @@ pub struct Source {
     received: Sequence,
     durable: Sequence,
     in_sync: bool,
+    approach: Approach,
     disconnected_since: Time,
     waiting: VecDeque<Waiting>,
     locks: RangeLocks,
@@ -343,6 +344,7 @@ impl Source {
             received: Sequence(0),
             durable: Sequence(0),
             in_sync: false,
+            approach: Approach::default(),
             disconnected_since: now,
             waiting: VecDeque::new(),
             locks: RangeLocks::default(),

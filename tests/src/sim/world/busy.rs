@@ -1,5 +1,7 @@
 //! A run without faults whose clients write faster than the link carries: a catch-up must close all the same (rule 15).
 
+use afterimage_protocol::source::Mode;
+
 use super::{Violation, World};
 
 /// Rounds within which an epoch has to close, of [`ROUND_US`] each: several times what admission is held for.
@@ -29,11 +31,15 @@ impl World {
             }
             self.timeouts();
             self.after_step()?;
-            let streams = self.primary.process.as_ref().is_some_and(|p| p.source.status().streaming);
-            if streams && self.standby.newest().is_some() {
+            let status = self.primary.process.as_ref().map(|p| p.source.status());
+            let sync = self.setup.config.mode == Mode::Sync;
+            let settled = status.as_ref().is_some_and(|s| s.streaming && (s.in_sync || !sync));
+            if settled && self.standby.newest().is_some() {
                 return Ok(());
             }
         }
-        Err(Violation::new("G7", "the catch-up does not close while clients write".into()))
+        let status = self.primary.process.as_ref().map(|p| p.source.status());
+        let detail = format!("the catch-up does not close, or not in sync, while clients write: {status:?}");
+        Err(Violation::new("G7", detail))
     }
 }

@@ -434,6 +434,9 @@ impl World {
             disk.clear_faults();
             disk.set_fuse(None);
         }
+        if self.connections.iter().any(|c| c.lossy && !c.source_gone) {
+            self.source_disconnects();
+        }
         self.restart_failed();
     }
 

@@ -452,6 +452,7 @@ impl World {
             match Frame::decode(&bytes) {
                 Ok((Frame::Record(_), _)) if self.faults.lose_record && p.target.staging().is_none() => {
                     self.faults.lose_record = false;
+                    c.lossy = true;
                     self.say(|| "  a record is lost on its way".into());
                 }
                 Ok((frame, _)) => {

@@ -19,6 +19,8 @@ pub struct Connection {
     /// Encoded frames.
     pub ordered: VecDeque<Bytes>,
     pub blocks: [VecDeque<Bytes>; BLOCK_STREAMS],
+    /// A record was lost on it, as no connection should: it may hang, and is not kept when everything is mended.
+    pub lossy: bool,
     /// The source has let go of it.
     pub source_gone: bool,
     /// The target has.

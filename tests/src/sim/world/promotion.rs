@@ -94,6 +94,9 @@ impl World {
             self.kill_standby();
         }
         self.standby.ended.clear();
+        // What became durable is looked at with a disk that can be read.
+        self.standby.disk.clear_faults();
+        self.standby.disk.set_fuse(None);
         let Ok((_, Some(state))) = GroupStore::open(self.standby.disk.dir("group")) else { return Ok(()) };
         if state.role == Role::Standby {
             self.standby.disk.kill();
