@@ -38,6 +38,8 @@ use session::Session;
 const SYNC_DELAY_US: u64 = 5_000;
 /// Or when this much is not synced.
 const SYNC_BYTES: u64 = 4 << 20;
+/// Why a target has failed when its journal could not be made durable, not even by writing it again ([`Target::failure`]).
+pub const JOURNAL_SYNC_FAILED: &str = "the journal cannot be synced";
 
 /// What does not change while a target runs.
 #[derive(Clone, Debug)]

@@ -203,7 +203,7 @@ impl Target {
                 self.staged_synced(lsn);
                 self.clear_lost_if_committed();
             }
-            None => self.fail("the journal cannot be synced"),
+            None => self.fail(super::JOURNAL_SYNC_FAILED),
         }
         self.pump(now);
     }

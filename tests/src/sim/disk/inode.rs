@@ -164,7 +164,10 @@ impl Inode {
         }
         self.pull();
         let touched = pages_of(offset, end - offset);
-        let pages: Vec<u64> = self.newest.pages.range(touched.clone()).map(|(&page, _)| page).collect();
+        // Also those that read as 0 only because a failed sync dropped what was to be written.
+        let with_data =
+            self.newest.pages.range(touched.clone()).chain(self.durable.pages.range(touched.clone()));
+        let pages: BTreeSet<u64> = with_data.map(|(&page, _)| page).collect();
         for page in pages {
             let start = (page * PAGE_BYTES).max(offset) - page * PAGE_BYTES;
             let stop = ((page + 1) * PAGE_BYTES).min(end) - page * PAGE_BYTES;

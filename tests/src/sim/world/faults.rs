@@ -280,11 +280,16 @@ impl World {
         self.check()?;
         self.kill_standby();
         self.standby.disk.power_cut(&mut self.rng);
+        self.forget_received();
+        Ok(())
+    }
+
+    /// What the standby had in its page cache only may be gone: its power was cut, or a sync failed for good.
+    pub(super) fn forget_received(&mut self) {
         if self.setup.config.ack == afterimage_protocol::source::AckLevel::Received {
             self.primary.must = self.primary.must_durable;
             self.primary.unaware = true;
         }
-        Ok(())
     }
 
     /// What the standby once said or promised does not count any more.

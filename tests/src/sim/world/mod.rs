@@ -276,7 +276,15 @@ impl World {
         if self.primary.disk.dead() {
             self.kill_primary();
         }
-        if self.standby.disk.dead() || self.standby.process.as_ref().is_some_and(|p| p.broken) {
+        let broken = self.standby.process.as_ref().is_some_and(|p| p.broken);
+        if self.standby.disk.dead() || broken {
+            let failure = self.standby.process.as_ref().and_then(|p| p.target.failure());
+            if let Some(failure) = failure {
+                self.say(|| format!("standby has failed: {failure}"));
+                if failure == target::JOURNAL_SYNC_FAILED {
+                    self.forget_received();
+                }
+            }
             self.kill_standby();
         }
     }

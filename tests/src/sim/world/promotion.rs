@@ -5,6 +5,7 @@ use afterimage_protocol::*;
 use afterimage_storage::group::GroupStore;
 
 use super::model::read_image;
+use super::standby::check_point;
 use super::{Violation, World, primary};
 
 /// Steps that a promotion without faults may take.
@@ -51,10 +52,7 @@ impl World {
         let volumes = primary::open_volumes(&self.standby.disk);
         let image = read_image(&volumes)
             .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
-        match self.history.at(position.sequence) {
-            Some(expected) if *expected == image => Ok(()),
-            _ => Err(Violation::new("G1", format!("the promoted image is not the primary's at {position}"))),
-        }
+        check_point(&image, position, &self.history)
     }
 
     /// A promotion in the middle of a run; mostly the process is killed or the power cut on the way. Afterwards the host

@@ -269,7 +269,8 @@ impl Standby {
     }
 }
 
-fn check_point(image: &Image, position: Position, history: &History) -> Result<(), Violation> {
+/// That `image` is the primary's at `position`.
+pub fn check_point(image: &Image, position: Position, history: &History) -> Result<(), Violation> {
     match history.at(position.sequence) {
         None => Err(Violation::new("G1", format!("offers {position}, which never was"))),
         Some(expected) if expected == image => Ok(()),
