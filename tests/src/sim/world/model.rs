@@ -105,8 +105,10 @@ pub struct History {
     images: BTreeMap<Sequence, Rc<Image>>,
     current: Rc<Image>,
     last: Sequence,
-    /// The sequence that gave each write's number its place.
-    pub placed: BTreeMap<u64, Sequence>,
+    /// The place of each write's number among all writes: a primary that cannot store its state uses sequences that the
+    /// next run will use again.
+    pub placed: BTreeMap<u64, u64>,
+    writes: u64,
     /// Writes since they were last taken, for the log.
     pub news: Vec<(Sequence, ByteRange, u64)>,
     /// Writes that failed locally since they were last taken, for the log.
@@ -129,18 +131,20 @@ impl History {
         }
     }
 
-    /// The write of `sequence`.
-    pub fn wrote(&mut self, sequence: Sequence, range: ByteRange, raw: Option<&[u8]>) {
+    /// The write of `sequence`; returns its place among all writes, from 1 on.
+    pub fn wrote(&mut self, sequence: Sequence, range: ByteRange, raw: Option<&[u8]>) -> u64 {
+        self.writes += 1;
         self.passed(Sequence(sequence.0 - 1));
         let mut image = Image::clone(&self.current);
         put(&mut image, range, raw);
         for index in sectors_in(range) {
-            self.placed.insert(image[index], sequence);
+            self.placed.insert(image[index], self.writes);
         }
         self.news.push((sequence, range, sectors_in(range).next().map_or(0, |i| image[i])));
         self.current = Rc::new(image);
         self.last = sequence;
         self.images.insert(sequence, self.current.clone());
+        self.writes
     }
 
     /// A failed write left these sectors as they are now: part of the next sequence.

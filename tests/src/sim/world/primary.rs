@@ -65,7 +65,7 @@ enum Report {
 /// What a client asked for.
 enum Request {
     Write { range: ByteRange, fua: bool },
-    Flush { covers: BTreeMap<usize, Sequence>, need: Sequence },
+    Flush { covers: BTreeMap<usize, u64>, need: Sequence },
 }
 
 pub struct Process {
@@ -73,7 +73,8 @@ pub struct Process {
     store: SourceStore,
     pub volumes: Vec<Arc<dyn File>>,
     jobs: Vec<Job>,
-    requests: BTreeMap<RequestId, (Request, Option<Sequence>)>,
+    /// Each with its sequence and its place among all writes, once it has them.
+    requests: BTreeMap<RequestId, (Request, Option<(Sequence, u64)>)>,
     pub disconnect: bool,
 }
 
@@ -89,9 +90,9 @@ pub struct Primary {
     /// The last write acknowledged while in sync, and the last one that was acknowledged as durable.
     pub must: Sequence,
     pub must_durable: Sequence,
-    /// For each sector: the last acknowledged write, and the last one whose flush was acknowledged.
-    acked: BTreeMap<usize, Sequence>,
-    flushed: BTreeMap<usize, Sequence>,
+    /// For each sector: the place of the last acknowledged write, and of the last one whose flush was acknowledged.
+    acked: BTreeMap<usize, u64>,
+    flushed: BTreeMap<usize, u64>,
     pub acked_last: [Sequence; 2],
     /// The last write that this run of the process has acknowledged.
     pub acknowledged: Sequence,
@@ -187,7 +188,7 @@ impl Primary {
                 return Err(Violation::new(
                     "G2",
                     format!(
-                        "sector {sector}: the flush of write {need} was acknowledged, the disk has {found} of {place}"
+                        "sector {sector}: the flush of the {need}th write was acknowledged, the disk has {found}, the {place}th"
                     ),
                 ));
             }
@@ -282,7 +283,7 @@ impl Primary {
                 if result.is_err() {
                     history.errors.push(sequence);
                     let range = p.requests.values().find_map(|(r, s)| match r {
-                        Request::Write { range, .. } if *s == Some(sequence) => Some(*range),
+                        Request::Write { range, .. } if s.is_some_and(|(s, _)| s == sequence) => Some(*range),
                         _ => None,
                     });
                     if let Some(range) = range {
@@ -311,12 +312,12 @@ impl Primary {
                         Content::Data(payload) => Some(payload.encoded.clone()),
                         Content::Zeroes { .. } => None,
                     };
-                    history.wrote(sequence, write.range, raw.as_deref());
+                    let place = history.wrote(sequence, write.range, raw.as_deref());
                     let unplaced = p.requests.values_mut().find(|(r, s)| {
                         s.is_none() && matches!(r, Request::Write { range, .. } if *range == write.range)
                     });
                     if let Some((_, s)) = unplaced {
-                        *s = Some(sequence);
+                        *s = Some((sequence, place));
                     }
                     p.jobs.push(Job::Write(sequence, write));
                 }
@@ -339,13 +340,13 @@ impl Primary {
                 continue;
             }
             match (what, sequence) {
-                (Request::Write { range, fua }, Some(sequence)) => {
+                (Request::Write { range, fua }, Some((sequence, place))) => {
                     for sector in sectors_in(range) {
                         let last = self.acked.entry(sector).or_default();
-                        *last = (*last).max(sequence);
+                        *last = (*last).max(place);
                         if fua {
                             let last = self.flushed.entry(sector).or_default();
-                            *last = (*last).max(sequence);
+                            *last = (*last).max(place);
                         }
                     }
                     self.acknowledged = self.acknowledged.max(sequence);
@@ -359,9 +360,9 @@ impl Primary {
                     }
                 }
                 (Request::Flush { covers, need }, _) => {
-                    for (sector, sequence) in covers {
+                    for (sector, place) in covers {
                         let last = self.flushed.entry(sector).or_default();
-                        *last = (*last).max(sequence);
+                        *last = (*last).max(place);
                     }
                     if in_sync {
                         self.must_durable = self.must_durable.max(need);
