@@ -128,6 +128,18 @@ impl HotSet {
         }
     }
 
+    /// What it does, for a person.
+    pub fn activity(&self) -> String {
+        format!(
+            "{} of {}, writing {}, cooling {:?}, full {}",
+            self.set.len(),
+            self.capacity,
+            self.persisting.is_some(),
+            self.cooling,
+            self.full
+        )
+    }
+
     /// Extents that could leave, least recently used first.
     fn candidates(&self) -> Vec<Extent> {
         let mut idle: Vec<_> =
@@ -210,6 +222,8 @@ impl Source {
         if self.hot.cooling.is_none() && (self.hot.full || crowded) && rested {
             self.hot.full = false;
             self.begin_cooling();
+            // It may have nothing to wait for, and then nothing else would end it.
+            self.end_cooling();
         }
         if self.hot.changed && self.hot.persisting.is_none() {
             self.hot.changed = false;

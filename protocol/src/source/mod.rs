@@ -598,6 +598,22 @@ impl Source {
         }
     }
 
+    /// What the machine waits for, for a person who looks into why it does.
+    pub fn activity(&self) -> String {
+        format!(
+            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}",
+            self.waiting.len(),
+            self.in_flight.len(),
+            self.flushes.len(),
+            self.reads.len(),
+            self.hot.activity(),
+            self.hold_until.0,
+            self.state.reserved,
+            self.state_wanted,
+            self.state_persisting,
+        )
+    }
+
     /// The position of the primary's image.
     pub fn position(&self) -> Position {
         Position::new(self.state.generation, self.sequence)

@@ -581,8 +581,9 @@ impl World {
             }
         }
         let detail = format!(
-            "no rest: {}; {:?}; target newest {:?}, jobs {} and {}, {} requests",
+            "no rest: {}; {}; {:?}; target newest {:?}, jobs {} and {}, {} requests",
             self.standby.process.as_ref().map(|p| p.target.activity()).unwrap_or_default(),
+            self.primary.process.as_ref().map(|p| p.source.activity()).unwrap_or_default(),
             self.primary.process.as_ref().map(|p| p.source.status()),
             self.standby.newest(),
             self.primary.jobs(),
