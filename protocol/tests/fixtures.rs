@@ -1,0 +1,184 @@
+//! What goes over the wire and into the superblock, byte for byte: what an older program sent or stored is read, and this
+//! one writes the same.
+//!
+//! `AFTERIMAGE_WRITE_FIXTURES=1 cargo test -p afterimage-protocol --test fixtures` writes those of the current version;
+//! those of an older one are never written again.
+
+use std::path::Path;
+
+use afterimage_protocol::codec;
+use afterimage_protocol::frame::*;
+use afterimage_protocol::message::*;
+use afterimage_protocol::state::*;
+use afterimage_protocol::*;
+use bytes::Bytes;
+
+/// What the fixture `file` holds.
+fn read(file: &str, written: &[u8]) -> Bytes {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/wire").join(file);
+    if std::env::var_os("AFTERIMAGE_WRITE_FIXTURES").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, written).unwrap();
+    }
+    std::fs::read(&path).unwrap().into()
+}
+
+/// Compares `written` with the fixture `file`, and returns what the fixture holds.
+fn stored(file: &str, written: &[u8]) -> Bytes {
+    let stored = read(file, written);
+    let differs = stored.iter().zip(written).position(|(a, b)| a != b);
+    assert_eq!((differs, stored.len()), (None, written.len()), "{file} is written differently now");
+    stored
+}
+
+fn position(sequence: u64) -> Position {
+    Position::new(Generation(0x0123_4567_89ab_cdef), Sequence(sequence))
+}
+
+fn blocks(first: u64, count: u64) -> BlockRange {
+    BlockRange { volume: VolumeIndex(3), first, count }
+}
+
+fn data(codec: Codec) -> Content {
+    let raw: Bytes = (0..8192_u32).map(|n| (n / 512) as u8).collect::<Vec<_>>().into();
+    Content::Data(codec::encode(codec, &raw, codec::content_checksum(&raw)))
+}
+
+fn record(sequence: u64, content: Content) -> Frame {
+    let range = ByteRange::new(VolumeIndex(3), 4096 * sequence, 8192);
+    Frame::Record(Record {
+        position: position(sequence),
+        range,
+        time: Time(1_700_000_000_000_000),
+        content,
+        floor: Sequence(sequence - 1),
+    })
+}
+
+#[test]
+fn frames() {
+    let (epoch, frame, after) = (EpochId(0x1_0000_0002), FrameId(77), Sequence(40));
+    let range = ByteRange::new(VolumeIndex(3), 1 << 40, 8192);
+    let hashes: Bytes = (0..2 * HASH_BYTES as u8).collect::<Vec<_>>().into();
+    let all = [
+        record(41, data(Codec::Raw)),
+        record(44, Content::Zeroes { punch: true }),
+        record(45, Content::Zeroes { punch: false }),
+        Frame::Mark { sequence: Sequence(45), sync: true },
+        Frame::EpochBegin { epoch, generation: position(0).generation, incarnation: Incarnation(9) },
+        Frame::Block(Block { epoch, frame, range, read_at: Sequence(46), after, content: data(Codec::Raw) }),
+        Frame::Compare(Compare { epoch, frame, range, read_at: Sequence(46), after, hashes }),
+        Frame::EpochCommit { epoch, position: position(50), time: Time(5), frames: 3, digest: u64::MAX },
+        Frame::EpochAbort { epoch },
+        Frame::Point { position: position(51), time: Time(6) },
+    ];
+    let written: Vec<u8> = all.iter().flat_map(|frame| frame.to_bytes()).collect();
+    let mut stored = stored("frames.v1.bin", &written);
+    for expected in &all {
+        let (frame, length) = Frame::decode(&stored).unwrap();
+        assert_eq!(&frame, expected);
+        stored = stored.slice(length..);
+    }
+    assert!(stored.is_empty());
+}
+
+/// Another version of a compressor may find other bytes; those of an older one have to be understood.
+#[test]
+fn compressed_frames() {
+    let written: Vec<u8> =
+        [Codec::Lz4, Codec::Zstd].iter().flat_map(|codec| record(42, data(*codec)).to_bytes()).collect();
+    let mut stored = read("compressed-frames.v1.bin", &written);
+    let Content::Data(raw) = data(Codec::Raw) else { unreachable!() };
+    for codec in [Codec::Lz4, Codec::Zstd] {
+        let (frame, length) = Frame::decode(&stored).unwrap();
+        let Frame::Record(Record { content: Content::Data(payload), .. }) = frame else {
+            panic!("{frame:?}")
+        };
+        assert_eq!((payload.codec, codec::decode(&payload).unwrap()), (codec, raw.encoded.clone()));
+        stored = stored.slice(length..);
+    }
+    assert!(stored.is_empty());
+}
+
+#[test]
+fn messages_of_the_source() {
+    let open = Open {
+        group: "orders".into(),
+        session: SessionId(u64::MAX),
+        known_session: SessionId(1),
+        generation: position(0).generation,
+        parent: Some(position(7)),
+        incarnation: Incarnation(3),
+        sequence: Sequence(1 << 40),
+        durable_acks: true,
+        volumes: vec![VolumeInfo { name: "pgdata".into(), size_bytes: 1 << 44 }],
+    };
+    let all = [SourceMessage::Open(open), SourceMessage::Ping { time: Time(8) }];
+    for (n, message) in all.iter().enumerate() {
+        let stored = stored(&format!("source-message-{n}.v1.bin"), &encode(message));
+        assert_eq!(&decode::<SourceMessage>(&stored).unwrap(), message);
+    }
+}
+
+#[test]
+fn messages_of_the_target() {
+    let opened = |lost, epoch| {
+        TargetMessage::Opened(Opened {
+            session: SessionId(5),
+            known_session: SessionId(4),
+            previous_session: SessionId(3),
+            received: Some(position(10)),
+            durable: None,
+            mark: 2,
+            epoch,
+            lost,
+        })
+    };
+    let epoch = OpenEpoch {
+        epoch: EpochId(6),
+        incarnation: Incarnation(2),
+        frames: vec![(FrameId(0), 9), (FrameId(11), 1)],
+        digest: 12,
+        records_to: Sequence(8),
+    };
+    let all = [
+        opened(Lost::None, None),
+        opened(Lost::Ranges(vec![blocks(1, 2)]), Some(epoch)),
+        opened(Lost::All, None),
+        TargetMessage::Refused { code: Refusal::Promoted, text: "was promoted".into() },
+        TargetMessage::Received { sequence: Sequence(300) },
+        TargetMessage::Durable { sequence: Sequence(70_000) },
+        TargetMessage::Staged {
+            epoch: EpochId(6),
+            frames: vec![(FrameId(1), 2)],
+            records_to: Sequence(9),
+            mark: Some(1),
+        },
+        TargetMessage::Differs { epoch: EpochId(6), frame: FrameId(1), blocks: vec![blocks(0, 1)] },
+        TargetMessage::Pong { time: Time(8), applied: Sequence(1) },
+    ];
+    for (n, message) in all.iter().enumerate() {
+        let stored = stored(&format!("target-message-{n}.v1.bin"), &encode(message));
+        assert_eq!(&decode::<TargetMessage>(&stored).unwrap(), message);
+    }
+}
+
+#[test]
+fn group_state() {
+    let volume = VolumeState { name: "pgdata".into(), size_bytes: 1 << 44, identity: b"serial 17".to_vec() };
+    let mut state = GroupState::new(Role::Standby, vec![volume]);
+    state.generation = position(0).generation;
+    state.parent = Some(position(7));
+    state.boot_id = *b"0123456789abcdef";
+    state.incarnation = Incarnation(3);
+    state.reserved = Sequence(1 << 20);
+    state.session = SessionId(5);
+    state.previous_session = SessionId(4);
+    state.noted = Sequence(99);
+    state.mark = 2;
+    state.peer_has_checkpoint = true;
+    state.base = Some(BasePoint { position: position(90), lsn: Lsn(4096) });
+    state.lost = LostBlocks::Ranges(vec![blocks(1, 2), blocks(9, 1)]);
+    let stored = stored("group-state.v1.bin", &state.encode());
+    assert_eq!(GroupState::decode(&stored).unwrap(), state);
+}
