@@ -87,7 +87,9 @@ impl Endpoint {
         let socket = open_socket(address, options.socket_buffer_bytes).map_err(failed)?;
         let doorman = Arc::new(Doorman::new(identity, pins, options));
         let config = doorman.server_config(&Arc::new(Watch::default()));
-        let quic = quinn::Endpoint::new(endpoint_config(), Some(config), socket, Arc::new(TokioRuntime))
+        let mut endpoint_config = endpoint_config();
+        identity.reset_secret().apply(socket.local_addr().map_err(failed)?, &mut endpoint_config);
+        let quic = quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime))
             .map_err(failed)?;
         let (hand_over, accepted) = mpsc::channel(ACCEPTED_WAITING);
         let taking_in = tokio::spawn(take_in(quic.clone(), doorman.clone(), hand_over)).abort_handle();

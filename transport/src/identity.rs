@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::fingerprint::Fingerprint;
+use crate::reset::ResetSecret;
 use crate::state_file::{self, StateFileError, StateLock};
 use crate::tls;
 
@@ -26,6 +27,7 @@ pub const IDENTITY_FILE: &str = "identity.pem";
 pub struct Identity {
     key: Arc<CertifiedKey>,
     fingerprint: Fingerprint,
+    reset_secret: ResetSecret,
 }
 
 /// An identity that could not be loaded or made.
@@ -86,6 +88,10 @@ impl Identity {
         self.key.clone()
     }
 
+    pub(crate) fn reset_secret(&self) -> &ResetSecret {
+        &self.reset_secret
+    }
+
     fn load(path: &Path) -> Result<Option<Self>, IdentityError> {
         let mode = match fs::metadata(path) {
             Ok(metadata) => metadata.permissions().mode() & 0o7777,
@@ -134,13 +140,14 @@ fn parse(bytes: &[u8]) -> Result<Identity, String> {
     };
     let fingerprint = Fingerprint::of_certificate(&certificate)
         .ok_or_else(|| "the certificate is not an X.509 v3 certificate".to_owned())?;
+    let reset_secret = ResetSecret::of(key.secret_pkcs8_der());
     let key = tls::provider()
         .key_provider
         .load_private_key(PrivateKeyDer::Pkcs8(key))
         .map_err(|_| "the private key is not valid".to_owned())?;
     let key = CertifiedKey::new(vec![certificate], key);
     key.keys_match().map_err(|_| "the private key does not belong to the certificate".to_owned())?;
-    Ok(Identity { key: Arc::new(key), fingerprint })
+    Ok(Identity { key: Arc::new(key), fingerprint, reset_secret })
 }
 
 fn damaged(path: &Path, what: impl Into<String>) -> IdentityError {

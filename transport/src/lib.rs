@@ -18,6 +18,7 @@ mod options;
 mod pairing;
 mod pins;
 mod refusals;
+mod reset;
 mod state_file;
 mod text;
 mod tls;
