@@ -2,6 +2,12 @@
 //!
 //! Nothing here reads a clock, a file, a socket or a random number: time and randomness are arguments, durability is
 //! an event. The shells (agent, receiver, simulator) take an input, call a machine and perform its outputs.
+//! `clippy.toml` beside this crate's manifest lists what that forbids.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+//! `clippy.toml` beside this crate lists what that forbids.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bitmap;
 pub mod block_set;

@@ -68,7 +68,7 @@ pub(super) struct Epoch {
     pub committed: Option<Sequence>,
     compare: bool,
     /// How often reading a block has failed.
-    failed: HashMap<(VolumeIndex, u64), u32>,
+    failed: BTreeMap<(VolumeIndex, u64), u32>,
     passes: u32,
     run_blocks: u64,
     pub sent_bytes: u64,
@@ -96,7 +96,7 @@ impl Epoch {
             freed: Sequence(0),
             committed: None,
             compare,
-            failed: HashMap::new(),
+            failed: BTreeMap::new(),
             passes: 0,
             run_blocks: DATA_RUN_BLOCKS,
             sent_bytes: 0,

@@ -4,8 +4,6 @@
 //! transaction), and leaves only when a local flush that started after its last write has finished and its bits are
 //! clear or on stable storage (rule 6).
 
-use std::collections::HashMap;
-
 use super::*;
 
 /// Cool when the set is this full, in eighths, so that an admission seldom waits for it.
@@ -36,7 +34,7 @@ struct Cooling {
 #[derive(Debug)]
 pub(super) struct HotSet {
     capacity: usize,
-    set: HashMap<Extent, Hot>,
+    set: BTreeMap<Extent, Hot>,
     stamp: u64,
     transaction: u64,
     persisting: Option<(u64, Vec<Extent>)>,
@@ -229,8 +227,7 @@ impl Source {
             self.hot.changed = false;
             self.hot.transaction += 1;
             let transaction = self.hot.transaction;
-            let mut extents: Vec<Extent> = self.hot.set.keys().copied().collect();
-            extents.sort_unstable();
+            let extents: Vec<Extent> = self.hot.set.keys().copied().collect();
             self.hot.persisting = Some((transaction, extents.clone()));
             self.outputs.push_back(Output::PersistHot { transaction, extents });
         }

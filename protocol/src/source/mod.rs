@@ -25,7 +25,7 @@ mod lock;
 mod queue;
 mod session;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -251,10 +251,10 @@ pub struct Source {
     epoch: Option<Epoch>,
     next_epoch: u64,
     /// The last sequence that wrote a block, for blocks with a record since streaming began.
-    recent: HashMap<(VolumeIndex, u64), Sequence>,
+    recent: BTreeMap<(VolumeIndex, u64), Sequence>,
     clearing: Clearing,
     unreadable: crate::block_set::BlockSet,
-    reads: HashMap<u64, epoch::Read>,
+    reads: BTreeMap<u64, epoch::Read>,
     next_token: u64,
     hold_until: Time,
     next_read_at: Time,
@@ -353,10 +353,10 @@ impl Source {
             last_acked: vec![Sequence(0); volumes],
             epoch: None,
             next_epoch: 0,
-            recent: HashMap::new(),
+            recent: BTreeMap::new(),
             clearing: Clearing::default(),
             unreadable: Default::default(),
-            reads: HashMap::new(),
+            reads: BTreeMap::new(),
             next_token: 0,
             hold_until: Time(0),
             next_read_at: Time(0),
