@@ -5,9 +5,6 @@
 //! `clippy.toml` beside this crate's manifest lists what that forbids.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
-//! `clippy.toml` beside this crate lists what that forbids.
-
-#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bitmap;
 pub mod block_set;
