@@ -447,13 +447,7 @@ impl Pair {
         let paths: Vec<PathBuf> = names.iter().map(|name| self.host(side).export(name)).collect();
         Arc::new(move |volume| {
             let index = volume as usize;
-            let started = Instant::now();
-            loop {
-                match Client::connect_unix(&paths[index], &names[index]) {
-                    Err(_) if started.elapsed() < START_LIMIT => sleep(POLL),
-                    connected => return connected,
-                }
-            }
+            Client::connect_unix(&paths[index], &names[index])
         })
     }
 

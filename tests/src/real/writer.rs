@@ -17,6 +17,8 @@ use crate::sim::Rng;
 const GLANCE: Duration = Duration::from_millis(20);
 /// How long [`Writer::stop`] waits for the writes in flight: a server may hold them for good.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long a lane tries to connect: an agent serves once it has asked its peer.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a writer does.
 #[derive(Clone, Debug)]
@@ -57,7 +59,8 @@ impl Default for WriterOptions {
     }
 }
 
-/// Connects to the volume of that place in the group. Called by each lane when it starts.
+/// Connects to the volume of that place in the group, or fails at once. Called by each lane when it starts, again and
+/// again until the volume is served.
 pub type Connect = dyn Fn(u32) -> io::Result<Client> + Send + Sync;
 
 /// A writer at work in threads of its own. Dropped, it stops, and its history is lost.
@@ -68,7 +71,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts to write to `volumes` volumes, adding to `history`. A lane whose connection ends, or is refused, stops.
+    /// Starts to write to `volumes` volumes, adding to `history`. A lane whose connection ends stops.
     pub fn start(history: History, volumes: u32, options: &WriterOptions, connect: Arc<Connect>) -> Self {
         let history = Arc::new(Mutex::new(history));
         let stop = Arc::new(AtomicBool::new(false));
@@ -80,7 +83,7 @@ impl Writer {
                 let (history, stop) = (Arc::clone(&history), Arc::clone(&stop));
                 let (options, rng) = (options.clone(), rng.fork());
                 lanes.push(spawn(move || {
-                    let client = connect(volume)?;
+                    let client = connected(|| connect(volume), &stop)?;
                     Lane {
                         volume,
                         client,
@@ -135,6 +138,17 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Connects, unless the writer is to stop: the server may have been killed before it served.
+fn connected(connect: impl Fn() -> io::Result<Client>, stop: &AtomicBool) -> io::Result<Client> {
+    let started = Instant::now();
+    loop {
+        match connect() {
+            Err(_) if started.elapsed() < CONNECT_LIMIT && !stop.load(Ordering::SeqCst) => sleep(POLL),
+            connected => return connected,
+        }
     }
 }
 
