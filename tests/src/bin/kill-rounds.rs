@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use tests::real::kill_rounds;
+use tests::real::{Summary, kill_rounds};
 
 /// Kills agent and receiver under load again and again, and checks what a promotion yields.
 #[derive(Parser)]
@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
     let started = Instant::now();
     let (mut left, mut seed) = (args.rounds, args.seed);
     let (mut promotions, mut failures) = (0, 0);
+    let mut sums = [Summary::default(); 2];
     while left > 0 {
         let rounds = left.min(args.each.max(1));
         left -= rounds;
@@ -35,7 +36,10 @@ fn main() -> anyhow::Result<()> {
         promotions += 1;
         let mode = if sync { "sync" } else { "async" };
         match kill_rounds(rounds, seed, sync).with_context(|| format!("seed {seed}, {mode}")) {
-            Ok(summary) => println!("seed {seed}, {mode}: {summary}"),
+            Ok(summary) => {
+                println!("seed {seed}, {mode}: {summary}");
+                sums[usize::from(sync)].add(&summary);
+            }
             Err(error) if args.keep_going => {
                 println!("{error:#}");
                 failures += 1;
@@ -43,6 +47,9 @@ fn main() -> anyhow::Result<()> {
             Err(error) => return Err(error),
         }
         seed += 1;
+    }
+    for (mode, sum) in ["async", "sync"].iter().zip(&sums) {
+        println!("all {mode}: {sum}");
     }
     let seconds = started.elapsed().as_secs();
     println!("{} rounds, {promotions} promotions, {failures} failures, {seconds} s", args.rounds);

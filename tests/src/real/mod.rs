@@ -21,7 +21,7 @@ pub mod writer;
 pub use filesystem::Attached;
 pub use history::{History, Write};
 pub use image::{ensure_same, filler, read_image};
-pub use kill::kill_rounds;
+pub use kill::{Summary, kill_rounds};
 pub use oracle::{Blocks, Prefix, check_prefix};
 pub use pair::{Host, Pair, PairOptions, Side};
 pub use process::{Process, run};
