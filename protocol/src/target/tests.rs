@@ -271,3 +271,28 @@ fn an_aborted_epoch_whose_beginning_was_trimmed_is_not_redone() {
     });
     assert_eq!(redo, Some((Lsn(400), vec![(Lsn(100), Lsn(300))])));
 }
+
+#[test]
+fn history_gives_way_when_the_journal_refuses_an_entry() {
+    let mut bench = Bench::new(Some(10));
+    (11..15).for_each(|s| bench.feed(record(s, 0, 512)));
+    bench.run();
+    assert!(bench.redone.is_empty(), "the history is long, and the journal nearly empty by its bytes");
+    // Its last segment is full all the same.
+    bench.room = bench.journal.len();
+    bench.feed(record(15, 0, 512));
+    bench.run();
+    assert_eq!(bench.ended, ["the journal is full"]);
+    bench.target.timeout(Time(1 + SYNC_DELAY_US));
+    bench.run();
+    assert_eq!(bench.redone.last(), Some(&(bench.end(), vec![])), "what it holds is applied to make room");
+    assert_eq!(bench.target.applied_to(), Some(position(14)));
+    // From then on the history is as long as was asked for again.
+    bench.room = usize::MAX;
+    bench.redone.clear();
+    bench.open();
+    bench.feed(record(15, 0, 512));
+    bench.run();
+    assert_eq!(bench.target.newest().unwrap().position, position(15));
+    assert!(bench.redone.is_empty());
+}

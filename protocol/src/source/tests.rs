@@ -1,0 +1,257 @@
+//! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
+
+use super::*;
+use crate::bitmap::mem_words;
+use crate::message::{Lost, Opened, TargetMessage, VolumeInfo};
+use crate::state::{Role, VolumeState};
+
+const GENERATION: Generation = Generation(7);
+const SIZE: u64 = 1 << 20;
+const BLOCKS: u64 = SIZE / BLOCK_BYTES;
+const SYNC_TIMEOUT_US: u64 = 1_000_000;
+const STEP_US: u64 = 1_000;
+
+/// A sync source whose disks answer at once, and a target that says what the test wants.
+struct Bench {
+    source: Source,
+    now: Time,
+    session: SessionId,
+    /// Records and commits that were sent and not yet acknowledged by [`Bench::step`], with the time of sending.
+    sent: VecDeque<(Time, Sequence)>,
+    /// After how long the target acknowledges; `None`: never.
+    answers_after_us: Option<u64>,
+    issued: u64,
+    completed: Vec<RequestId>,
+}
+
+impl Bench {
+    /// After its first sync, and in sync.
+    fn in_sync(ack: AckLevel) -> Self {
+        let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
+        let found = Found {
+            state: GroupState::new(Role::Primary, volumes),
+            bitmaps: vec![Bitmap::new(mem_words(Bitmap::words_needed(BLOCKS)), BLOCKS, true)],
+            hot: Some(vec![]),
+            boot_id: [1; 16],
+            fresh_generation: GENERATION,
+        };
+        let config = Config {
+            group: "g".into(),
+            mode: Mode::Sync,
+            ack,
+            on_link_loss: OnLinkLoss::Degrade,
+            sync_timeout_us: SYNC_TIMEOUT_US,
+            queue_bytes: 1 << 20,
+            window_bytes: 1 << 20,
+            hot_capacity: 16,
+            max_rate: None,
+            volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
+            rules: Rules::default(),
+        };
+        let now = Time(1);
+        let mut bench = Self {
+            source: Source::start(config, found, now),
+            now,
+            session: SessionId(0),
+            sent: VecDeque::new(),
+            answers_after_us: None,
+            issued: 0,
+            completed: Vec::new(),
+        };
+        bench.run();
+        bench.connect(None, None, Lost::None);
+        let commit = bench.send();
+        bench.acknowledge_durable(commit);
+        assert!(bench.source.status().in_sync);
+        bench
+    }
+
+    /// A new session in which the target reports these checkpoints and losses.
+    fn connect(&mut self, received: Option<Sequence>, durable: Option<Sequence>, lost: Lost) {
+        self.source.disconnected(self.now);
+        let before = self.session;
+        self.session = SessionId(before.0 + 1);
+        let open = self.source.open(self.session).expect("the source is ready");
+        self.sent.clear();
+        let at = |sequence| Position::new(GENERATION, sequence);
+        self.source.message(
+            self.now,
+            TargetMessage::Opened(Opened {
+                session: self.session,
+                known_session: before,
+                previous_session: open.known_session,
+                received: received.map(at),
+                durable: durable.map(at),
+                mark: self.source.state().mark,
+                epoch: None,
+                lost,
+            }),
+        );
+        self.run();
+    }
+
+    fn run(&mut self) {
+        let now = self.now;
+        while let Some(output) = self.source.poll() {
+            match output {
+                Output::PersistState { version, .. } => self.source.state_persisted(now, version, true),
+                Output::PersistHot { transaction, .. } => self.source.hot_persisted(now, transaction, true),
+                Output::SyncBitmap { token, .. } => self.source.bitmap_synced(now, token, true),
+                Output::LocalWrite { sequence, .. } => self.source.local_done(now, sequence, Ok(())),
+                Output::LocalFlush { token, .. } => self.source.local_flushed(now, token, true),
+                Output::Read { read, blocks, .. } => {
+                    self.source.blocks_read(now, read, ReadOutcome::Zeroes { blocks: blocks.count });
+                }
+                Output::Complete { request, result } => {
+                    assert_eq!(result, Ok(()));
+                    self.completed.push(request);
+                }
+                Output::Disconnect { reason } => panic!("{reason}"),
+            }
+        }
+    }
+
+    /// Sends all there is; the last checkpoint among it.
+    fn send(&mut self) -> Sequence {
+        loop {
+            while self.source.next_block(self.now).is_some() {}
+            let Some(frame) = self.source.next_frame(self.now) else { break };
+            match frame {
+                Frame::Record(r) => self.sent.push_back((self.now, r.position.sequence)),
+                Frame::EpochCommit { position, .. } => self.sent.push_back((self.now, position.sequence)),
+                _ => {}
+            }
+            self.run();
+        }
+        self.run();
+        self.sent.back().map_or(Sequence(0), |(_, sequence)| *sequence)
+    }
+
+    fn acknowledge_received(&mut self, sequence: Sequence) {
+        self.source.message(self.now, TargetMessage::Received { sequence });
+        self.run();
+    }
+
+    fn acknowledge_durable(&mut self, sequence: Sequence) {
+        self.source.message(self.now, TargetMessage::Durable { sequence });
+        self.run();
+    }
+
+    fn write(&mut self) -> RequestId {
+        self.issued += 1;
+        let request = RequestId(self.issued);
+        let range = ByteRange::new(VolumeIndex(0), self.issued % BLOCKS * BLOCK_BYTES, BLOCK_BYTES);
+        let write = Write { range, content: Content::Zeroes { punch: false }, fua: false };
+        self.source.write(self.now, request, write);
+        self.run();
+        request
+    }
+
+    /// A client that has one write under way all the time goes on for one step.
+    fn step(&mut self) {
+        self.now = self.now.plus_us(STEP_US);
+        self.source.timeout(self.now);
+        self.run();
+        let answered = |(sent, _): &(Time, Sequence)| {
+            self.answers_after_us.is_some_and(|us| self.now >= sent.plus_us(us))
+        };
+        let count = self.sent.iter().take_while(|sent| answered(sent)).count();
+        if let Some((_, sequence)) = self.sent.drain(..count).last() {
+            self.acknowledge_received(sequence);
+        }
+        if self.completed.len() as u64 == self.issued {
+            self.write();
+        }
+        if self.source.session.is_active() {
+            self.send();
+        }
+    }
+
+    /// Steps until `wanted` holds; how long that took, in microseconds.
+    fn step_until(&mut self, wanted: impl Fn(&Source) -> bool) -> u64 {
+        let from = self.now;
+        while !wanted(&self.source) {
+            self.step();
+            assert!(self.now < from.plus_us(100 * SYNC_TIMEOUT_US), "it never comes");
+        }
+        self.now.since_us(from)
+    }
+
+    /// A degraded group whose target is back, and has all but what was written since it was lost.
+    fn degraded_and_back(answers_after_us: u64) -> Self {
+        let mut bench = Self::in_sync(AckLevel::Received);
+        let has = bench.source.position().sequence;
+        bench.source.disconnected(bench.now);
+        bench.step_until(|source| !source.in_sync);
+        bench.answers_after_us = Some(answers_after_us);
+        bench.connect(Some(has), Some(has), Lost::None);
+        assert_eq!(bench.source.phase, Phase::Streaming, "it resumes from the queue");
+        bench
+    }
+}
+
+#[test]
+fn a_handshake_sets_the_durable_position_downwards_too() {
+    let mut bench = Bench::in_sync(AckLevel::Durable);
+    let first = bench.source.position().sequence;
+    let request = bench.write();
+    let written = bench.send();
+    bench.acknowledge_durable(written);
+    assert_eq!(bench.completed, [request]);
+    // The target's journal was damaged: it is back at the checkpoint before, and says what it lost.
+    let lost = BlockRange { volume: VolumeIndex(0), first: 1, count: 1 };
+    bench.connect(Some(first), Some(first), Lost::Ranges(vec![lost]));
+    assert_eq!(bench.source.status().durable, first);
+    let commit = bench.send();
+    assert!(commit > written);
+    bench.acknowledge_received(commit);
+    assert!(!bench.source.status().in_sync, "the target has the acknowledged write in its page cache only");
+    bench.acknowledge_durable(commit);
+    assert!(bench.source.status().in_sync);
+}
+
+#[test]
+fn a_degraded_group_regains_sync_under_an_unbroken_load() {
+    // Clients are answered at once, so the target is always behind the last answer.
+    let mut bench = Bench::degraded_and_back(5 * STEP_US);
+    bench.step();
+    assert!(!bench.source.in_sync && bench.source.acknowledged > bench.source.received);
+    let issued = bench.issued;
+    // Clients had waited for one timeout, so they are left alone for one before the target is asked.
+    let took_us = bench.step_until(|source| source.in_sync);
+    assert!(took_us.abs_diff(SYNC_TIMEOUT_US) <= 30 * STEP_US, "{took_us}");
+    assert!(bench.issued > issued, "the load was broken");
+    assert!(bench.source.received >= bench.source.acknowledged);
+    // And stays so, with every write waiting for the target.
+    for _ in 0..100 {
+        bench.step();
+        assert!(bench.source.in_sync && bench.source.received >= bench.source.acknowledged);
+    }
+}
+
+#[test]
+fn an_approach_to_a_target_that_is_too_slow_leaves_the_clients_alone_for_longer_each_time() {
+    let mut bench = Bench::degraded_and_back(5 * STEP_US);
+    let mut rests_us = Vec::new();
+    for _ in 0..4 {
+        bench.step_until(|source| source.approach.is_closing());
+        // The target was close, and hangs now: clients wait for as long as the operator said, and no longer.
+        bench.answers_after_us = None;
+        let waited_us = bench.step_until(|source| !source.approach.is_closing());
+        assert!(!bench.source.in_sync);
+        assert!(waited_us.abs_diff(SYNC_TIMEOUT_US) <= 10 * STEP_US, "{waited_us}");
+        let issued = bench.issued;
+        for _ in 0..10 {
+            bench.step();
+        }
+        assert_eq!(bench.issued, issued + 10, "a write did not go through at once");
+        bench.answers_after_us = Some(5 * STEP_US);
+        let rest_us = bench.step_until(|source| source.approach.is_closing());
+        rests_us.push(rest_us);
+    }
+    for (n, rest_us) in rests_us.iter().enumerate() {
+        // The loss of the link was the first time.
+        let wanted_us = SYNC_TIMEOUT_US << (n + 1);
+        assert!(rest_us.abs_diff(wanted_us) <= 30 * STEP_US, "{rests_us:?}");
+    }
+}
