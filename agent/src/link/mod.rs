@@ -117,6 +117,10 @@ impl Link {
                 End::Refused(Refusal::Promoted) => return Outcome::Fenced,
                 End::Paused => continue,
                 End::Refused(_) | End::Unpaired => PATIENCE,
+                End::Restarted => {
+                    backoff = BACKOFF_MIN;
+                    jittered(backoff)
+                }
                 End::Lost => {
                     if began.elapsed() >= GOOD_SESSION {
                         backoff = BACKOFF_MIN;

@@ -8,7 +8,9 @@ use afterimage_protocol::message::{
     MAX_MESSAGE_BYTES, Refusal, SourceMessage, TargetMessage, decode, encode,
 };
 use afterimage_protocol::{SessionId, Time};
-use afterimage_transport::{CloseCode, Connection, RecvStream, SendStream, read_message, write_message};
+use afterimage_transport::{
+    CloseCode, Connection, ConnectionLost, RecvStream, SendStream, read_message, write_message,
+};
 use tokio::task::JoinSet;
 
 use super::Link;
@@ -37,6 +39,8 @@ pub(super) enum End {
     Paused,
     Unpaired,
     Refused(Refusal),
+    /// The peer's new process says that it does not know the session: it is there, and can have one.
+    Restarted,
     Lost,
 }
 
@@ -68,11 +72,12 @@ impl Link {
                 self.failed(End::Refused(code), text)
             }
             Err(Broken::Lost(text)) => {
-                let text = match connection.close_reason() {
-                    Some(reason) => format!("{text}: {reason}"),
-                    None => text,
+                let (end, text) = match connection.close_reason() {
+                    Some(reason @ ConnectionLost::Reset) => (End::Restarted, format!("{text}: {reason}")),
+                    Some(reason) => (End::Lost, format!("{text}: {reason}")),
+                    None => (End::Lost, text),
                 };
-                self.failed(End::Lost, text)
+                self.failed(end, text)
             }
         }
     }
