@@ -138,10 +138,11 @@ impl HotSet {
         )
     }
 
-    /// Extents that could leave, least recently used first.
-    fn candidates(&self) -> Vec<Extent> {
-        let mut idle: Vec<_> =
-            self.set.iter().filter(|(_, h)| h.durable && h.writes == 0).map(|(e, h)| (h.used, *e)).collect();
+    /// Extents that could leave, least recently used first; none that `wanted` covers.
+    fn candidates(&self, wanted: Option<BlockRange>) -> Vec<Extent> {
+        let is_wanted = |e: &Extent| wanted.is_some_and(|range| range.overlaps(&e.blocks()));
+        let idle = self.set.iter().filter(|(e, h)| h.durable && h.writes == 0 && !is_wanted(e));
+        let mut idle: Vec<_> = idle.map(|(e, h)| (h.used, *e)).collect();
         idle.sort_unstable();
         let want = (self.capacity / COOL_PART).max(1);
         idle.into_iter().take(want).map(|(_, e)| e).collect()
@@ -234,7 +235,8 @@ impl Source {
     }
 
     fn begin_cooling(&mut self) {
-        let extents = self.hot.candidates();
+        // The oldest waiting write keeps what it has got, or two that want the same room would never get all of it.
+        let extents = self.hot.candidates(self.waiting.front().map(|w| w.blocks));
         if extents.is_empty() {
             return;
         }
