@@ -6,10 +6,13 @@ use crate::message::{Lost, Opened, TargetMessage, VolumeInfo};
 use crate::state::{Role, VolumeState};
 
 const GENERATION: Generation = Generation(7);
-const SIZE: u64 = 1 << 20;
+const SIZE: u64 = 4 * EXTENT_BYTES;
+const HOT_CAPACITY: usize = 2;
 const BLOCKS: u64 = SIZE / BLOCK_BYTES;
 const SYNC_TIMEOUT_US: u64 = 1_000_000;
 const STEP_US: u64 = 1_000;
+/// More than any input may lead to.
+const MAX_OUTPUTS: usize = 10_000;
 
 /// A sync source whose disks answer at once, and a target that says what the test wants.
 struct Bench {
@@ -22,6 +25,8 @@ struct Bench {
     answers_after_us: Option<u64>,
     issued: u64,
     completed: Vec<RequestId>,
+    /// So many flushes of the volume fail from now on.
+    failing_flushes: u32,
 }
 
 impl Bench {
@@ -43,7 +48,7 @@ impl Bench {
             sync_timeout_us: SYNC_TIMEOUT_US,
             queue_bytes: 1 << 20,
             window_bytes: 1 << 20,
-            hot_capacity: 16,
+            hot_capacity: HOT_CAPACITY,
             max_rate: None,
             volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
             rules: Rules::default(),
@@ -57,6 +62,7 @@ impl Bench {
             answers_after_us: None,
             issued: 0,
             completed: Vec::new(),
+            failing_flushes: 0,
         };
         bench.run();
         bench.connect(None, None, Lost::None);
@@ -92,13 +98,19 @@ impl Bench {
 
     fn run(&mut self) {
         let now = self.now;
-        while let Some(output) = self.source.poll() {
+        for outputs in 0.. {
+            assert!(outputs < MAX_OUTPUTS, "it does not come to rest: {}", self.source.activity());
+            let Some(output) = self.source.poll() else { break };
             match output {
                 Output::PersistState { version, .. } => self.source.state_persisted(now, version, true),
                 Output::PersistHot { transaction, .. } => self.source.hot_persisted(now, transaction, true),
                 Output::SyncBitmap { token, .. } => self.source.bitmap_synced(now, token, true),
                 Output::LocalWrite { sequence, .. } => self.source.local_done(now, sequence, Ok(())),
-                Output::LocalFlush { token, .. } => self.source.local_flushed(now, token, true),
+                Output::LocalFlush { token, .. } => {
+                    let fails = self.failing_flushes > 0;
+                    self.failing_flushes -= u32::from(fails);
+                    self.source.local_flushed(now, token, !fails);
+                }
                 Output::Read { read, blocks, .. } => {
                     self.source.blocks_read(now, read, ReadOutcome::Zeroes { blocks: blocks.count });
                 }
@@ -138,12 +150,18 @@ impl Bench {
     }
 
     fn write(&mut self) -> RequestId {
+        let request = self.issue((self.issued + 1) % BLOCKS * BLOCK_BYTES, BLOCK_BYTES);
+        self.run();
+        request
+    }
+
+    /// Asks for a write, and lets nothing else happen yet.
+    fn issue(&mut self, offset: u64, length: u64) -> RequestId {
         self.issued += 1;
         let request = RequestId(self.issued);
-        let range = ByteRange::new(VolumeIndex(0), self.issued % BLOCKS * BLOCK_BYTES, BLOCK_BYTES);
+        let range = ByteRange::new(VolumeIndex(0), offset, length);
         let write = Write { range, content: Content::Zeroes { punch: false }, fua: false };
         self.source.write(self.now, request, write);
-        self.run();
         request
     }
 
@@ -254,4 +272,44 @@ fn an_approach_to_a_target_that_is_too_slow_leaves_the_clients_alone_for_longer_
         let wanted_us = SYNC_TIMEOUT_US << (n + 1);
         assert!(rest_us.abs_diff(wanted_us) <= 30 * STEP_US, "{rests_us:?}");
     }
+}
+
+#[test]
+fn a_cold_extent_takes_the_room_of_one_that_needs_no_flush() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    // The flush that would make room fails, so that it is not tried again for a while.
+    bench.failing_flushes = 1;
+    for extent in 0..HOT_CAPACITY as u64 {
+        bench.issue(extent * EXTENT_BYTES, BLOCK_BYTES);
+        bench.run();
+    }
+    assert_eq!(bench.failing_flushes, 0);
+    // A client's flush succeeds and the target gets it all: when it is tried again, there is nothing to wait for.
+    let written = bench.send();
+    bench.acknowledge_durable(written);
+    bench.source.flush(bench.now, RequestId(1_000), VolumeIndex(0));
+    bench.run();
+    bench.issue(3 * EXTENT_BYTES, BLOCK_BYTES);
+    bench.run();
+    assert_eq!(bench.source.waiting.len(), 1);
+    while let Some(at) = bench.source.next_timeout() {
+        bench.now = at;
+        bench.source.timeout(at);
+        bench.run();
+    }
+    assert_eq!(bench.source.waiting.len(), 0, "{}", bench.source.activity());
+}
+
+#[test]
+fn writes_over_two_extents_take_turns_in_a_log_that_holds_two() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    for _ in 0..10 {
+        for edge in 1..4 {
+            bench.issue(edge * EXTENT_BYTES - BLOCK_BYTES, 2 * BLOCK_BYTES);
+        }
+        bench.run();
+        let written = bench.send();
+        bench.acknowledge_durable(written);
+    }
+    assert_eq!(bench.completed.len() as u64, bench.issued, "{}", bench.source.activity());
 }
