@@ -8,6 +8,11 @@ use crate::state::BasePoint;
 
 /// A batch covers about this much of the journal, in bytes; an epoch is always one batch.
 const BATCH_BYTES: u64 = 64 << 20;
+/// A batch that nobody waits for begins no sooner than this after the one before, in microseconds: each costs two writes of
+/// the superblock and a sync of every base, and a promotion finds at most what came in that time.
+const INTERVAL_US: u64 = 1_000_000;
+/// A batch of this size does not wait, in bytes: with half a batch at a time those costs are small.
+const LARGE_BYTES: u64 = BATCH_BYTES / 2;
 /// A batch that failed is tried again after this long, in microseconds.
 const RETRY_US: u64 = 5_000_000;
 /// History gives way when the journal is this full, in eighths.
@@ -26,9 +31,10 @@ impl Target {
     pub(super) fn apply_at(&self) -> Option<Time> {
         match self.apply {
             Apply::Failed { until } => Some(until),
-            Apply::Idle if self.config.history_us > 0 => {
+            Apply::Idle if self.failed.is_none() && self.promoting.is_none() => {
                 let from = self.state.base.map_or(self.journal_start, |b| b.lsn);
-                self.points.next_to_apply(from).map(|p| p.time.plus_us(self.config.history_us))
+                let point = self.points.next_to_apply(from)?;
+                Some(point.time.plus_us(self.config.history_us).max(self.next_batch))
             }
             _ => None,
         }
@@ -58,8 +64,14 @@ impl Target {
             _ if full => Time(u64::MAX),
             us => Time(self.now.0.saturating_sub(us)),
         };
+        let rests = self.now < self.next_batch && !full;
+        if rests && self.points.end().0 < base.lsn.0 + LARGE_BYTES {
+            return;
+        }
         let durable_only = self.rules.on(Rule::ApplyDurable);
-        if let Some(point) = self.points.to_apply(base.lsn, aged, BATCH_BYTES, durable_only) {
+        let point = self.points.to_apply(base.lsn, aged, BATCH_BYTES, durable_only);
+        if let Some(point) = point.filter(|p| !rests || p.lsn.0 >= base.lsn.0 + LARGE_BYTES) {
+            self.next_batch = self.now.plus_us(INTERVAL_US);
             self.begin_batch(point);
         }
     }

@@ -226,6 +226,8 @@ pub struct Target {
     base_syncing: Option<u64>,
     base_writes: u64,
     apply: Apply,
+    /// A batch that nobody waits for begins no sooner.
+    next_batch: Time,
     promoting: Option<promote::Step>,
     state_version: u64,
     state_persisting: bool,
@@ -263,6 +265,7 @@ impl Target {
             base_syncing: None,
             base_writes: 0,
             apply: Apply::Idle,
+            next_batch: Time(0),
             promoting: None,
             state_version: 0,
             state_persisting: false,

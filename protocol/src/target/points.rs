@@ -123,10 +123,11 @@ impl Points {
         durable_only: bool,
     ) -> Option<Checkpoint> {
         let limit = if durable_only { self.durable } else { self.end };
-        let ripe = |p: &&Checkpoint| p.lsn > from && p.lsn <= limit && p.time <= oldest_us;
-        let first = self.applicable.iter().find(ripe)?;
-        let within =
-            self.applicable.iter().filter(ripe).take_while(|p| p.lsn.0 <= from.0 + batch_bytes).last();
+        // In order of place and of time: a long history is not looked through for what is not ripe yet.
+        let ripe = |p: &&Checkpoint| p.lsn <= limit && p.time <= oldest_us;
+        let mut points = self.applicable.iter().skip_while(|p| p.lsn <= from).take_while(ripe);
+        let first = points.next()?;
+        let within = points.take_while(|p| p.lsn.0 <= from.0 + batch_bytes).last();
         Some(*within.unwrap_or(first))
     }
 

@@ -105,6 +105,25 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// A target that keeps no history, with a first batch just applied.
+    fn without_history() -> Self {
+        let mut bench = Self::new(Some(10));
+        bench.target.config.history_us = 0;
+        bench.feed(record(11, 0, 512));
+        bench.run();
+        bench.pass(SYNC_DELAY_US);
+        assert_eq!(bench.redone.len(), 1);
+        bench
+    }
+
+    fn pass(&mut self, us: u64) {
+        let now = self.target.now.plus_us(us);
+        self.target.timeout(now);
+        self.run();
+    }
+}
+
 fn config() -> Config {
     Config {
         group: "g".into(),
@@ -295,4 +314,49 @@ fn history_gives_way_when_the_journal_refuses_an_entry() {
     bench.run();
     assert_eq!(bench.target.newest().unwrap().position, position(15));
     assert!(bench.redone.is_empty());
+}
+
+#[test]
+fn batches_that_nobody_waits_for_are_some_time_apart() {
+    let mut bench = Bench::without_history();
+    for s in 12..52 {
+        bench.feed(record(s, 0, 512));
+        bench.run();
+        bench.pass(SYNC_DELAY_US);
+    }
+    assert_eq!(bench.target.durable().unwrap().position, position(51));
+    assert_eq!(bench.redone.len(), 1, "forty syncs of the journal are no forty batches");
+    let at = bench.target.next_timeout().expect("what is left is applied without a further write");
+    bench.target.timeout(at);
+    bench.run();
+    assert_eq!(bench.redone.len(), 2);
+    assert_eq!(bench.target.applied_to(), Some(position(51)));
+    assert_eq!(bench.target.next_timeout(), None);
+}
+
+#[test]
+fn a_promotion_and_a_full_journal_do_not_wait_for_the_next_batch() {
+    let mut bench = Bench::without_history();
+    bench.feed(record(12, 0, 512));
+    bench.run();
+    bench.target.promote(Time(1), Generation(8));
+    bench.run();
+    assert_eq!(bench.target.applied_to(), Some(position(12)));
+
+    let mut bench = Bench::without_history();
+    bench.feed(record(12, 0, 512));
+    bench.run();
+    bench.room = bench.journal.len();
+    bench.feed(record(13, 0, 512));
+    bench.run();
+    bench.pass(SYNC_DELAY_US);
+    assert_eq!(bench.target.applied_to(), Some(position(12)));
+
+    let mut bench = Bench::without_history();
+    bench.target.config.journal_bytes = 200;
+    bench.feed(record(12, 0, 512));
+    bench.feed(record(13, 0, 512));
+    bench.run();
+    bench.pass(SYNC_DELAY_US);
+    assert_eq!(bench.target.applied_to(), Some(position(13)));
 }
