@@ -97,7 +97,7 @@ impl Jobs {
             Helper::Base => &self.base,
             Helper::State => &self.state,
         };
-        // Fails only if the thread has panicked; then the job stays under way, and the group with it.
+        // Fails only if the thread has panicked, and then the process ends.
         let _ = thread.send(Box::new(move || {
             let done = work();
             drop(lock);
@@ -140,12 +140,47 @@ fn helper(
     wake: mpsc::Sender<Input>,
 ) -> io::Result<mpsc::Sender<Job>> {
     let (jobs, next) = mpsc::channel::<Job>();
+    let thread = name.to_owned();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         while let Ok(job) = next.recv() {
+            let done = or_abort(&thread, job);
             // Nobody listens any more once the group was closed.
-            let _ = report.send(job());
+            let _ = report.send(done);
             let _ = wake.send(Input::JobDone);
         }
     })?;
     Ok(jobs)
+}
+
+/// Ends the process if `work` panics: what it was doing would stay under way for ever, and its group with it. A process
+/// that is started again finds what is on the disks, as after a kill.
+pub(super) fn or_abort<R>(thread: &str, work: impl FnOnce() -> R) -> R {
+    // Nothing that it may have left half done is looked at any more.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        tracing::error!(thread, "a thread of a group has panicked: the receiver ends, to be started again");
+        std::process::abort();
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const INNER: &str = "AFTERIMAGE_TEST_PANICS";
+    const SIGABRT: i32 = 6;
+
+    #[test]
+    fn a_panic_ends_the_process() {
+        if std::env::var_os(INNER).is_some() {
+            or_abort("sync-orders", || panic!("a bug"));
+        }
+        assert_eq!(or_abort("sync-orders", || 7), 7);
+        let mut inner = Command::new(std::env::current_exe().unwrap());
+        inner.args(["--exact", "group::jobs::tests::a_panic_ends_the_process"]).env(INNER, "1");
+        let status = inner.output().unwrap().status;
+        assert_eq!(status.signal(), Some(SIGABRT), "{status}");
+    }
 }

@@ -53,7 +53,8 @@ impl Group {
             .name(format!("group-{}", config.name))
             .spawn({
                 let (inputs, shared) = (inputs.clone(), shared.clone());
-                move || thread::run(setup, inputs, outlet, shared)
+                let name = format!("group-{}", config.name);
+                move || jobs::or_abort(&name, || thread::run(setup, inputs, outlet, shared))
             })
             .with_context(|| format!("cannot start a thread for group {}", config.name))?;
         let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
