@@ -122,6 +122,7 @@ async fn a_commit_waits_for_blocks_that_come_late_and_records_wait_for_the_commi
     assert_eq!(source.received, 10);
     source.blocks(&late[1..2]).await;
     source.until_durable(13).await;
+    standby.status_when(|g| g.journal.as_ref().unwrap().applied_sequence == Some(13)).await;
     receiver.stop().await;
     let image = standby.bytes();
     assert!(image[..512] == noise(13, 512)[..]);
@@ -142,6 +143,7 @@ async fn a_block_gives_way_to_the_bytes_of_a_newer_record() {
     source.blocks(&[block]).await;
     source.send(&epoch.commit(12)).await;
     source.until_durable(12).await;
+    standby.status_when(|g| g.journal.as_ref().unwrap().applied_sequence == Some(12)).await;
     receiver.stop().await;
     let mut expected = noise(100, 2 * BLOCK).to_vec();
     expected[512..1024].copy_from_slice(&noise(12, 512));
