@@ -12,6 +12,7 @@ pub mod codec;
 pub mod frame;
 pub mod ids;
 pub mod intervals;
+pub mod lineage;
 pub mod message;
 pub mod rules;
 pub mod source;

@@ -3,6 +3,8 @@
 //! Owns the fields and their encoding (explicit, little-endian; docs/formats.md, "group state"). The slots, checksums
 //! and fsyncs around it belong to storage; when a field may change belongs to the state machines.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::*;
 
 const VERSION: u32 = 1;
@@ -13,7 +15,7 @@ pub const MAX_LOST_RANGES: usize = 2000;
 pub const MAX_IDENTITY_BYTES: usize = 256;
 
 /// The role of a host for a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Serves the volume and is the source.
     Primary,
