@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::*;
+use crate::message::{Refusal, TargetMessage};
 use crate::state::Role;
 
 /// Most generations that a host remembers; older ones are forgotten first. Two hosts of which one has missed more
@@ -69,6 +70,17 @@ impl Lineage {
                 true
             }
             None => false,
+        }
+    }
+
+    /// The line of an older image of it: the generations up to `generation`. A line of its own if it is not among them.
+    pub fn up_to(&self, generation: Generation) -> Lineage {
+        if self.current == generation {
+            return self.clone();
+        }
+        match self.past.iter().rposition(|(g, _)| *g == generation) {
+            Some(at) => Self { past: self.past[..at].to_vec(), current: generation },
+            None => Self::new(generation),
         }
     }
 
@@ -299,6 +311,57 @@ pub fn decide(source: &Standing, target: &Standing) -> Verdict {
         Role::Primary => 1,
         Role::Fenced => 2,
     }]
+}
+
+/// What a target of `group` answers a source that it does not take, and why; `None` for one that may stream.
+pub fn refuse(group: &str, source: &Standing, target: &Standing) -> Option<TargetMessage> {
+    let (theirs, ours) = (source.lineage.current(), target.lineage.current());
+    let (code, text) = match decide(source, target) {
+        Verdict::Stream => return None,
+        Verdict::SourceReplaced => (
+            Refusal::Promoted,
+            format!(
+                "group {group}: generation {theirs} of the source was replaced by generation {ours}; the source has to \
+                 be reinstated"
+            ),
+        ),
+        Verdict::TargetReplaced => (
+            Refusal::Role,
+            format!(
+                "group {group}: this host is the primary of generation {ours}, which generation {theirs} of the source \
+                 has replaced; it has to be reinstated"
+            ),
+        ),
+        Verdict::ReinstateTarget => (
+            Refusal::Reinstate,
+            format!(
+                "group {group}: this host has data of generation {ours} that generation {theirs} of the source lacks; \
+                 it has to be reinstated"
+            ),
+        ),
+        Verdict::SplitBrain => (
+            Refusal::SplitBrain,
+            format!(
+                "group {group}: split brain: generation {theirs} of the source and generation {ours} of this host both \
+                 went on after they parted; name the side that stays"
+            ),
+        ),
+        Verdict::Clone => (
+            Refusal::Clone,
+            format!(
+                "group {group}: both hosts claim to be the primary of generation {ours}: one of them is a copy of the \
+                 other"
+            ),
+        ),
+        Verdict::Unrelated => (
+            Refusal::Generation,
+            format!(
+                "group {group}: generation {theirs} of the source and generation {ours} of this host have no history in \
+                 common: is this the right group, and the right host?"
+            ),
+        ),
+    };
+    Some(TargetMessage::Refused { code, text, standing: Some(target.clone()) })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::*;
+use crate::lineage::Standing;
 
 /// Longest encoded control message, in bytes: an `Opened` with the most ranges of lost blocks fits many times.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
@@ -33,14 +34,10 @@ pub struct Open {
     pub session: SessionId,
     /// The last session that the source noted.
     pub known_session: SessionId,
-    /// The source's history.
-    pub generation: Generation,
-    /// Where it forked off its parent.
-    pub parent: Option<Position>,
+    /// The source's image and the histories that led to it.
+    pub standing: Standing,
     /// The run of the source.
     pub incarnation: Incarnation,
-    /// The last admitted sequence.
-    pub sequence: Sequence,
     /// Whether every acknowledgement is waited for as durable, so that fsyncs should not be delayed.
     pub durable_acks: bool,
     /// The volumes, in the order of their indices.
@@ -67,6 +64,8 @@ pub enum TargetMessage {
         code: Refusal,
         /// Why, for a person.
         text: String,
+        /// The target's image and the histories that led to it, where that is the reason.
+        standing: Option<Standing>,
     },
     /// The newest checkpoint that survives the target's process.
     Received {
@@ -105,6 +104,11 @@ pub enum TargetMessage {
         time: Time,
         /// The newest position whose writes are in the base.
         applied: Sequence,
+    },
+    /// Before [`TargetMessage::Opened`]: blocks that the target lacks, when they are too many for it.
+    Lacks {
+        /// The blocks, at most [`MAX_RANGES`] of them.
+        blocks: Vec<BlockRange>,
     },
 }
 
@@ -153,6 +157,8 @@ pub enum Lost {
     Ranges(Vec<BlockRange>),
     /// All of them, or it cannot be told which.
     All,
+    /// Those of the [`TargetMessage::Lacks`] that came before.
+    Told,
 }
 
 /// Why a session is refused.
@@ -170,6 +176,12 @@ pub enum Refusal {
     NotReady,
     /// The target is the primary of this group as configured.
     Role,
+    /// The target has data that the source's history lacks: it has to be reinstated first.
+    Reinstate,
+    /// Both hosts went on after their histories parted: the operator has to say which side stays.
+    SplitBrain,
+    /// Both hosts claim to be the primary of one history.
+    Clone,
 }
 
 /// Why bytes are not a message.

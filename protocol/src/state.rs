@@ -6,8 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::*;
+use crate::lineage::{Lineage, MAX_GENERATIONS};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Without a lineage but for the parent, and without what a reinstatement needs.
+const VERSION_1: u32 = 1;
 /// Most ranges of lost blocks that are kept one by one; beyond it all blocks count as lost. Keeps the state within a
 /// superblock slot.
 pub const MAX_LOST_RANGES: usize = 2000;
@@ -34,6 +37,8 @@ pub enum LostBlocks {
     Ranges(Vec<BlockRange>),
     /// It cannot be told which, so all.
     All,
+    /// Those of the bitmaps that were this host's as a primary: it is being reinstated.
+    Bitmaps,
 }
 
 impl LostBlocks {
@@ -45,7 +50,8 @@ impl LostBlocks {
     /// Joins `ranges` to what is lost already.
     pub fn add(&mut self, ranges: impl IntoIterator<Item = BlockRange>) {
         let mut all = match std::mem::replace(self, LostBlocks::All) {
-            LostBlocks::All => return,
+            // The bitmaps are only read while they count as lost.
+            LostBlocks::All | LostBlocks::Bitmaps => return,
             LostBlocks::None => Vec::new(),
             LostBlocks::Ranges(r) => r,
         };
@@ -72,10 +78,14 @@ pub struct BasePoint {
 pub struct GroupState {
     /// The role of this host.
     pub role: Role,
-    /// The history that this host follows or makes.
-    pub generation: Generation,
-    /// Where that history forked off its parent; `None` for the first.
-    pub parent: Option<Position>,
+    /// The history that this host follows or makes, and those before it.
+    pub lineage: Lineage,
+    /// Fenced: the generation that replaced this host's, and where it left it.
+    pub replaced_by: Option<(Generation, Sequence)>,
+    /// Source: clients were answered for writes that no session has carried since the last one began.
+    pub alone: bool,
+    /// Target: the base is an old image that is kept until the first epoch has committed.
+    pub keeps_image: bool,
     /// The boot in which the agent last ran: another one means that unsynced bytes may be gone.
     pub boot_id: [u8; 16],
     /// Runs of the source so far.
@@ -132,8 +142,10 @@ impl GroupState {
     pub fn new(role: Role, volumes: Vec<VolumeState>) -> Self {
         Self {
             role,
-            generation: Generation::NONE,
-            parent: None,
+            lineage: Lineage::default(),
+            replaced_by: None,
+            alone: false,
+            keeps_image: false,
             boot_id: [0; 16],
             incarnation: Incarnation(0),
             reserved: Sequence(0),
@@ -149,6 +161,16 @@ impl GroupState {
         }
     }
 
+    /// The generation that this host follows or makes.
+    pub fn generation(&self) -> Generation {
+        self.lineage.current()
+    }
+
+    /// Where it left its parent; `None` for a first one.
+    pub fn parent(&self) -> Option<Position> {
+        self.lineage.parent()
+    }
+
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Vec::with_capacity(256);
@@ -158,11 +180,18 @@ impl GroupState {
             Role::Standby => 2,
             Role::Fenced => 3,
         });
-        put_u64(&mut w, self.generation.0);
-        w.push(self.parent.is_some().into());
-        let parent = self.parent.unwrap_or_default();
-        put_u64(&mut w, parent.generation.0);
-        put_u64(&mut w, parent.sequence.0);
+        put_u64(&mut w, self.generation().0);
+        put_u32(&mut w, self.lineage.past().len() as u32);
+        for (generation, left_at) in self.lineage.past() {
+            put_u64(&mut w, generation.0);
+            put_u64(&mut w, left_at.0);
+        }
+        w.push(self.replaced_by.is_some().into());
+        let (generation, left_at) = self.replaced_by.unwrap_or_default();
+        put_u64(&mut w, generation.0);
+        put_u64(&mut w, left_at.0);
+        w.push(self.alone.into());
+        w.push(self.keeps_image.into());
         w.extend_from_slice(&self.boot_id);
         put_u64(&mut w, self.incarnation.0);
         put_u64(&mut w, self.reserved.0);
@@ -180,6 +209,7 @@ impl GroupState {
         match &self.lost {
             LostBlocks::None => put_u32(&mut w, 0),
             LostBlocks::All => put_u32(&mut w, u32::MAX),
+            LostBlocks::Bitmaps => put_u32(&mut w, u32::MAX - 1),
             LostBlocks::Ranges(ranges) => {
                 put_u32(&mut w, ranges.len() as u32);
                 for r in ranges {
@@ -202,7 +232,7 @@ impl GroupState {
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let mut r = Reader(bytes);
         let version = r.u32()?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_1 {
             return Err(StateError::Version(version));
         }
         let role = match r.u8()? {
@@ -212,8 +242,27 @@ impl GroupState {
             _ => return Err(StateError::Field("role")),
         };
         let generation = Generation(r.u64()?);
-        let has_parent = r.bool("parent")?;
-        let parent = r.position()?;
+        let mut past = Vec::new();
+        let mut replaced_by = None;
+        let (mut alone, mut keeps_image) = (false, false);
+        if version == VERSION_1 {
+            let has_parent = r.bool("parent")?;
+            let parent = r.position()?;
+            past.extend(has_parent.then_some((parent.generation, parent.sequence)));
+        } else {
+            let count = r.u32()? as usize;
+            if count > MAX_GENERATIONS {
+                return Err(StateError::Field("count of generations"));
+            }
+            for _ in 0..count {
+                past.push((Generation(r.u64()?), Sequence(r.u64()?)));
+            }
+            let replaced = r.bool("replacement flag")?;
+            let by = (Generation(r.u64()?), Sequence(r.u64()?));
+            replaced_by = replaced.then_some(by);
+            alone = r.bool("alone flag")?;
+            keeps_image = r.bool("kept image flag")?;
+        }
         let mut boot_id = [0; 16];
         boot_id.copy_from_slice(r.take(16)?);
         let incarnation = Incarnation(r.u64()?);
@@ -229,6 +278,7 @@ impl GroupState {
         let lost = match r.u32()? {
             0 => LostBlocks::None,
             u32::MAX => LostBlocks::All,
+            n if n == u32::MAX - 1 && version != VERSION_1 => LostBlocks::Bitmaps,
             n if n as usize <= MAX_LOST_RANGES => {
                 let mut ranges = Vec::with_capacity(n as usize);
                 for _ in 0..n {
@@ -255,8 +305,10 @@ impl GroupState {
         }
         Ok(Self {
             role,
-            generation,
-            parent: has_parent.then_some(parent),
+            lineage: Lineage::from_parts(past, generation),
+            replaced_by,
+            alone,
+            keeps_image,
             boot_id,
             incarnation,
             reserved,
@@ -340,7 +392,10 @@ mod tests {
     fn sample() -> GroupState {
         let volume = VolumeState { name: "pgdata".into(), size_bytes: 1 << 30, identity: vec![1, 2, 3] };
         let mut s = GroupState::new(Role::Standby, vec![volume]);
-        s.parent = Some(Position::new(Generation(1), Sequence(2)));
+        s.lineage = Lineage::new(Generation(1));
+        s.lineage.fork(Generation(3), Sequence(2));
+        s.replaced_by = Some((Generation(8), Sequence(9)));
+        s.alone = true;
         s.base = Some(BasePoint { position: Position::new(Generation(3), Sequence(4)), lsn: Lsn(5) });
         s.lost.add([BlockRange { volume: VolumeIndex(0), first: 6, count: 7 }]);
         s

@@ -8,15 +8,16 @@ use std::path::Path;
 
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::*;
+use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::*;
 use afterimage_protocol::state::*;
 use afterimage_protocol::*;
 use bytes::Bytes;
 
 /// What the fixture `file` holds.
-fn read(file: &str, written: &[u8]) -> Bytes {
+fn read(file: &str, written: Option<&[u8]>) -> Bytes {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/wire").join(file);
-    if std::env::var_os("AFTERIMAGE_WRITE_FIXTURES").is_some() {
+    if let Some(written) = written.filter(|_| std::env::var_os("AFTERIMAGE_WRITE_FIXTURES").is_some()) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, written).unwrap();
     }
@@ -25,7 +26,7 @@ fn read(file: &str, written: &[u8]) -> Bytes {
 
 /// Compares `written` with the fixture `file`, and returns what the fixture holds.
 fn stored(file: &str, written: &[u8]) -> Bytes {
-    let stored = read(file, written);
+    let stored = read(file, Some(written));
     let differs = stored.iter().zip(written).position(|(a, b)| a != b);
     assert_eq!((differs, stored.len()), (None, written.len()), "{file} is written differently now");
     stored
@@ -33,6 +34,13 @@ fn stored(file: &str, written: &[u8]) -> Bytes {
 
 fn position(sequence: u64) -> Position {
     Position::new(Generation(0x0123_4567_89ab_cdef), Sequence(sequence))
+}
+
+fn standing(role: Role) -> Standing {
+    let mut lineage = Lineage::new(Generation(6));
+    lineage.fork(Generation(7), Sequence(1 << 33));
+    lineage.fork(position(0).generation, Sequence(1 << 34));
+    Standing { role, lineage, sequence: Sequence(1 << 40), alone: true }
 }
 
 fn blocks(first: u64, count: u64) -> BlockRange {
@@ -87,7 +95,7 @@ fn frames() {
 fn compressed_frames() {
     let written: Vec<u8> =
         [Codec::Lz4, Codec::Zstd].iter().flat_map(|codec| record(42, data(*codec)).to_bytes()).collect();
-    let mut stored = read("compressed-frames.v1.bin", &written);
+    let mut stored = read("compressed-frames.v1.bin", Some(&written));
     let Content::Data(raw) = data(Codec::Raw) else { unreachable!() };
     for codec in [Codec::Lz4, Codec::Zstd] {
         let (frame, length) = Frame::decode(&stored).unwrap();
@@ -106,16 +114,14 @@ fn messages_of_the_source() {
         group: "orders".into(),
         session: SessionId(u64::MAX),
         known_session: SessionId(1),
-        generation: position(0).generation,
-        parent: Some(position(7)),
+        standing: standing(Role::Primary),
         incarnation: Incarnation(3),
-        sequence: Sequence(1 << 40),
         durable_acks: true,
         volumes: vec![VolumeInfo { name: "pgdata".into(), size_bytes: 1 << 44 }],
     };
     let all = [SourceMessage::Open(open), SourceMessage::Ping { time: Time(8) }];
     for (n, message) in all.iter().enumerate() {
-        let stored = stored(&format!("source-message-{n}.v1.bin"), &encode(message));
+        let stored = stored(&format!("source-message-{n}.v2.bin"), &encode(message));
         assert_eq!(&decode::<SourceMessage>(&stored).unwrap(), message);
     }
 }
@@ -145,7 +151,7 @@ fn messages_of_the_target() {
         opened(Lost::None, None),
         opened(Lost::Ranges(vec![blocks(1, 2)]), Some(epoch)),
         opened(Lost::All, None),
-        TargetMessage::Refused { code: Refusal::Promoted, text: "was promoted".into() },
+        TargetMessage::Refused { code: Refusal::UnknownGroup, text: "no such group".into(), standing: None },
         TargetMessage::Received { sequence: Sequence(300) },
         TargetMessage::Durable { sequence: Sequence(70_000) },
         TargetMessage::Staged {
@@ -156,9 +162,16 @@ fn messages_of_the_target() {
         },
         TargetMessage::Differs { epoch: EpochId(6), frame: FrameId(1), blocks: vec![blocks(0, 1)] },
         TargetMessage::Pong { time: Time(8), applied: Sequence(1) },
+        TargetMessage::Refused {
+            code: Refusal::Promoted,
+            text: "was promoted".into(),
+            standing: Some(standing(Role::Standby)),
+        },
+        TargetMessage::Lacks { blocks: vec![blocks(5, 6)] },
+        opened(Lost::Told, None),
     ];
     for (n, message) in all.iter().enumerate() {
-        let stored = stored(&format!("target-message-{n}.v1.bin"), &encode(message));
+        let stored = stored(&format!("target-message-{n}.v2.bin"), &encode(message));
         assert_eq!(&decode::<TargetMessage>(&stored).unwrap(), message);
     }
 }
@@ -167,8 +180,10 @@ fn messages_of_the_target() {
 fn group_state() {
     let volume = VolumeState { name: "pgdata".into(), size_bytes: 1 << 44, identity: b"serial 17".to_vec() };
     let mut state = GroupState::new(Role::Standby, vec![volume]);
-    state.generation = position(0).generation;
-    state.parent = Some(position(7));
+    state.lineage = standing(Role::Standby).lineage;
+    state.replaced_by = Some((Generation(9), Sequence(10)));
+    state.alone = true;
+    state.keeps_image = true;
     state.boot_id = *b"0123456789abcdef";
     state.incarnation = Incarnation(3);
     state.reserved = Sequence(1 << 20);
@@ -179,6 +194,11 @@ fn group_state() {
     state.peer_has_checkpoint = true;
     state.base = Some(BasePoint { position: position(90), lsn: Lsn(4096) });
     state.lost = LostBlocks::Ranges(vec![blocks(1, 2), blocks(9, 1)]);
-    let stored = stored("group-state.v1.bin", &state.encode());
-    assert_eq!(GroupState::decode(&stored).unwrap(), state);
+    let newest = stored("group-state.v2.bin", &state.encode());
+    assert_eq!(GroupState::decode(&newest).unwrap(), state);
+    // Version 1 knew the parent only.
+    let oldest = GroupState::decode(&read("group-state.v1.bin", None)).unwrap();
+    state.lineage = Lineage::from_parts(vec![(position(7).generation, Sequence(7))], position(0).generation);
+    (state.replaced_by, state.alone, state.keeps_image) = (None, false, false);
+    assert_eq!(oldest, state);
 }

@@ -139,6 +139,7 @@ impl Source {
         self.set_bits(blocks);
         self.sequence = self.sequence.next();
         let sequence = self.sequence;
+        self.note_alone(sequence);
         if let Some(e) = self.epoch.as_mut().filter(|e| e.committed.is_none()) {
             e.written(blocks);
             if !self.session.is_active() && self.rules.on(Rule::EpochResumeRewrites) {
@@ -156,6 +157,18 @@ impl Source {
             InFlight { request, blocks, admitted: self.now, local_done: false, locked: true, fua: write.fua },
         );
         self.outputs.push_back(Output::LocalWrite { sequence, write });
+    }
+
+    /// A write that no session carries: if the peer is promoted now, both histories go on (section 6 of the design).
+    fn note_alone(&mut self, sequence: Sequence) {
+        if self.session.is_active() || !self.state.peer_has_checkpoint {
+            return;
+        }
+        self.alone_until = Some(sequence);
+        if !self.state.alone {
+            self.state.alone = true;
+            self.persist();
+        }
     }
 
     /// A record with the next sequence.
@@ -176,7 +189,7 @@ impl Source {
             e.last_record = sequence;
         }
         self.queue.push(Frame::Record(Record {
-            position: Position::new(self.state.generation, sequence),
+            position: Position::new(self.state.generation(), sequence),
             range,
             time: self.now,
             content,

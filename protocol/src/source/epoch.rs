@@ -193,7 +193,7 @@ impl Source {
         self.epoch = Some(Epoch::new(id, self.state.compare_all, total));
         self.queue.push(Frame::EpochBegin {
             epoch: id,
-            generation: self.state.generation,
+            generation: self.state.generation(),
             incarnation: self.state.incarnation,
         });
     }
@@ -285,7 +285,7 @@ impl Source {
         let compare = e.compare;
         self.queue.push(Frame::EpochCommit {
             epoch: e.id,
-            position: Position::new(self.state.generation, self.sequence),
+            position: Position::new(self.state.generation(), self.sequence),
             time: self.now,
             frames: e.frames,
             digest: e.digest,

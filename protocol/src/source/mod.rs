@@ -32,6 +32,7 @@ use bytes::Bytes;
 use crate::bitmap::Bitmap;
 use crate::frame::{Content, Frame};
 use crate::ids::*;
+use crate::lineage::{Lineage, Standing};
 use crate::rules::{Rule, Rules};
 use crate::state::{GroupState, LostBlocks};
 
@@ -241,6 +242,8 @@ pub struct Source {
     in_sync: bool,
     approach: Approach,
     disconnected_since: Time,
+    /// The last write that was admitted without a session, while the target may lack it.
+    alone_until: Option<Sequence>,
     waiting: VecDeque<Waiting>,
     locks: RangeLocks,
     hot: HotSet,
@@ -294,9 +297,9 @@ impl Source {
         let rules = config.rules;
         let Found { mut state, mut bitmaps, hot, boot_id, fresh_generation } = found;
         let power_lost = state.boot_id != boot_id;
-        let first = state.generation == Generation::NONE;
+        let first = state.generation() == Generation::NONE;
         if first {
-            state.generation = fresh_generation;
+            state.lineage = Lineage::new(fresh_generation);
             set_all(&mut bitmaps);
         }
         let damaged = hot.is_none() && !first;
@@ -319,6 +322,8 @@ impl Source {
         match &state.lost {
             LostBlocks::None => {}
             LostBlocks::All => set_all(&mut bitmaps),
+            // They are in the bitmaps already.
+            LostBlocks::Bitmaps => {}
             LostBlocks::Ranges(ranges) => ranges.iter().for_each(|r| set_blocks(&mut bitmaps, *r)),
         }
         state.boot_id = boot_id;
@@ -346,6 +351,7 @@ impl Source {
             in_sync: false,
             approach: Approach::default(),
             disconnected_since: now,
+            alone_until: None,
             waiting: VecDeque::new(),
             locks: RangeLocks::default(),
             in_flight: BTreeMap::new(),
@@ -373,6 +379,7 @@ impl Source {
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
+        source.alone_until = source.state.alone.then_some(source.recovery);
         if first {
             // That every block is dirty must be durable before the generation is: nothing else remembers it.
             let token = source.token();
@@ -614,9 +621,19 @@ impl Source {
         )
     }
 
+    /// What the source says of its image.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            role: self.state.role,
+            lineage: self.state.lineage.clone(),
+            sequence: self.sequence,
+            alone: self.state.alone,
+        }
+    }
+
     /// The position of the primary's image.
     pub fn position(&self) -> Position {
-        Position::new(self.state.generation, self.sequence)
+        Position::new(self.state.generation(), self.sequence)
     }
 
     /// The state as last changed; durable once the last [`Output::PersistState`] is reported.

@@ -34,10 +34,8 @@ impl Source {
             group: self.config.group.clone(),
             session,
             known_session: self.state.session,
-            generation: self.state.generation,
-            parent: self.state.parent,
+            standing: self.standing(),
             incarnation: self.state.incarnation,
-            sequence: self.sequence,
             durable_acks: self.config.mode == Mode::Sync && self.config.ack == AckLevel::Durable,
             volumes: self.config.volumes.clone(),
         })
@@ -57,6 +55,11 @@ impl Source {
         self.now = self.now.max(now);
         match message {
             TargetMessage::Opened(opened) => self.opened(opened),
+            // A set bit is never wrong: they are joined as they come, and count with what follows.
+            TargetMessage::Lacks { blocks } if matches!(self.session, Session::Opening(_)) => {
+                blocks.into_iter().for_each(|range| self.set_bits(range));
+            }
+            TargetMessage::Lacks { .. } => {}
             _ if !self.session.is_active() => {}
             TargetMessage::Received { sequence } => self.acked(sequence, false),
             TargetMessage::Durable { sequence } => self.acked(sequence, true),
@@ -82,6 +85,10 @@ impl Source {
         if durable {
             self.durable = self.durable.max(sequence);
             self.queue.free(sequence);
+            if self.alone_until.take_if(|until| *until <= sequence).is_some() {
+                self.state.alone = false;
+                self.persist();
+            }
             let done = self.epoch.as_ref().and_then(|e| e.committed).is_some_and(|s| s <= sequence);
             if done {
                 // What was staged by frame is covered by the commit.
@@ -97,7 +104,7 @@ impl Source {
             self.outputs.push_back(Output::Disconnect { reason: "the peer answered for another session" });
             return;
         }
-        let ours = |p: &Option<Position>| p.filter(|p| p.generation == self.state.generation);
+        let ours = |p: &Option<Position>| p.filter(|p| p.generation == self.state.generation());
         let received = ours(&opened.received).map(|p| p.sequence);
         let durable = ours(&opened.durable).map(|p| p.sequence);
         let joined = self.join(&opened, received, durable);
@@ -148,6 +155,7 @@ impl Source {
                     set_blocks(&mut self.bitmaps, *r);
                 }
             }
+            Lost::Told => {}
             _ => return false,
         }
         if !self.rules.on(Rule::JoinTakesSequence) {

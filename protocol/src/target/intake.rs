@@ -53,6 +53,10 @@ pub(super) struct OpenEpoch {
     pub id: EpochId,
     incarnation: Incarnation,
     pub direct: bool,
+    /// Staged beside an old image that is kept: the commit makes the base's first checkpoint.
+    kept: bool,
+    /// Where its commit ends in the journal.
+    commit_end: Option<Lsn>,
     pub begin: Lsn,
     /// Staged frames as disjoint runs: first to end.
     frames: BTreeMap<u64, u64>,
@@ -93,6 +97,8 @@ impl OpenEpoch {
             id,
             incarnation,
             direct,
+            kept: false,
+            commit_end: None,
             begin,
             frames: BTreeMap::new(),
             count: 0,
@@ -171,7 +177,8 @@ impl OpenEpoch {
 
     /// Whether a commit to the base is being noted.
     pub fn is_being_noted(&self) -> bool {
-        self.direct && self.commit.as_ref().is_some_and(|c| c.noting.is_some_and(|v| v > 0))
+        let noting = self.commit.as_ref().is_some_and(|c| c.noting.is_some_and(|v| v > 0));
+        (self.direct || self.kept) && noting
     }
 
     pub fn session_ended(&mut self) {
@@ -179,6 +186,7 @@ impl OpenEpoch {
         self.held_bytes = 0;
         self.held_ordered.clear();
         self.commit = None;
+        self.commit_end = None;
         self.unreported.clear();
         self.noting = None;
     }
@@ -290,7 +298,7 @@ impl Target {
             Frame::Block(_) | Frame::Compare(_) => self.take_block(frame)?,
             Frame::EpochCommit { epoch, position, time, frames, digest } => {
                 if let Some(e) = self.epoch.as_mut().filter(|e| e.id == epoch) {
-                    if position.generation != self.state.generation {
+                    if position.generation != self.state.generation() {
                         return Err(Violation::Unexpected("a commit of another generation"));
                     }
                     e.commit = Some(Commit { position, time, frames, digest, noting: None });
@@ -319,7 +327,7 @@ impl Target {
         let Frame::Record(record) = &frame else { return Ok(()) };
         let position = record.position;
         if let Some(e) = &mut self.epoch {
-            let known = position.generation == self.state.generation && position.sequence > e.ordered;
+            let known = position.generation == self.state.generation() && position.sequence > e.ordered;
             if !known && self.rules.on(Rule::Contiguous) {
                 return Err(Violation::Unexpected("a record that is not newer than the last"));
             }
@@ -336,7 +344,7 @@ impl Target {
             return Ok(());
         }
         let Some(newest) = self.points.newest() else { return Err(Violation::NoCheckpoint(position)) };
-        let expected = Position::new(self.state.generation, newest.position.sequence.next());
+        let expected = Position::new(self.state.generation(), newest.position.sequence.next());
         let coming = self.coming.unwrap_or(expected.sequence);
         let expected = Position { sequence: coming, ..expected };
         if position != expected && self.rules.on(Rule::Contiguous) {
@@ -353,16 +361,18 @@ impl Target {
         generation: Generation,
         incarnation: Incarnation,
     ) -> Result<(), Violation> {
-        if generation != self.state.generation {
+        if generation != self.state.generation() {
             return Err(Violation::Unexpected("an epoch of another generation"));
         }
         self.abort_epoch();
         let first = self.points.newest().is_none() || !self.rules.on(Rule::DirectOnlyFirst);
-        let mut open = OpenEpoch::new(epoch, incarnation, first, self.points.end());
+        let direct = first && !self.state.keeps_image;
+        let mut open = OpenEpoch::new(epoch, incarnation, direct, self.points.end());
+        open.kept = first && !direct;
         open.clears_lost = std::mem::take(&mut self.lost_handed_over);
         self.epoch = Some(open);
         self.coming = None;
-        if !first {
+        if !direct {
             self.outputs.push_back(Output::Append(Frame::EpochBegin { epoch, generation, incarnation }));
         }
         self.early.begin(epoch).into_iter().try_for_each(|frame| self.take_block(frame))
@@ -546,7 +556,10 @@ impl Target {
                 }
             }
             Frame::EpochCommit { epoch, position, .. } => {
-                if let Some(e) = self.epoch.take_if(|e| e.id == *epoch) {
+                if let Some(e) = self.epoch.as_mut().filter(|e| e.id == *epoch && e.kept) {
+                    e.commit_end = Some(end);
+                    self.sync_wanted = true;
+                } else if let Some(e) = self.epoch.take_if(|e| e.id == *epoch) {
                     self.overlay.union(&e.touched);
                     self.checkpoint(*position, end);
                     self.sync_wanted = true;
@@ -694,8 +707,19 @@ impl Target {
     }
 
     pub(super) fn staged_noted(&mut self, version: u64) {
-        let Some(e) = self.epoch.as_mut().filter(|e| e.direct) else { return };
+        let Some(e) = self.epoch.as_mut().filter(|e| e.direct || e.kept) else { return };
         if let Some(c) = e.commit.as_ref().filter(|c| c.noting.is_some_and(|v| v > 0 && v <= version)) {
+            if let Some(end) = e.commit_end.filter(|_| e.kept) {
+                let (position, held) = (c.position, std::mem::take(&mut e.held_ordered));
+                self.overlay.union(&e.touched);
+                self.epoch = None;
+                self.checkpoint(position, end);
+                self.points.synced(self.points.durable());
+                if self.session.active().is_some() {
+                    self.replay_held(held);
+                }
+                return;
+            }
             let point = Checkpoint { position: c.position, lsn: self.points.end(), time: c.time };
             self.points.set_base(point);
             let held = std::mem::take(&mut e.held_ordered);
@@ -713,6 +737,24 @@ impl Target {
                 mark: Some(self.state.mark),
             };
             self.send(message);
+        }
+    }
+
+    /// The journal is durable up to `lsn`: the commit of an epoch beside an old image makes it the base's, from which on
+    /// the old image counts for nothing.
+    pub(super) fn kept_synced(&mut self, lsn: Lsn) {
+        let version = self.state_version + 1;
+        let Some(e) = self.epoch.as_mut().filter(|e| e.kept && (e.clears_lost || self.state.lost.is_none()))
+        else {
+            return;
+        };
+        let (Some(end), Some(c)) = (e.commit_end.filter(|end| *end <= lsn), &mut e.commit) else { return };
+        if c.noting == Some(0) {
+            c.noting = Some(version);
+            self.state.base = Some(crate::state::BasePoint { position: c.position, lsn: end });
+            self.state.keeps_image = false;
+            self.state.lost = LostBlocks::None;
+            self.state_wanted = true;
         }
     }
 

@@ -21,6 +21,7 @@ mod session;
 
 use std::collections::VecDeque;
 
+use crate::bitmap::Bitmap;
 use crate::block_set::BlockSet;
 use crate::frame::{Compare, Content, Frame};
 use crate::ids::*;
@@ -151,6 +152,11 @@ impl Recovery {
         }
     }
 
+    /// The bitmaps of this host's time as a primary: needed when the state counts them as lost.
+    pub fn lost_bitmaps(&mut self, bitmaps: Vec<Bitmap>) {
+        self.target.lost_bitmaps = bitmaps;
+    }
+
     /// All entries were fed: the journal holds `start..end`, all of it on stable storage (rule 4), less what `damage`
     /// tells.
     pub fn finish(self, start: Lsn, end: Lsn, damage: Option<FoundDamage>, now: Time) -> Target {
@@ -160,7 +166,7 @@ impl Recovery {
             if target.rules.on(Rule::DamageRefetched) {
                 match damage.lost {
                     LostBlocks::None => {}
-                    LostBlocks::All => target.state.lost = LostBlocks::All,
+                    LostBlocks::All | LostBlocks::Bitmaps => target.state.lost = LostBlocks::All,
                     LostBlocks::Ranges(ranges) => target.state.lost.add(ranges),
                 }
             }
@@ -209,6 +215,8 @@ pub struct Target {
     aborting: Option<Lsn>,
     /// The sequence of the next record, when some are on their way to the journal.
     coming: Option<Sequence>,
+    /// The bitmaps of this host's time as a primary, while what they say counts as lost.
+    lost_bitmaps: Vec<Bitmap>,
     /// What was lost has been told to the source of this session.
     lost_handed_over: bool,
     /// What was lost has come again with the commit at this sequence.
@@ -253,6 +261,7 @@ impl Target {
             overlay: BlockSet::default(),
             aborting: None,
             coming: None,
+            lost_bitmaps: Vec::new(),
             lost_handed_over: false,
             lost_until: None,
             damage_pending: false,

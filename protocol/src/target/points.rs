@@ -202,6 +202,7 @@ impl Target {
                     self.unsynced_since = Some(now);
                 }
                 self.staged_synced(lsn);
+                self.kept_synced(lsn);
                 self.clear_lost_if_committed();
             }
             None => self.fail(super::JOURNAL_SYNC_FAILED),

@@ -109,8 +109,8 @@ impl Target {
             }
             Stage::Apply => {
                 self.state.role = Role::Primary;
-                self.state.parent = Some(point.position);
-                self.state.generation = step.generation;
+                self.state.lineage = self.image_lineage();
+                self.state.lineage.fork(step.generation, point.position.sequence);
                 self.state.reserved = self.state.reserved.max(point.position.sequence);
                 self.state.noted = Sequence(0);
                 self.state.peer_has_checkpoint = false;

@@ -1,7 +1,8 @@
 //! The handshake at the target (rules 13, 19, 23).
 
 use super::*;
-use crate::message::{Lost, Open, Opened, Refusal};
+use crate::lineage::{Lineage, Standing, refuse};
+use crate::message::{Lost, MAX_RANGES, Open, Opened, Refusal};
 
 #[derive(Debug)]
 pub(super) enum Session {
@@ -53,7 +54,7 @@ impl Target {
         }
         self.refuse(&open)?;
         let (known, previous) = (self.state.session, self.state.previous_session);
-        self.state.generation = open.generation;
+        self.state.lineage = open.standing.lineage;
         self.state.session = open.session;
         self.state.previous_session = open.known_session;
         let version = self.persist();
@@ -65,13 +66,12 @@ impl Target {
 
     #[expect(clippy::result_large_err, reason = "once a handshake, and sent as it is")]
     fn refuse(&self, open: &Open) -> Result<(), TargetMessage> {
-        let refused = |code, text: String| Err(TargetMessage::Refused { code, text });
+        let refused = |code, text: String| Err(TargetMessage::Refused { code, text, standing: None });
         if self.state.role != Role::Standby {
-            let text = format!(
-                "group {} was promoted here: generation {}; the old primary has to be reinstated",
-                self.config.group, self.state.generation
-            );
-            return refused(Refusal::Promoted, text);
+            return match refuse(&self.config.group, &open.standing, &self.standing()) {
+                Some(refusal) => Err(refusal),
+                None => refused(Refusal::Role, format!("group {} is not a standby here", self.config.group)),
+            };
         }
         if let Some(reason) = self.failed {
             return refused(
@@ -98,18 +98,23 @@ impl Target {
             );
             return refused(Refusal::Volumes, text);
         }
-        let ours = self.state.generation;
-        let follows = ours == Generation::NONE
-            || ours == open.generation
-            || open.parent.is_some_and(|p| p.generation == ours);
-        if !follows || open.generation == Generation::NONE {
-            let text = format!(
-                "group {}: the source's generation {} does not follow from generation {ours}, which is here",
-                self.config.group, open.generation
-            );
-            return refused(Refusal::Generation, text);
+        refuse(&self.config.group, &open.standing, &self.standing()).map_or(Ok(()), Err)
+    }
+
+    /// The generations that led to the newest checkpoint; those last agreed on while there is none.
+    pub(super) fn image_lineage(&self) -> Lineage {
+        let newest = self.points.newest().map(|p| p.position.generation);
+        newest.map_or_else(|| self.state.lineage.clone(), |generation| self.state.lineage.up_to(generation))
+    }
+
+    /// What the target says of its image.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            role: self.state.role,
+            lineage: self.image_lineage(),
+            sequence: self.points.newest().map_or(Sequence(0), |p| p.position.sequence),
+            alone: self.state.alone,
         }
-        Ok(())
     }
 
     /// The connection of `session` is gone.
@@ -118,6 +123,28 @@ impl Target {
             self.end_session("the connection is gone");
         }
         self.pump(now);
+    }
+
+    /// Tells the source the blocks of the bitmaps that were this host's as a primary.
+    fn tell_bitmaps(&mut self) {
+        if self.state.lost != LostBlocks::Bitmaps {
+            return;
+        }
+        let mut messages = Vec::new();
+        let mut blocks = Vec::new();
+        for (index, bitmap) in self.lost_bitmaps.iter().enumerate() {
+            let volume = VolumeIndex(index as u32);
+            let mut from = 0;
+            while let Some((first, count)) = bitmap.next_run(from, u64::MAX) {
+                from = first + count;
+                blocks.push(BlockRange { volume, first, count });
+                if blocks.len() == MAX_RANGES {
+                    messages.push(std::mem::take(&mut blocks));
+                }
+            }
+        }
+        messages.push(blocks);
+        messages.into_iter().for_each(|blocks| self.send(TargetMessage::Lacks { blocks }));
     }
 
     pub(super) fn session_noted(&mut self, version: u64) {
@@ -141,6 +168,7 @@ impl Target {
                 LostBlocks::None => Lost::None,
                 LostBlocks::Ranges(r) => Lost::Ranges(r.clone()),
                 LostBlocks::All => Lost::All,
+                LostBlocks::Bitmaps => Lost::Told,
             },
         };
         self.lost_handed_over = opened.lost != Lost::None;
@@ -153,6 +181,7 @@ impl Target {
         if let Some(e) = &mut self.epoch {
             e.session_began();
         }
+        self.tell_bitmaps();
         self.send(TargetMessage::Opened(opened));
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::lineage::{Lineage, Standing};
 use crate::codec::content_checksum;
 use crate::frame::{Block, Codec, Payload, Record, frame_digest};
 use crate::message::Open;
@@ -30,7 +31,7 @@ impl Bench {
             Role::Standby,
             vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }],
         );
-        state.generation = GENERATION;
+        state.lineage = Lineage::new(GENERATION);
         state.base = base.map(|s| BasePoint { position: position(s), lsn: Lsn(0) });
         let target = Target::recover(config(), state, Time(1)).finish(Lsn(0), Lsn(0), None, Time(1));
         let mut bench = Self {
@@ -50,10 +51,13 @@ impl Bench {
             group: "g".into(),
             session: SESSION,
             known_session: SessionId(0),
-            generation: GENERATION,
-            parent: None,
             incarnation: Incarnation(1),
-            sequence: Sequence(100),
+            standing: Standing {
+                role: Role::Primary,
+                lineage: Lineage::new(GENERATION),
+                sequence: Sequence(100),
+                alone: false,
+            },
             durable_acks: false,
             volumes: config().volumes,
         };
@@ -273,7 +277,7 @@ fn a_commit_that_waits_for_a_write_to_the_base_goes_on_when_that_is_reported() {
 #[test]
 fn an_aborted_epoch_whose_beginning_was_trimmed_is_not_redone() {
     let mut state = GroupState::new(Role::Standby, vec![]);
-    state.generation = GENERATION;
+    state.lineage = Lineage::new(GENERATION);
     state.base = Some(BasePoint { position: position(12), lsn: Lsn(400) });
     let mut recovery = Target::recover(config(), state, Time(1));
     let abort = Frame::EpochAbort { epoch: EPOCH };
