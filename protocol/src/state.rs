@@ -88,6 +88,8 @@ pub struct GroupState {
     pub keeps_image: bool,
     /// The boot in which the agent last ran: another one means that unsynced bytes may be gone.
     pub boot_id: [u8; 16],
+    /// The generation whose source the bitmaps and the hot-extent log are of.
+    pub bitmaps_of: Generation,
     /// Runs of the source so far.
     pub incarnation: Incarnation,
     /// No sequence above this one has been used.
@@ -147,6 +149,7 @@ impl GroupState {
             alone: false,
             keeps_image: false,
             boot_id: [0; 16],
+            bitmaps_of: Generation::NONE,
             incarnation: Incarnation(0),
             reserved: Sequence(0),
             session: SessionId(0),
@@ -192,6 +195,7 @@ impl GroupState {
         put_u64(&mut w, left_at.0);
         w.push(self.alone.into());
         w.push(self.keeps_image.into());
+        put_u64(&mut w, self.bitmaps_of.0);
         w.extend_from_slice(&self.boot_id);
         put_u64(&mut w, self.incarnation.0);
         put_u64(&mut w, self.reserved.0);
@@ -245,6 +249,7 @@ impl GroupState {
         let mut past = Vec::new();
         let mut replaced_by = None;
         let (mut alone, mut keeps_image) = (false, false);
+        let mut bitmaps_of = if role == Role::Standby { Generation::NONE } else { generation };
         if version == VERSION_1 {
             let has_parent = r.bool("parent")?;
             let parent = r.position()?;
@@ -262,6 +267,7 @@ impl GroupState {
             replaced_by = replaced.then_some(by);
             alone = r.bool("alone flag")?;
             keeps_image = r.bool("kept image flag")?;
+            bitmaps_of = Generation(r.u64()?);
         }
         let mut boot_id = [0; 16];
         boot_id.copy_from_slice(r.take(16)?);
@@ -310,6 +316,7 @@ impl GroupState {
             alone,
             keeps_image,
             boot_id,
+            bitmaps_of,
             incarnation,
             reserved,
             session,

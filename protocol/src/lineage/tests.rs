@@ -110,10 +110,7 @@ fn two_promotions_of_one_history_are_a_split_brain() {
     let one = primary(line(G1, &[(100, G2)]), 130);
     let other = primary(line(G1, &[(90, G3)]), 95);
     assert_eq!(relate(&one, &other), Relation::BothForked { common: Position::new(G1, Sequence(90)) });
-    assert_eq!(
-        verdicts(&one, &other),
-        [Verdict::ReinstateTarget, Verdict::SplitBrain, Verdict::SplitBrain]
-    );
+    assert_eq!(verdicts(&one, &other), [Verdict::ReinstateTarget, Verdict::SplitBrain, Verdict::SplitBrain]);
 }
 
 #[test]

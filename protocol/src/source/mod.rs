@@ -302,6 +302,7 @@ impl Source {
             state.lineage = Lineage::new(fresh_generation);
             set_all(&mut bitmaps);
         }
+        state.bitmaps_of = state.generation();
         let damaged = hot.is_none() && !first;
         let mut hot = hot.unwrap_or_default();
         if power_lost && rules.on(Rule::HotIntoBitmap) {

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::lineage::{Lineage, Standing};
 use crate::codec::content_checksum;
 use crate::frame::{Block, Codec, Payload, Record, frame_digest};
+use crate::lineage::{Lineage, Standing};
 use crate::message::Open;
 use crate::state::{BasePoint, VolumeState};
 

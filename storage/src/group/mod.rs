@@ -4,6 +4,7 @@
 //! [`TargetStore`] the journal; both work on volumes. They are the same over a real disk and a simulated one, and decide
 //! nothing: when something is done is the state machines' business.
 
+mod reinstate;
 mod source;
 mod target;
 
@@ -17,6 +18,7 @@ use crate::io::{Dir, File};
 use crate::journal::JournalError;
 use crate::superblock::{Superblock, SuperblockError};
 
+pub use reinstate::{ReinstateError, Reinstated, reinstate};
 pub use source::{SourceFiles, SourceStore, content_of, read_run, write_content, write_local};
 pub use target::{StateWriter, TargetStore, compare_base, write_base};
 

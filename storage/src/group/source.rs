@@ -41,14 +41,19 @@ impl SourceStore {
         boot_id: [u8; 16],
         hot_capacity: usize,
     ) -> Result<(Self, SourceFiles), GroupError> {
-        let used = state.generation != Generation::NONE && state.incarnation != Incarnation(0);
+        // What a promoted host has of an earlier time as a primary says nothing about this one.
+        let other = state.bitmaps_of != state.generation();
+        let used = state.generation() != Generation::NONE && state.incarnation != Incarnation(0) && !other;
         let same_boot = state.boot_id == boot_id;
         let mut whole = true;
         let dir = group.dir.clone();
         let (mut bitmaps, mut syncs) = (Vec::new(), Vec::new());
         for (index, volume) in state.volumes.clone().iter().enumerate() {
-            let name = format!("bitmap-{index}");
+            let name = bitmap_name(index);
             let blocks = blocks_in(volume.size_bytes);
+            if other {
+                forget(&*dir, &name)?;
+            }
             let file = match open_bitmap(&*dir, &name, blocks, same_boot) {
                 Ok(file) => file,
                 Err(error @ (BitmapError::Io { .. } | BitmapError::Version { .. })) => {
@@ -65,6 +70,9 @@ impl SourceStore {
             whole &= !created;
             bitmaps.push(bitmap);
             syncs.push(sync);
+        }
+        if other {
+            forget(&*dir, HOT_LOG)?;
         }
         let (hot_log, hot) = match HotLog::open(&*dir, HOT_LOG, hot_capacity) {
             Ok(found) => found,
@@ -87,6 +95,11 @@ impl SourceStore {
     /// Writes the state; whether it is durable.
     pub fn persist_state(&mut self, state: &GroupState) -> bool {
         report(self.group.write(state))
+    }
+
+    /// Writes the state; durable in both slots on return.
+    pub fn write_state(&mut self, state: &GroupState) -> Result<(), GroupError> {
+        self.group.write(state)
     }
 
     /// Writes the set of hot extents; whether it is durable.
@@ -114,11 +127,23 @@ fn report<T, E: std::fmt::Display>(result: Result<T, E>) -> bool {
     result.is_ok()
 }
 
+pub(super) fn bitmap_name(index: usize) -> String {
+    format!("bitmap-{index}")
+}
+
 /// Notes durably that the bits cannot be believed.
 fn distrust(group: &mut GroupStore, state: &mut GroupState) -> Result<(), GroupError> {
     if !state.compare_all {
         state.compare_all = true;
         group.write(state)?;
+    }
+    Ok(())
+}
+
+fn forget(dir: &dyn Dir, name: &str) -> Result<(), GroupError> {
+    let gone = |source| GroupError::Quarantine { name: name.to_owned(), source };
+    if dir.exists(name).map_err(gone)? {
+        dir.remove(name).and_then(|()| dir.sync()).map_err(gone)?;
     }
     Ok(())
 }

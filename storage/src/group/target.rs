@@ -3,13 +3,15 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::frame::{Compare, Content, Frame, HASH_BYTES};
-use afterimage_protocol::state::{GroupState, LostBlocks};
+use afterimage_protocol::state::{GroupState, LostBlocks, VolumeState};
 use afterimage_protocol::target::{Config, FoundDamage, Target};
 use afterimage_protocol::*;
 
-use super::source::{hashes_of, write_content};
+use super::source::{bitmap_name, hashes_of, write_content};
 use super::{GroupError, GroupStore, VolumeFile};
+use crate::bitmap::open_bitmap;
 use crate::io::Dir;
 use crate::journal::{Journal, JournalError, JournalOptions, Lost, Reader, SyncTicket};
 
@@ -30,10 +32,13 @@ impl TargetStore {
         journal_dir: Arc<dyn Dir>,
         options: JournalOptions,
         config: Config,
-        state: GroupState,
+        mut state: GroupState,
         now: Time,
     ) -> Result<(Self, Target), GroupError> {
+        let lost =
+            if state.lost == LostBlocks::Bitmaps { lost_bitmaps(&group, &mut state) } else { Vec::new() };
         let mut recovery = Target::recover(config, state, now);
+        recovery.lost_bitmaps(lost);
         let (journal, found) =
             Journal::open(journal_dir, options, &mut |e| recovery.entry(e.start, e.end, e.frame))?;
         let damage = found.damage.map(|d| {
@@ -111,6 +116,22 @@ impl TargetStore {
     pub fn journal(&self) -> &Journal {
         &self.journal
     }
+}
+
+/// The bitmaps of this host's time as a primary, only to be read. Without one of them, all blocks count as lost.
+fn lost_bitmaps(group: &GroupStore, state: &mut GroupState) -> Vec<Bitmap> {
+    let open = |(index, volume): (usize, &VolumeState)| {
+        let file = open_bitmap(&*group.dir, &bitmap_name(index), blocks_in(volume.size_bytes), true);
+        file.inspect_err(|error| tracing::warn!(%error, "a bitmap is damaged: every block counts as lost"))
+            .ok()
+            .filter(|file| !file.created)
+            .map(|file| file.bitmap)
+    };
+    let bitmaps: Option<Vec<Bitmap>> = state.volumes.iter().enumerate().map(open).collect();
+    bitmaps.unwrap_or_else(|| {
+        state.lost = LostBlocks::All;
+        Vec::new()
+    })
 }
 
 /// Writes the state of a group; one write at a time.

@@ -1,0 +1,110 @@
+//! A host that was replaced becomes a standby again: what only it has is saved, and then counts as lacking.
+
+use afterimage_protocol::bitmap::Bitmap;
+use afterimage_protocol::state::{GroupState, LostBlocks, Role};
+use afterimage_protocol::*;
+
+use super::{GroupError, GroupStore, SourceStore, VolumeFile};
+use crate::io::Dir;
+use crate::salvage::{self, Head, SalvageError, Saved};
+
+/// Why a host cannot be reinstated. Nothing of it has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReinstateError {
+    /// Its state.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// What it has cannot be saved.
+    #[error(transparent)]
+    Salvage(#[from] SalvageError),
+    /// The bitmaps, which say what differs, cannot be made durable.
+    #[error("cannot make the bitmaps durable")]
+    Bitmaps(#[source] std::io::Error),
+    /// It is not fenced.
+    #[error("this host was not replaced: there is nothing to reinstate")]
+    NotFenced,
+}
+
+/// What a reinstatement did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reinstated {
+    /// What was saved.
+    pub saved: Saved,
+    /// Blocks that may differ and will come from the peer.
+    pub blocks: u64,
+    /// Which ones differ is not known: everything is compared.
+    pub all: bool,
+}
+
+/// Makes a fenced host a standby. What its bitmaps say that the peer lacks is saved to a new file in `salvage_dir` first;
+/// the volumes stay as they are until the peer's data has come whole. Durable on return; after a crash in the middle the
+/// host is fenced as before, or a standby.
+pub fn reinstate(
+    group: GroupStore,
+    mut state: GroupState,
+    salvage_dir: &dyn Dir,
+    volumes: &[VolumeFile],
+    boot_id: [u8; 16],
+    time: Time,
+) -> Result<Reinstated, ReinstateError> {
+    if state.role != Role::Fenced {
+        return Err(ReinstateError::NotFenced);
+    }
+    let power_lost = state.boot_id != boot_id;
+    // Any capacity holds what is there.
+    let (mut store, mut files) = SourceStore::open(group, &mut state, boot_id, 1)?;
+    let all = state.compare_all || files.hot.is_none();
+    if power_lost {
+        for extent in files.hot.iter().flatten() {
+            set(&mut files.bitmaps, extent.blocks());
+        }
+    }
+    if all {
+        for bitmap in &mut files.bitmaps {
+            bitmap.set(0, bitmap.blocks());
+        }
+    }
+    for sync in store.bitmap_syncs() {
+        sync.sync_all().map_err(ReinstateError::Bitmaps)?;
+    }
+    let (replaced_by, left_at) = state.replaced_by.unwrap_or_default();
+    let head = Head {
+        time,
+        generation: state.generation(),
+        replaced_by,
+        left_at,
+        volumes: state.volumes.iter().map(|v| (v.name.clone(), v.size_bytes)).collect(),
+    };
+    let dirty = files.bitmaps.iter().enumerate().flat_map(|(index, bitmap)| runs(index, bitmap));
+    let saved = salvage::save(salvage_dir, &head, volumes, dirty)?;
+    state.role = Role::Standby;
+    state.boot_id = boot_id;
+    state.lost = if all { LostBlocks::All } else { LostBlocks::Bitmaps };
+    state.keeps_image = true;
+    state.base = None;
+    state.mark = 0;
+    state.noted = Sequence(0);
+    state.peer_has_checkpoint = false;
+    state.compare_all = false;
+    state.alone = false;
+    state.replaced_by = None;
+    store.write_state(&state)?;
+    let blocks = files.bitmaps.iter().map(Bitmap::dirty_blocks).sum();
+    Ok(Reinstated { saved, blocks, all })
+}
+
+fn set(bitmaps: &mut [Bitmap], range: BlockRange) {
+    if let Some(bitmap) = bitmaps.get_mut(range.volume.0 as usize) {
+        let end = range.end().min(bitmap.blocks());
+        bitmap.set(range.first, end.saturating_sub(range.first));
+    }
+}
+
+fn runs(index: usize, bitmap: &Bitmap) -> impl Iterator<Item = BlockRange> + '_ {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let (first, count) = bitmap.next_run(from, u64::MAX)?;
+        from = first + count;
+        Some(BlockRange { volume: VolumeIndex(index as u32), first, count })
+    })
+}
