@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afterimage_protocol::frame::{Content, Frame};
+use afterimage_protocol::lineage::Lineage;
 use afterimage_protocol::source::{LocalError, Output, Source, Status, Write};
-use afterimage_protocol::state::Role;
+use afterimage_protocol::state::{GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::bitmap::BitmapSync;
 use afterimage_storage::group::{SourceStore, content_of};
@@ -62,7 +63,8 @@ pub(crate) struct Group {
     /// Nothing is admitted any more.
     closed: AtomicBool,
     /// The peer was promoted: every state that is written from now on says so.
-    pub(crate) fenced: AtomicBool,
+    /// Once the peer was promoted: its generation, and where that left this host's, if it told.
+    fenced: Mutex<Option<Option<(Generation, Sequence)>>>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
     _lock: DirLock,
@@ -107,7 +109,7 @@ impl Group {
             timer: Notify::new(),
             hang_up: watch::Sender::new((0, "")),
             closed: AtomicBool::new(false),
-            fenced: AtomicBool::new(false),
+            fenced: Mutex::new(None),
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
             flushes_asked: AtomicUsize::new(0),
@@ -334,15 +336,23 @@ impl Group {
         let bitmaps = self.bitmaps.iter().filter(|bitmap| bitmap.sync_all().is_err()).count() == 0;
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.look(|source| source.state().clone());
-        if self.fenced.load(Ordering::Acquire) {
-            state.role = Role::Fenced;
-        }
+        self.note_fence(&mut state);
         volumes && bitmaps && store.persist_state(&state)
     }
 
+    /// After the fence was written nothing else may be: to be called under the store's lock.
+    pub(crate) fn note_fence(&self, state: &mut GroupState) {
+        if let Some(by) = *self.fenced.lock().unwrap_or_else(PoisonError::into_inner) {
+            state.role = Role::Fenced;
+            state.replaced_by = by;
+        }
+    }
+
     /// The peer was promoted: nothing is served any more, and that is durable on return if the result is true. Blocks.
-    pub fn fence(&self) -> bool {
-        self.fenced.store(true, Ordering::Release);
+    pub fn fence(&self, peer: Option<&Lineage>) -> bool {
+        let ours = self.look(|source| source.state().generation());
+        let by = peer.map(|line| (line.current(), line.left_at(ours).unwrap_or_default()));
+        *self.fenced.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
         self.abandon();
         self.sync_all()
     }

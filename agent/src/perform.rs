@@ -1,12 +1,11 @@
 //! Does what a source wants done, and tells it how that ended.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use afterimage_protocol::frame::Content;
 use afterimage_protocol::source::{LocalError, Output, ReadOutcome, Write};
-use afterimage_protocol::state::{GroupState, Role};
+use afterimage_protocol::state::GroupState;
 use afterimage_protocol::*;
 use afterimage_storage::group::read_run;
 
@@ -105,10 +104,7 @@ impl Group {
 
     fn persist_state(&self, mut state: GroupState) -> bool {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: after the fence was written nothing else may be.
-        if self.fenced.load(Ordering::Acquire) {
-            state.role = Role::Fenced;
-        }
+        self.note_fence(&mut state);
         store.persist_state(&state)
     }
 

@@ -102,7 +102,7 @@ fn served(
     exports: Option<&[Exported]>,
     watched: &Watched,
 ) -> GroupStatus {
-    let (source, parent) = group.look(|source| (source.status(), source.state().parent));
+    let (source, parent) = group.look(|source| (source.status(), source.state().parent()));
     let now = group.clock.now();
     let protection = protection(&source, link, config, now);
     let mut status = GroupStatus::new(

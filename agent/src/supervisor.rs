@@ -185,10 +185,11 @@ impl Supervisor {
                 () = is_true(&mut stop) => break None,
             }
         };
-        if outcome == Some(Outcome::Fenced) {
+        if let Some(Outcome::Fenced(peer)) = outcome {
             tracing::error!(group = group.name, "the peer was promoted: this host serves the group no more");
             let fenced = group.clone();
-            let durable = host.main.spawn_blocking(move || fenced.fence()).await.unwrap_or(false);
+            let durable =
+                host.main.spawn_blocking(move || fenced.fence(peer.as_ref())).await.unwrap_or(false);
             if !durable {
                 tracing::error!(group = group.name, "that the peer was promoted could not be noted");
             }

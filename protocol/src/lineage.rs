@@ -89,6 +89,14 @@ impl Lineage {
         self.past.drain(..surplus);
     }
 
+    /// The sequence at which this line left `generation`; `None` if it is its current one, or not of it at all.
+    pub fn left_at(&self, generation: Generation) -> Option<Sequence> {
+        match self.left(generation) {
+            Some(Left::At(sequence)) => Some(sequence),
+            _ => None,
+        }
+    }
+
     /// Where this line left `generation`: a sequence, or the end of all if it has not.
     fn left(&self, generation: Generation) -> Option<Left> {
         if generation == Generation::NONE {

@@ -64,7 +64,7 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
         let name: String = open.group.chars().take(MAX_NAME_LEN).collect();
         let text = format!("group {name} is not configured here");
         warn!(group = name, address = %connection.remote_address(), "session refused: no such group");
-        let refused = TargetMessage::Refused { code: Refusal::UnknownGroup, text };
+        let refused = TargetMessage::Refused { code: Refusal::UnknownGroup, text, standing: None };
         refuse(control.0, &connection, &refused).await;
         return;
     };

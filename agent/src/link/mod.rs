@@ -13,6 +13,7 @@ mod session;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use afterimage_protocol::lineage::Lineage;
 use afterimage_protocol::message::Refusal;
 use tokio::sync::watch;
 
@@ -53,12 +54,12 @@ pub(crate) struct Link {
 }
 
 /// Why a link has ended for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It was asked to.
     Stopped,
-    /// The peer was promoted.
-    Fenced,
+    /// The peer was promoted; its history, if it told.
+    Fenced(Option<Lineage>),
 }
 
 impl Link {
@@ -114,9 +115,11 @@ impl Link {
             };
             let pause = match end {
                 End::Stopped => return Outcome::Stopped,
-                End::Refused(Refusal::Promoted) => return Outcome::Fenced,
+                End::Refused(Refusal::Promoted | Refusal::SplitBrain, standing) => {
+                    return Outcome::Fenced(standing.map(|s| s.lineage));
+                }
                 End::Paused => continue,
-                End::Refused(_) | End::Unpaired => PATIENCE,
+                End::Refused(..) | End::Unpaired => PATIENCE,
                 End::Restarted => {
                     backoff = BACKOFF_MIN;
                     jittered(backoff)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use afterimage_protocol::lineage::Standing;
 use afterimage_protocol::message::{
     MAX_MESSAGE_BYTES, Refusal, SourceMessage, TargetMessage, decode, encode,
 };
@@ -38,7 +39,7 @@ pub(super) enum End {
     Stopped,
     Paused,
     Unpaired,
-    Refused(Refusal),
+    Refused(Refusal, Option<Standing>),
     /// The peer's new process says that it does not know the session: it is there, and can have one.
     Restarted,
     Lost,
@@ -66,10 +67,10 @@ impl Link {
         let _held = Held { group: group.clone(), connection: connection.clone() };
         match self.hold(group, &connection).await {
             Ok(never) => match never {},
-            Err(Broken::Refused { code, text }) => {
+            Err(Broken::Refused { code, text, standing }) => {
                 let retry = code == Refusal::NotReady;
                 self.note(|state| state.refused = !retry);
-                self.failed(End::Refused(code), text)
+                self.failed(End::Refused(code, standing), text)
             }
             Err(Broken::Lost(text)) => {
                 let (end, text) = match connection.close_reason() {
@@ -93,14 +94,26 @@ impl Link {
         let _ = control.set_priority(CONTROL_PRIORITY);
         let open = open(group).await?;
         write_message(&mut control, &encode(&open), CAP_BYTES).await.map_err(lost)?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, next(&mut answers)).await;
-        match answer.map_err(|_| Broken::Lost("the peer does not answer the handshake".to_owned()))?? {
-            TargetMessage::Refused { code, text } => return Err(Broken::Refused { code, text }),
-            message @ TargetMessage::Opened(_) => {
-                group.feed_from_control(|source, now| source.message(now, message));
-                self.agreed.send_replace(true);
+        loop {
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, next(&mut answers)).await;
+            match answer.map_err(|_| Broken::Lost("the peer does not answer the handshake".to_owned()))?? {
+                TargetMessage::Refused { code, text, standing } => {
+                    return Err(Broken::Refused { code, text, standing });
+                }
+                message @ TargetMessage::Lacks { .. } => {
+                    group.feed_from_control(|source, now| source.message(now, message));
+                }
+                message @ TargetMessage::Opened(_) => {
+                    group.feed_from_control(|source, now| source.message(now, message));
+                    self.agreed.send_replace(true);
+                    break;
+                }
+                _ => {
+                    return Err(Broken::Lost(
+                        "the peer answers the handshake with something else".to_owned(),
+                    ));
+                }
             }
-            _ => return Err(Broken::Lost("the peer answers the handshake with something else".to_owned())),
         }
         tracing::info!(group = group.name, peer = %connection.remote_address(), "session with the peer");
         self.note(|state| state.refused = false);
@@ -133,7 +146,7 @@ impl Link {
 /// Why a session is no more.
 #[derive(Debug)]
 pub(super) enum Broken {
-    Refused { code: Refusal, text: String },
+    Refused { code: Refusal, text: String, standing: Option<Standing> },
     Lost(String),
 }
 
@@ -203,7 +216,9 @@ async fn next(answers: &mut RecvStream) -> Result<TargetMessage, Broken> {
 async fn receive(group: Arc<Group>, mut answers: RecvStream, heard: Arc<Heard>) -> Broken {
     loop {
         let message = match next(&mut answers).await {
-            Ok(TargetMessage::Refused { code, text }) => return Broken::Refused { code, text },
+            Ok(TargetMessage::Refused { code, text, standing }) => {
+                return Broken::Refused { code, text, standing };
+            }
             Ok(message) => message,
             Err(broken) => return broken,
         };

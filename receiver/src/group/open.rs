@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use afterimage_contract::config;
+use afterimage_protocol::lineage::{Standing, refuse};
 use afterimage_protocol::message::{Refusal, TargetMessage, VolumeInfo};
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::state::{GroupState, Role, VolumeState};
 use afterimage_protocol::target::Config;
-use afterimage_protocol::{Generation, MAX_PAYLOAD_BYTES, Position};
+use afterimage_protocol::{Generation, MAX_PAYLOAD_BYTES};
 use afterimage_storage::disk::RealDir;
 use afterimage_storage::group::{GroupStore, TargetStore};
 use afterimage_storage::journal::JournalOptions;
@@ -46,43 +47,38 @@ pub enum Found {
 }
 
 /// Why a group is not the receiver's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Elsewhere {
     /// The configuration makes this host its first primary, and it has not run yet.
     Configured,
-    /// This host is, or was, its primary, with this history.
-    Primary(Generation),
+    /// This host is, or was, its primary.
+    Primary(Standing),
 }
 
 impl Elsewhere {
-    /// What a source is told that asks for a session, with the position where its history forked off its parent.
-    pub fn refusal(self, group: &str, forked_off: Option<Position>) -> TargetMessage {
-        let (code, text) = match self {
+    /// What a source is told that asks for a session.
+    pub fn refusal(&self, group: &str, source: &Standing) -> TargetMessage {
+        let refused = |text| TargetMessage::Refused { code: Refusal::Role, text, standing: None };
+        match self {
             Elsewhere::Configured => {
-                (Refusal::Role, format!("group {group}: this host is its primary as configured"))
+                refused(format!("group {group}: this host is its primary as configured"))
             }
-            // The source was promoted in the place of this host: to be told that this host was would fence it too.
-            Elsewhere::Primary(generation) if forked_off.is_some_and(|p| p.generation == generation) => (
-                Refusal::Role,
-                format!(
-                    "group {group}: this host was its primary before, generation {generation}; it has to be reinstated"
-                ),
-            ),
-            Elsewhere::Primary(generation) => (
-                Refusal::Promoted,
-                format!(
-                    "group {group}: this host is its primary, generation {generation}; the source has to be reinstated"
-                ),
-            ),
-        };
-        TargetMessage::Refused { code, text }
+            Elsewhere::Primary(standing) => refuse(group, source, standing)
+                .unwrap_or_else(|| refused(format!("group {group}: this host is not its standby"))),
+        }
     }
 
     fn of(state: &GroupState) -> Option<Self> {
-        match (state.role, state.generation) {
+        match (state.role, state.generation()) {
             (Role::Standby, _) => None,
             (Role::Primary, Generation::NONE) => Some(Elsewhere::Configured),
-            (Role::Primary | Role::Fenced, generation) => Some(Elsewhere::Primary(generation)),
+            (role @ (Role::Primary | Role::Fenced), _) => Some(Elsewhere::Primary(Standing {
+                role,
+                lineage: state.lineage.clone(),
+                // Where exactly its image is, only the agent knows; no write is beyond this.
+                sequence: state.reserved,
+                alone: state.alone,
+            })),
         }
     }
 }
@@ -205,21 +201,36 @@ fn states_of(group: &config::Group, volumes: &[Volume]) -> Vec<VolumeState> {
 
 #[cfg(test)]
 mod tests {
-    use afterimage_protocol::Sequence;
+    use afterimage_protocol::lineage::Lineage;
+    use afterimage_protocol::{Generation, Sequence};
 
     use super::*;
 
+    fn line(forks: &[(u64, u64)]) -> Lineage {
+        let mut line = Lineage::new(Generation(1));
+        forks.iter().for_each(|(at, generation)| line.fork(Generation(*generation), Sequence(*at)));
+        line
+    }
+
+    fn standing(role: Role, lineage: Lineage, sequence: u64) -> Standing {
+        Standing { role, lineage, sequence: Sequence(sequence), alone: false }
+    }
+
     #[test]
     fn a_source_that_was_promoted_instead_of_this_host_is_not_fenced() {
-        let code = |elsewhere: Elsewhere, forked_off| match elsewhere.refusal("g", forked_off) {
+        let code = |elsewhere: &Elsewhere, source: Lineage| match elsewhere
+            .refusal("g", &standing(Role::Primary, source, 200))
+        {
             TargetMessage::Refused { code, .. } => code,
             other => panic!("{other:?}"),
         };
-        let at = |generation| Some(Position::new(Generation(generation), Sequence(9)));
-        let old = Elsewhere::Primary(Generation(1));
-        assert_eq!(code(old, at(1)), Refusal::Role);
-        assert_eq!(code(old, at(2)), Refusal::Promoted);
-        assert_eq!(code(old, None), Refusal::Promoted);
-        assert_eq!(code(Elsewhere::Configured, at(1)), Refusal::Role);
+        for role in [Role::Primary, Role::Fenced] {
+            let old = Elsewhere::Primary(standing(role, line(&[]), 1 << 20));
+            let promoted = if role == Role::Fenced { Refusal::Reinstate } else { Refusal::Role };
+            assert_eq!(code(&old, line(&[(100, 2)])), promoted);
+            let new = Elsewhere::Primary(standing(role, line(&[(100, 2)]), 1 << 20));
+            assert_eq!(code(&new, line(&[])), Refusal::Promoted);
+        }
+        assert_eq!(code(&Elsewhere::Configured, line(&[])), Refusal::Role);
     }
 }

@@ -180,8 +180,8 @@ impl Standby {
         let state = self.target.state();
         let newest = self.target.newest().map(|p| p.position);
         Numbers {
-            generation: state.generation,
-            parent: state.parent,
+            generation: state.generation(),
+            parent: state.parent(),
             newest,
             newest_time: self.newest_time(),
             durable: self.target.durable().map(|p| p.position),

@@ -171,21 +171,21 @@ impl Thread {
         self.end_session("a newer session begins");
         self.open_again();
         let name = self.setup.group.name.clone();
-        let forked_off = open.parent;
+        let source = open.standing.clone();
         let refusal = match &mut self.place {
             Place::Standby(standby) => standby.target.open(clock::now(), open).err(),
-            Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name, forked_off)),
+            Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name, &source)),
             Place::Failed { .. } => {
                 let why = self.last_error.as_deref().unwrap_or("it failed");
                 let text = format!("group {name} cannot take data: {why}");
-                Some(TargetMessage::Refused { code: Refusal::NotReady, text })
+                Some(TargetMessage::Refused { code: Refusal::NotReady, text, standing: None })
             }
         };
         self.refused = refusal.is_some();
         match refusal {
             None => self.link = Some(link),
             Some(message) => {
-                if let TargetMessage::Refused { code, text } = &message {
+                if let TargetMessage::Refused { code, text, .. } = &message {
                     warn!(group = name, session = link.session.0, address = %link.address(), ?code, reason = text, "session refused");
                     if matches!(self.place, Place::Standby(_)) {
                         self.last_error = Some(text.clone());

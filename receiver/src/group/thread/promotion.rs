@@ -34,7 +34,9 @@ impl Thread {
                 Err(refusal) => PromoteError::from(refusal),
             },
             Place::Elsewhere(Elsewhere::Configured) => PromoteError::ConfiguredPrimary,
-            Place::Elsewhere(Elsewhere::Primary(generation)) => PromoteError::Primary(*generation),
+            Place::Elsewhere(Elsewhere::Primary(standing)) => {
+                PromoteError::Primary(standing.lineage.current())
+            }
             Place::Failed { .. } => PromoteError::Failed(self.last_error.clone().unwrap_or_default()),
         };
         let _ = request.answer.send(Err(error));
@@ -49,9 +51,10 @@ impl Thread {
                 if let Place::Standby(standby) = &mut self.place {
                     standby.finish_jobs();
                     time = standby.newest_time();
+                    let standing = standby.target.standing();
+                    // Files, volumes and lock are free for the agent before anyone hears of it.
+                    self.place = Place::Elsewhere(Elsewhere::Primary(standing));
                 }
-                // Files, volumes and lock are free for the agent before anyone hears of it.
-                self.place = Place::Elsewhere(Elsewhere::Primary(promotion.generation));
                 self.phase = Phase::Elsewhere;
                 self.end_session("the standby was promoted");
                 info!(group = self.name(), position = %promotion.position, generation = %promotion.generation, "promoted");
