@@ -8,6 +8,8 @@ use afterimage_contract::config::Peer;
 use afterimage_contract::status::{Daemon, Status};
 
 use crate::clock::Clock;
+use crate::open::Host;
+use crate::reinstate::{self, Refused};
 use crate::status::group_status;
 use crate::supervisor::{Phase, Supervisor};
 
@@ -16,6 +18,7 @@ pub(crate) struct Admin {
     pub node: String,
     pub peer: Peer,
     pub clock: Clock,
+    pub host: Host,
     pub groups: BTreeMap<String, Arc<Supervisor>>,
 }
 
@@ -30,6 +33,10 @@ impl Admin {
             },
             Request::PauseStream { group } => self.stream(&group, |supervisor| supervisor.link.pause()),
             Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
+            Request::Reinstate { group, divergent } => match self.groups.get(&group) {
+                Some(supervisor) => reinstate(supervisor, self.host.clone(), divergent).await,
+                None => Response::unknown_group(&group),
+            },
             Request::Promote { .. } => Response::error(
                 ErrorCode::WrongDaemon,
                 "the agent promotes nothing",
@@ -55,6 +62,41 @@ impl Admin {
         let groups = self.groups.values().filter_map(|supervisor| group_status(supervisor, &self.peer));
         status.groups = groups.collect();
         status
+    }
+}
+
+async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Response {
+    let (config, main) = (supervisor.config.clone(), host.main.clone());
+    let group = config.name.clone();
+    let done = main.spawn_blocking(move || reinstate::reinstate(&host, &config, divergent)).await;
+    let done = done.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into()));
+    supervisor.look_now().await;
+    match done {
+        Ok(reinstatement) => {
+            tracing::warn!(
+                group,
+                blocks = reinstatement.blocks,
+                salvage = reinstatement.salvage,
+                "reinstated: this host is a standby"
+            );
+            Response::ok(&reinstatement)
+        }
+        Err(refused @ Refused::NotFenced { .. }) => Response::error(
+            ErrorCode::Refused,
+            refused.to_string(),
+            format!("only a host that was replaced is reinstated; see: afterimage status {group}"),
+        ),
+        Err(refused @ Refused::SplitBrain { .. }) => Response::error(
+            ErrorCode::Refused,
+            refused.to_string(),
+            format!(
+                "say which side stays: `afterimage resolve {group} --keep peer` here saves what only this host has \
+                 and gives it up"
+            ),
+        ),
+        Err(failed) => {
+            Response::error(ErrorCode::Failed, failed.to_string(), "mend the cause, then try again")
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod node;
 mod open;
 mod perform;
 mod random;
+mod reinstate;
 mod serve;
 mod status;
 mod supervisor;

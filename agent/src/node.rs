@@ -100,7 +100,7 @@ async fn control_all(
     for (supervisor, looks) in supervised {
         tasks.spawn(supervisor.run(host.clone(), dialer.clone(), looks, stopping.clone()));
     }
-    let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, groups });
+    let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, host, groups });
     let (end_admin, mut admin_stop) = watch::channel(false);
     let answering = tokio::spawn(server.run(
         move |request| {

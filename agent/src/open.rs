@@ -72,7 +72,7 @@ impl From<anyhow::Error> for OpenError {
 /// Looks at the group's state, and takes the group over if this host is its primary.
 pub(crate) fn open(host: &Host, group: &config::Group) -> Result<Opened, OpenError> {
     let starts_here = group.starts_as_primary(&host.node);
-    let path = host.state_dir.join(GROUPS_DIR).join(&group.name);
+    let path = group_dir(host, group);
     if !starts_here && !path.join(SUPERBLOCK).exists() {
         return Ok(Opened::Standby);
     }
@@ -106,6 +106,11 @@ pub(crate) fn open(host: &Host, group: &config::Group) -> Result<Opened, OpenErr
     Ok(Opened::Primary(Box::new(start(host, group, lock, store, state, volumes)?)))
 }
 
+/// The directory of a group's state.
+pub(crate) fn group_dir(host: &Host, group: &config::Group) -> PathBuf {
+    host.state_dir.join(GROUPS_DIR).join(&group.name)
+}
+
 /// Makes a directory for this user only, and those above it that are missing.
 pub(crate) fn make_dir(path: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(path) {
@@ -136,7 +141,7 @@ fn new_group(group: &config::Group) -> Result<(GroupState, Vec<Volume>), OpenErr
 }
 
 /// Opens the volumes of a group that has run before: they have to be the same ones.
-fn open_known(group: &config::Group, state: &GroupState) -> Result<Vec<Volume>, OpenError> {
+pub(crate) fn open_known(group: &config::Group, state: &GroupState) -> Result<Vec<Volume>, OpenError> {
     let names = |names: Vec<&str>| names.join(", ");
     let configured: Vec<_> = group.volumes.iter().map(|v| v.name.as_str()).collect();
     let stored: Vec<_> = state.volumes.iter().map(|v| v.name.as_str()).collect();
@@ -232,7 +237,7 @@ fn source_config(group: &config::Group, state: &GroupState) -> source::Config {
 }
 
 /// Which boot of the host this is.
-fn boot_id() -> anyhow::Result<[u8; 16]> {
+pub(crate) fn boot_id() -> anyhow::Result<[u8; 16]> {
     let text = std::fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     let mut id = [0; 16];

@@ -226,9 +226,9 @@ async fn a_restarted_agent_resumes_with_an_epoch_of_what_changed() {
     let before = peer.image.lock().unwrap().raw_bytes;
     let agent = host.start();
     let session = peer.session().await;
-    assert_eq!(session.open.generation, first.generation);
+    assert_eq!(session.open.standing.lineage, first.standing.lineage);
     assert_eq!(session.open.incarnation.0, first.incarnation.0 + 2);
-    assert!(session.open.sequence > first.sequence);
+    assert!(session.open.standing.sequence > first.standing.sequence);
     agent.until("clean", |g| g.protection == Protection::AsyncStreaming && g.dirty_bytes == Some(0)).await;
     assert_equal(&host, &peer).await;
     let sent = peer.image.lock().unwrap().raw_bytes - before;

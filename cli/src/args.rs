@@ -29,6 +29,15 @@ const PROMOTE_EXAMPLES: &str = "Examples:
 
 Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.";
 
+const REINSTATE_EXAMPLES: &str = "Examples:
+  afterimage reinstate orders       on the old primary, once its peer was promoted and can be reached
+
+What only this host has is saved to a file first. Then the peer sends what differs, and nothing else; until all of it is
+there the old image stays as it is.";
+
+const RESOLVE_EXAMPLES: &str = "Examples:
+  afterimage resolve orders --keep peer    on the side that gives way: its own writes are saved to a file first";
+
 const PAIR_EXAMPLES: &str = "Examples:
   afterimage pair --new        on one host, whose receiver is running: prints the token for the other one
   afterimage pair TOKEN        on the other host
@@ -56,6 +65,12 @@ pub enum Command {
     /// Make this host the primary of a group, after the loss of the old one.
     #[command(after_help = PROMOTE_EXAMPLES)]
     Promote(PromoteArgs),
+    /// Make this host the standby of a group again, after it was replaced by a promotion.
+    #[command(after_help = REINSTATE_EXAMPLES)]
+    Reinstate(ReinstateArgs),
+    /// End a split brain: say which side stays.
+    #[command(after_help = RESOLVE_EXAMPLES)]
+    Resolve(ResolveArgs),
     /// Show this host's key and the peers it trusts.
     Identity,
     /// Make two hosts trust each other: a token from one, used on the other.
@@ -126,6 +141,36 @@ pub struct StatusArgs {
     /// Print again every second, until interrupted.
     #[arg(long)]
     pub watch: bool,
+}
+
+/// Arguments of `reinstate`.
+#[derive(Debug, clap::Args)]
+pub struct ReinstateArgs {
+    /// The group to bring home.
+    pub group: String,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `resolve`.
+#[derive(Debug, clap::Args)]
+pub struct ResolveArgs {
+    /// The group.
+    pub group: String,
+    /// The side whose data stays.
+    #[arg(long, value_enum)]
+    pub keep: Keep,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The side that stays.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Keep {
+    /// The other host's: this one gives way.
+    Peer,
 }
 
 /// Arguments of `promote`.

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod host;
 pub mod identity;
 pub mod promote;
+pub mod reinstate;
 pub mod status;
 pub mod text;
 
@@ -52,6 +53,8 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Daemon { .. } => Ok(()),
             Command::Status(status) => status::run(&args.config, status).await,
             Command::Promote(promote) => promote::run(&args.config, promote).await,
+            Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
+            Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }
     })
 }

@@ -25,13 +25,14 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
             ),
             Some(group) => promote(group, dry_run).await,
         },
-        Request::Activate { .. } | Request::PauseStream { .. } | Request::ResumeStream { .. } => {
-            Response::error(
-                ErrorCode::WrongDaemon,
-                "that is the agent's work, and this is the receiver",
-                "ask on the agent's socket",
-            )
-        }
+        Request::Activate { .. }
+        | Request::Reinstate { .. }
+        | Request::PauseStream { .. }
+        | Request::ResumeStream { .. } => Response::error(
+            ErrorCode::WrongDaemon,
+            "that is the agent's work, and this is the receiver",
+            "ask on the agent's socket",
+        ),
     }
 }
 

@@ -129,7 +129,7 @@ impl Peer {
             panic!("the first message is no Open")
         };
         if let Answer::Refuse(code) = answer {
-            let refused = TargetMessage::Refused { code, text: "told to".to_owned() };
+            let refused = TargetMessage::Refused { code, text: "told to".to_owned(), standing: None };
             write_message(&mut send, &encode(&refused), CAP).await.unwrap();
             connection.closed().await;
             return None;
@@ -137,7 +137,7 @@ impl Peer {
         let opened = {
             let mut image = self.image.lock().unwrap();
             let known_session = std::mem::replace(&mut image.session, open.session);
-            image.generation = open.generation;
+            image.generation = open.standing.lineage.current();
             (image.epoch, image.commit) = (None, None);
             image.early.clear();
             Opened {

@@ -1,9 +1,11 @@
 //! The source's end of a session, by hand.
 
 use afterimage_protocol::frame::Frame;
+use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::{
     self, MAX_MESSAGE_BYTES, Open, Opened, Refusal, SourceMessage, TargetMessage, VolumeInfo,
 };
+use afterimage_protocol::state::Role;
 use afterimage_protocol::*;
 use afterimage_transport::{
     Connection, ConnectionLost, Endpoint, MessageError, RecvStream, SendStream, WriteError, read_message,
@@ -46,10 +48,13 @@ pub fn open_message(session: u64) -> Open {
         group: GROUP.to_owned(),
         session: SessionId(session),
         known_session: SessionId(0),
-        generation: GENERATION,
-        parent: None,
+        standing: Standing {
+            role: Role::Primary,
+            lineage: Lineage::new(GENERATION),
+            sequence: Sequence(1000),
+            alone: false,
+        },
         incarnation: Incarnation(1),
-        sequence: Sequence(1000),
         durable_acks: false,
         volumes: vec![VolumeInfo { name: "pgdata".to_owned(), size_bytes: VOLUME_BYTES }],
     }
@@ -80,7 +85,7 @@ impl Source {
                     };
                     Ok((source, opened))
                 }
-                TargetMessage::Refused { code, text } => Err((code, text)),
+                TargetMessage::Refused { code, text, .. } => Err((code, text)),
                 other => panic!("{other:?}"),
             }
         })

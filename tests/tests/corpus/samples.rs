@@ -7,6 +7,7 @@ use afterimage_contract::status::Position as ShownPosition;
 use afterimage_nbd::wire::codes::*;
 use afterimage_protocol::codec::{content_checksum, encode};
 use afterimage_protocol::frame::*;
+use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::{self, *};
 use afterimage_protocol::state::*;
 use afterimage_protocol::*;
@@ -153,15 +154,19 @@ fn frame() -> Samples {
     samples
 }
 
+fn standing() -> Standing {
+    let mut lineage = Lineage::new(Generation(0x5f0b));
+    lineage.fork(Generation(0x5f0c), position().sequence);
+    Standing { role: Role::Primary, lineage, sequence: Sequence(1 << 40), alone: false }
+}
+
 fn open_message() -> Open {
     Open {
         group: "orders".into(),
         session: SessionId(u64::MAX),
         known_session: SessionId(3),
-        generation: Generation(0x5f0c),
-        parent: Some(position()),
+        standing: standing(),
         incarnation: Incarnation(4),
-        sequence: Sequence(1 << 40),
         durable_acks: true,
         volumes: vec![VolumeInfo { name: "pgdata".into(), size_bytes: 1 << 40 }],
     }
@@ -170,7 +175,8 @@ fn open_message() -> Open {
 fn source_message() -> Samples {
     let bytes = |message: SourceMessage| message::encode(&message);
     let many = (0..64).map(|n| VolumeInfo { name: format!("v{n}"), size_bytes: n << 30 }).collect();
-    let new = Open { parent: None, volumes: Vec::new(), group: String::new(), ..open_message() };
+    let blank = Standing { lineage: Lineage::default(), ..standing() };
+    let new = Open { standing: blank, volumes: Vec::new(), group: String::new(), ..open_message() };
     named([
         ("valid-open", bytes(SourceMessage::Open(open_message()))),
         ("valid-open-many-volumes", bytes(SourceMessage::Open(Open { volumes: many, ..open_message() }))),
@@ -210,7 +216,11 @@ fn target_message() -> Samples {
         records_to: Sequence(9),
         mark,
     };
-    let refused = TargetMessage::Refused { code: Refusal::Promoted, text: "promoted at 12:00".into() };
+    let refused = TargetMessage::Refused {
+        code: Refusal::Promoted,
+        text: "promoted at 12:00".into(),
+        standing: Some(standing()),
+    };
     named([
         ("valid-opened", bytes(opened(Lost::None))),
         ("valid-opened-lost", bytes(opened(Lost::Ranges((0..300).map(blocks).collect())))),
@@ -296,7 +306,8 @@ fn states() -> [(&'static str, GroupState); 6] {
         identity: b"device 1099511627776 dm-uuid LVM-x".to_vec(),
     };
     let standby = GroupState {
-        parent: Some(position()),
+        lineage: standing().lineage,
+        keeps_image: true,
         base: Some(BasePoint { position: position(), lsn: Lsn(4096) }),
         boot_id: *b"0123456789abcdef",
         session: SessionId(9),
@@ -305,7 +316,9 @@ fn states() -> [(&'static str, GroupState); 6] {
     let mut lost = standby.clone();
     lost.lost.add((0..400).map(|n| BlockRange { volume: VolumeIndex(0), first: 2 * n, count: 1 }));
     let primary = GroupState {
-        generation: Generation(0x5f0c),
+        lineage: Lineage::new(Generation(0x5f0c)),
+        replaced_by: Some((Generation(4), Sequence(5))),
+        alone: true,
         incarnation: Incarnation(12),
         reserved: Sequence(1 << 30),
         noted: Sequence(1 << 20),

@@ -54,6 +54,15 @@ pub enum Request {
         /// The group.
         group: String,
     },
+    /// Agent: save what only this host has and make it the group's standby, after it was replaced; answers with a
+    /// [`Reinstatement`].
+    Reinstate {
+        /// The group.
+        group: String,
+        /// Also where clients were answered here for writes that the other host never saw.
+        #[serde(default)]
+        divergent: bool,
+    },
     /// Agent: end the group's stream and do not connect again until told, as if the link were cut.
     PauseStream {
         /// The group.
@@ -72,6 +81,8 @@ impl Request {
         match self {
             // Both fsync what may be gigabytes of page cache before they answer.
             Self::Promote { .. } | Self::Activate { .. } => Duration::from_secs(300),
+            // It copies all that differs.
+            Self::Reinstate { .. } => Duration::from_secs(24 * 3600),
             _ => Duration::from_secs(10),
         }
     }
@@ -224,6 +235,21 @@ pub struct Discarded {
     pub newest_sequence: u64,
     /// When the primary admitted that one: microseconds since 1970.
     pub newest_time_us: Option<u64>,
+}
+
+/// Answer to [`Request::Reinstate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reinstatement {
+    /// The group.
+    pub group: String,
+    /// The file with what only this host had; `null` if there was nothing.
+    pub salvage: Option<String>,
+    /// Bytes of the volumes in it.
+    pub saved_bytes: u64,
+    /// Blocks that may differ from the peer's and will come from there.
+    pub blocks: u64,
+    /// Whether it is not known which blocks differ, so that all are compared.
+    pub compares_all: bool,
 }
 
 /// Answer to [`Request::Activate`].

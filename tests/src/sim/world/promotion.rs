@@ -106,7 +106,7 @@ impl World {
             };
         }
         self.over = true;
-        let Some(position) = state.parent else {
+        let Some(position) = state.parent() else {
             return Err(Violation::new("G1", "a promoted host does not know its position".into()));
         };
         self.check_promoted(position)

@@ -1,0 +1,65 @@
+//! `afterimage reinstate` and `afterimage resolve`: a host that was replaced becomes the standby.
+
+use std::path::Path;
+
+use afterimage_contract::admin::{Reinstatement, Request, call};
+use afterimage_contract::units::ByteSize;
+use serde_json::json;
+
+use crate::args::{Keep, ReinstateArgs, ResolveArgs};
+use crate::exit::CommandError;
+use crate::host;
+use crate::text::emit;
+
+/// Version of the JSON that `reinstate --json` prints.
+pub const JSON_VERSION: u32 = 1;
+
+/// Reinstates a group on this host.
+pub async fn run(config: &Path, args: &ReinstateArgs) -> Result<(), CommandError> {
+    reinstate(config, &args.group, false, args.json).await
+}
+
+/// Ends a split brain on this host.
+pub async fn resolve(config: &Path, args: &ResolveArgs) -> Result<(), CommandError> {
+    match args.keep {
+        Keep::Peer => reinstate(config, &args.group, true, args.json).await,
+    }
+}
+
+async fn reinstate(config: &Path, group: &str, divergent: bool, as_json: bool) -> Result<(), CommandError> {
+    let config = host::configuration(config)?;
+    host::ensure_group(&config, group)?;
+    let request = Request::Reinstate { group: group.to_owned(), divergent };
+    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let done: Reinstatement = answer.map_err(CommandError::from)?;
+    if as_json {
+        let document = json!({ "version": JSON_VERSION, "reinstatement": done });
+        emit(&format!("{document:#}\n"))?;
+    } else {
+        emit(&render(&done))?;
+    }
+    Ok(())
+}
+
+/// The outcome for people.
+pub fn render(done: &Reinstatement) -> String {
+    let group = &done.group;
+    let mut lines = vec![format!("{group} is reinstated: this host is its standby")];
+    match &done.salvage {
+        Some(file) => {
+            lines.push(format!(
+                "  saved      {} that only this host had",
+                ByteSize::from_bytes(done.saved_bytes).approximate()
+            ));
+            lines.push(format!("             {file}"));
+        }
+        None => lines.push("  saved      nothing: this host had nothing that its peer lacks".to_owned()),
+    }
+    lines.push(if done.compares_all {
+        "  to come    everything is compared with the peer, since it is not known what differs".to_owned()
+    } else {
+        format!("  to come    {} blocks, and what the peer has written since", done.blocks)
+    });
+    lines.push(format!("see how it comes along with: afterimage status {group}"));
+    lines.join("\n") + "\n"
+}
