@@ -57,11 +57,11 @@ async fn a_promotion_yields_every_received_record_and_frees_the_volumes() {
     let volume = Volume::open(standby.image(), None).unwrap();
     let (_, state) = GroupStore::open(Arc::new(RealDir::open(&dir).unwrap())).unwrap();
     let state = state.unwrap();
-    assert_eq!((state.role, state.parent), (Role::Primary, Some(position(30))));
-    assert_eq!(Some(state.generation.to_string()), promotion.generation);
+    assert_eq!((state.role, state.parent()), (Role::Primary, Some(position(30))));
+    assert_eq!(Some(state.generation().to_string()), promotion.generation);
     let (code, text) = Source::ask(&standby, open_message(2)).await.err().unwrap();
     assert_eq!(code, Refusal::Promoted);
-    assert!(text.contains(&state.generation.to_string()), "{text}");
+    assert!(text.contains(&state.generation().to_string()), "{text}");
     assert!(standby.promote(false).await.unwrap_err().contains("primary of the group already"));
     assert!(standby.status().await.groups.is_empty());
     drop((lock, volume));
