@@ -654,3 +654,6 @@ impl Source {
         self.session.is_active() && self.epoch.as_ref().is_some_and(|e| !e.outbox.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -160,8 +160,10 @@ impl Source {
     /// Whether the queue has all that the target lacks (rule 9).
     fn can_resume(&self, received: Option<Sequence>, joined: bool) -> bool {
         let Some(received) = received else { return false };
-        let whole = received == self.sequence
-            || self.queue.first_record().is_some_and(|first| first <= received.next());
+        // Between the beginning of an epoch and its commit not every write has a record.
+        let gaps = self.epoch.as_ref().and_then(|e| e.committed).is_some_and(|commit| received < commit);
+        let follows = self.queue.first_record().is_some_and(|first| first <= received.next());
+        let whole = received == self.sequence || (follows && !gaps);
         let whole = whole || !self.rules.on(Rule::ResumeContiguous);
         whole && !joined && received >= self.recovery && received <= self.sequence
     }
