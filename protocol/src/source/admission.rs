@@ -10,7 +10,7 @@ use crate::frame::Record;
 pub(super) struct Waiting {
     request: RequestId,
     write: Write,
-    blocks: BlockRange,
+    pub blocks: BlockRange,
 }
 
 enum Verdict {

@@ -128,10 +128,11 @@ impl HotSet {
         }
     }
 
-    /// Extents that could leave, least recently used first.
-    fn candidates(&self) -> Vec<Extent> {
-        let mut idle: Vec<_> =
-            self.set.iter().filter(|(_, h)| h.durable && h.writes == 0).map(|(e, h)| (h.used, *e)).collect();
+    /// Extents that could leave, least recently used first; none of those that `next` is going to write.
+    fn candidates(&self, next: Option<BlockRange>) -> Vec<Extent> {
+        let spared = |e: &Extent| next.is_some_and(|next| next.overlaps(&e.blocks()));
+        let idle = self.set.iter().filter(|(e, h)| h.durable && h.writes == 0 && !spared(e));
+        let mut idle: Vec<_> = idle.map(|(e, h)| (h.used, *e)).collect();
         idle.sort_unstable();
         let want = (self.capacity / COOL_PART).max(1);
         idle.into_iter().take(want).map(|(_, e)| e).collect()
@@ -210,6 +211,8 @@ impl Source {
         if self.hot.cooling.is_none() && (self.hot.full || crowded) && rested {
             self.hot.full = false;
             self.begin_cooling();
+            // If there was nothing to flush or to sync, no report would end it.
+            self.end_cooling();
         }
         if self.hot.changed && self.hot.persisting.is_none() {
             self.hot.changed = false;
@@ -223,7 +226,8 @@ impl Source {
     }
 
     fn begin_cooling(&mut self) {
-        let extents = self.hot.candidates();
+        // What the first write in line waits with must not leave meanwhile, or two extents may take turns for ever.
+        let extents = self.hot.candidates(self.waiting.front().map(|w| w.blocks));
         if extents.is_empty() {
             return;
         }

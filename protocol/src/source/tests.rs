@@ -17,6 +17,7 @@ const MAX_OUTPUTS: usize = 1000;
 struct Bench {
     source: Source,
     reads: VecDeque<(u64, BlockRange)>,
+    done: Vec<RequestId>,
 }
 
 impl Bench {
@@ -37,8 +38,17 @@ impl Bench {
             state,
         };
         let source = Source::start(config(hot_capacity), found, Time(1));
-        let mut bench = Self { source, reads: VecDeque::new() };
+        let mut bench = Self { source, reads: VecDeque::new(), done: vec![] };
         bench.run();
+        bench
+    }
+
+    /// The extents `hot` are in the log, flushed and without a dirty block; nothing is under way.
+    fn with_hot(hot: &[u64]) -> Self {
+        let mut bench = Self::new(2);
+        let extents = hot.iter().map(|index| Extent { volume: VOLUME, index: *index }).collect();
+        bench.source.hot = HotSet::new(2, extents, 1);
+        bench.source.hot.flushed(VOLUME, 1);
         bench
     }
 
@@ -93,7 +103,7 @@ impl Bench {
                 Output::LocalWrite { sequence, .. } => self.source.local_done(now, sequence, Ok(())),
                 Output::LocalFlush { token, .. } => self.source.local_flushed(now, token, true),
                 Output::Read { read, blocks, .. } => self.reads.push_back((read, blocks)),
-                Output::Complete { .. } => {}
+                Output::Complete { request, .. } => self.done.push(request),
                 Output::Disconnect { reason } => panic!("{reason}"),
             }
         }
@@ -115,6 +125,20 @@ fn config(hot_capacity: usize) -> Config {
         volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
         rules: Rules::default(),
     }
+}
+
+#[test]
+fn a_full_hot_log_makes_room_when_there_is_nothing_to_flush_or_to_sync() {
+    let mut b = Bench::with_hot(&[0, 1]);
+    b.write(1, 2 * EXTENT_BYTES, BLOCK_BYTES);
+    assert_eq!(b.done, [RequestId(1)]);
+}
+
+#[test]
+fn two_extents_of_a_write_do_not_take_turns_in_a_small_hot_log() {
+    let mut b = Bench::with_hot(&[0]);
+    b.write(1, EXTENT_BYTES - BLOCK_BYTES, 2 * BLOCK_BYTES);
+    assert_eq!(b.done, [RequestId(1)]);
 }
 
 #[test]
