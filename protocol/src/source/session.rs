@@ -104,10 +104,10 @@ impl Source {
         self.state.session = session;
         let version = self.persist();
         self.session = Session::Noting(version);
-        if !self.rules.on(Rule::EpochFirst) && self.phase == Phase::Streaming && self.received.0 == 0 {
-            // A hasty reading: go on where the target is.
-            self.sequence = self.sequence.max(received.unwrap_or_default());
-            self.recovery = Sequence(0);
+        let first = self.phase == Phase::Streaming && self.sequence == self.recovery;
+        if let Some(received) = received.filter(|_| first && !self.rules.on(Rule::EpochFirst)) {
+            // A hasty reading: what this run has not written, the target has.
+            (self.sequence, self.recovery) = (received, received);
         }
         if self.phase == Phase::Streaming && self.can_resume(received, joined) {
             self.resume_stream(received.unwrap_or_default(), durable.unwrap_or_default(), &opened);
