@@ -271,3 +271,17 @@ fn an_aborted_epoch_whose_beginning_was_trimmed_is_not_redone() {
     });
     assert_eq!(redo, Some((Lsn(400), vec![(Lsn(100), Lsn(300))])));
 }
+
+#[test]
+fn blocks_of_an_epoch_whose_commit_may_be_lost_are_lost_too() {
+    let mut state = GroupState::new(Role::Standby, vec![]);
+    state.generation = GENERATION;
+    state.base = Some(BasePoint { position: position(9), lsn: Lsn(100) });
+    let mut recovery = Target::recover(config(), state, Time(1));
+    recovery.entry(Lsn(100), Lsn(200), &begin(EPOCH));
+    recovery.entry(Lsn(200), Lsn(300), &block(EPOCH, 0, 10, 0));
+    let damage = FoundDamage { lost: LostBlocks::None };
+    let target = recovery.finish(Lsn(100), Lsn(300), Some(damage), Time(1));
+    let Frame::Block(staged) = block(EPOCH, 0, 10, 0) else { unreachable!() };
+    assert_eq!(target.state().lost, LostBlocks::Ranges(vec![staged.range.blocks()]));
+}
