@@ -164,7 +164,10 @@ impl Inode {
         }
         self.pull();
         let touched = pages_of(offset, end - offset);
-        let pages: Vec<u64> = self.newest.pages.range(touched.clone()).map(|(&page, _)| page).collect();
+        // What a failed sync forgot is zeroed again like everything else: it may read as zero and not be so on the disk.
+        let mut pages: BTreeSet<u64> =
+            self.newest.pages.range(touched.clone()).map(|(&page, _)| page).collect();
+        pages.extend(self.lost.range(touched.clone()));
         for page in pages {
             let start = (page * PAGE_BYTES).max(offset) - page * PAGE_BYTES;
             let stop = ((page + 1) * PAGE_BYTES).min(end) - page * PAGE_BYTES;

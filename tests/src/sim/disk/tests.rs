@@ -485,6 +485,23 @@ fn a_page_written_again_after_a_failed_sync_is_durable_after_the_next() {
 }
 
 #[test]
+fn a_page_zeroed_again_after_a_failed_sync_is_durable_after_the_next() {
+    for seed in 0..200 {
+        let disk = SimDisk::new(seed);
+        let volume = disk.volume("v", 8192);
+        volume.write_at(&[1; 4096], 0).unwrap();
+        volume.sync().unwrap();
+        disk.fail("*", On::Sync, Failure::Io, Times::ONCE);
+        volume.zero(0, 4096, true).unwrap();
+        volume.sync().unwrap_err();
+        volume.zero(0, 4096, true).unwrap();
+        volume.sync().unwrap();
+        disk.power_cut(&mut Rng::new(seed));
+        assert_eq!(peek(&disk, "volumes/v", 0, 1), [0]);
+    }
+}
+
+#[test]
 fn the_free_space_is_shared_and_comes_back() {
     let disk = SimDisk::new(1);
     let dir = disk.dir("journal");
