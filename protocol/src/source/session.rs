@@ -20,6 +20,11 @@ impl Session {
     pub fn is_active(&self) -> bool {
         matches!(self, Session::Active)
     }
+
+    /// Whether the target counts it as begun: what it says from then on it says once.
+    fn is_agreed(&self) -> bool {
+        matches!(self, Session::Noting(_) | Session::Active)
+    }
 }
 
 impl Source {
@@ -57,7 +62,7 @@ impl Source {
         self.now = self.now.max(now);
         match message {
             TargetMessage::Opened(opened) => self.opened(opened),
-            _ if !self.session.is_active() => {}
+            _ if !self.session.is_agreed() => {}
             TargetMessage::Received { sequence } => self.acked(sequence, false),
             TargetMessage::Durable { sequence } => self.acked(sequence, true),
             TargetMessage::Staged { epoch, frames, records_to, mark } => {

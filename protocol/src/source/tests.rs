@@ -60,6 +60,12 @@ impl Bench {
     }
 
     fn open(&mut self, session: u64, received: Sequence) {
+        self.agree(session, received);
+        self.run();
+    }
+
+    /// The session is agreed on and not noted yet.
+    fn agree(&mut self, session: u64, received: Sequence) {
         let known = self.source.state().session;
         self.source.open(SessionId(session)).unwrap();
         let position = Some(Position::new(GENERATION, received));
@@ -74,7 +80,6 @@ impl Bench {
             lost: Lost::None,
         };
         self.source.message(Time(1), TargetMessage::Opened(opened));
-        self.run();
     }
 
     fn answer_read(&mut self) -> bool {
@@ -166,4 +171,14 @@ fn a_stream_is_not_resumed_before_the_commit_of_its_epoch() {
     b.open(2, begun);
     let first = b.frames().into_iter().next();
     assert!(matches!(first, Some(Frame::EpochBegin { .. })), "{first:?}");
+}
+
+#[test]
+fn an_acknowledgement_counts_before_the_session_is_noted() {
+    let mut b = Bench::new(8);
+    let sequence = b.source.position().sequence;
+    b.agree(1, Sequence(0));
+    b.source.message(Time(1), TargetMessage::Durable { sequence });
+    b.run();
+    assert_eq!(b.source.status().durable, sequence);
 }
