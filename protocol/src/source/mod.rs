@@ -672,4 +672,6 @@ impl Source {
 }
 
 #[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
 mod tests;
