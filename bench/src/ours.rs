@@ -173,7 +173,10 @@ impl Running for Pair {
 
     fn drain(&mut self, interrupt: &Interrupt) -> Result<Drained> {
         let start = Instant::now();
-        let behind = self.primary.status(interrupt)?.lag.context("the lag is unknown")?.bytes;
+        let status = self.primary.status(interrupt)?;
+        // In a catch-up the lag is unknown; the copy lacks no more than the dirty blocks.
+        let behind = status.lag.map(|lag| lag.bytes).or(status.dirty_bytes);
+        let behind = behind.context("neither the lag nor the dirty blocks are known")?;
         wait::until("the standby to apply everything", DRAIN_TIMEOUT, interrupt, || {
             self.check_alive()?;
             let source = self.primary.status(interrupt)?;
@@ -290,6 +293,7 @@ struct Group {
     protection: String,
     position: Option<Position>,
     lag: Option<Lag>,
+    dirty_bytes: Option<u64>,
     journal: Option<Journal>,
 }
 

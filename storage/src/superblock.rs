@@ -84,6 +84,8 @@ impl Superblock {
             let file = sealed::create(dir, name, len, &copies).map_err(io("make"))?;
             return Ok((Self { file, name: name.to_owned(), number: 0, poisoned: false }, None));
         }
+        // Whoever made it, or a file beside it, may have died before its name was on stable storage.
+        dir.sync().map_err(io("sync the directory of"))?;
         let file = dir.open(name, Open::Existing).map_err(io("open"))?;
         let found = SLOTS.map(|offset| sealed::read(&KIND, &*file, offset));
         let (number, payload, order) = newest(name, &found)?;

@@ -95,6 +95,26 @@ fn a_crash_at_any_operation_leaves_the_last_durable_state_or_the_one_being_writt
 }
 
 #[test]
+fn a_name_that_its_maker_did_not_sync_survives_the_power_all_the_same() {
+    for seed in 1..200 {
+        let mut rng = Rng(seed);
+        let disk = TestDisk::default();
+        for cut_short in 0.. {
+            disk.fail_after(cut_short);
+            let made = Superblock::open(&disk, NAME).is_ok();
+            disk.repair();
+            if made || disk.exists(NAME).unwrap() {
+                break;
+            }
+        }
+        let (mut superblock, _) = open(&disk);
+        superblock.write(&state(1)).unwrap();
+        disk.crash(&mut rng);
+        assert_eq!(open(&disk).1, Some(state(1)), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_damaged_slot_never_brings_back_an_older_state() {
     for slot in SLOTS {
         let disk = TestDisk::default();

@@ -96,7 +96,10 @@ fn an_old_primary_comes_home_with_what_differs_and_nothing_else() -> Result<()> 
         let counters = wan.counters()?;
         let sent = counters.0.delivered_bytes + counters.1.delivered_bytes - before;
         let bound = 2 * (blocks + 20) * BLOCK + 2 * TALK_BYTES;
-        ensure!(sent <= bound, "round {round}: {sent} bytes on the wire, for {blocks} blocks that may differ");
+        ensure!(
+            sent <= bound,
+            "round {round}: {sent} bytes on the wire, for {blocks} blocks that may differ"
+        );
         primary = standby;
     }
     pair.check_disk()
@@ -130,7 +133,7 @@ fn nothing_acknowledged_in_sync_is_lost_on_the_way_out_and_home() -> Result<()> 
 
 #[test]
 fn a_primary_that_served_alone_is_not_reinstated_by_itself() -> Result<()> {
-    let mut pair = Pair::start(PairOptions::default().volume("disk", 16 << 20))?;
+    let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     write_blocks(&pair, Side::Alpha, 1, 20)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;

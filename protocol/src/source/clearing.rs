@@ -86,7 +86,6 @@ impl Source {
         self.clearing.noting = Some((version, self.durable));
         if !self.rules.on(Rule::NoteFirst) {
             self.state_noted(version);
-            self.state.noted = Sequence(0);
         }
     }
 

@@ -195,7 +195,7 @@ impl Source {
 
     /// The log's disk failed. The group goes on with every block counted as dirty (section 4.3), and says so durably
     /// where it still can.
-    fn lose_tracking(&mut self) {
+    pub(super) fn lose_tracking(&mut self) {
         if self.tracking_lost {
             return;
         }

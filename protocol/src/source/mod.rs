@@ -690,4 +690,6 @@ impl Source {
 }
 
 #[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
 mod tests;

@@ -20,6 +20,11 @@ impl Session {
     pub fn is_active(&self) -> bool {
         matches!(self, Session::Active)
     }
+
+    /// Whether the target counts it as begun: what it says from then on it says once.
+    fn is_agreed(&self) -> bool {
+        matches!(self, Session::Noting(_) | Session::Active)
+    }
 }
 
 impl Source {
@@ -60,7 +65,7 @@ impl Source {
                 blocks.into_iter().for_each(|range| self.set_bits(range));
             }
             TargetMessage::Lacks { .. } => {}
-            _ if !self.session.is_active() => {}
+            _ if !self.session.is_agreed() => {}
             TargetMessage::Received { sequence } => self.acked(sequence, false),
             TargetMessage::Durable { sequence } => self.acked(sequence, true),
             TargetMessage::Staged { epoch, frames, records_to, mark } => {
@@ -111,10 +116,10 @@ impl Source {
         self.state.session = session;
         let version = self.persist();
         self.session = Session::Noting(version);
-        if !self.rules.on(Rule::EpochFirst) && self.phase == Phase::Streaming && self.received.0 == 0 {
-            // A hasty reading: go on where the target is.
-            self.sequence = self.sequence.max(received.unwrap_or_default());
-            self.recovery = Sequence(0);
+        let first = self.phase == Phase::Streaming && self.sequence == self.recovery;
+        if let Some(received) = received.filter(|_| first && !self.rules.on(Rule::EpochFirst)) {
+            // A hasty reading: what this run has not written, the target has.
+            (self.sequence, self.recovery) = (received, received);
         }
         if self.phase == Phase::Streaming && self.can_resume(received, joined) {
             self.resume_stream(received.unwrap_or_default(), durable.unwrap_or_default(), &opened);
@@ -168,8 +173,10 @@ impl Source {
     /// Whether the queue has all that the target lacks (rule 9).
     fn can_resume(&self, received: Option<Sequence>, joined: bool) -> bool {
         let Some(received) = received else { return false };
-        let whole = received == self.sequence
-            || self.queue.first_record().is_some_and(|first| first <= received.next());
+        // Between the beginning of an epoch and its commit not every write has a record.
+        let gaps = self.epoch.as_ref().and_then(|e| e.committed).is_some_and(|commit| received < commit);
+        let follows = self.queue.first_record().is_some_and(|first| first <= received.next());
+        let whole = received == self.sequence || (follows && !gaps);
         let whole = whole || !self.rules.on(Rule::ResumeContiguous);
         whole && !joined && received >= self.recovery && received <= self.sequence
     }

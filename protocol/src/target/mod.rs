@@ -169,6 +169,10 @@ impl Recovery {
                     LostBlocks::All | LostBlocks::Bitmaps => target.state.lost = LostBlocks::All,
                     LostBlocks::Ranges(ranges) => target.state.lost.add(ranges),
                 }
+                // The commit of the epoch that is open now may be among what is lost.
+                if let Some(open) = &target.epoch {
+                    target.state.lost.add(open.discarded());
+                }
             }
             target.persist();
         }

@@ -56,7 +56,10 @@ impl Target {
         let (known, previous) = (self.state.session, self.state.previous_session);
         self.state.lineage = open.standing.lineage;
         self.state.session = open.session;
-        self.state.previous_session = open.known_session;
+        // A session that this host does not know of must not look known the next time, should this answer be lost.
+        if open.known_session == known {
+            self.state.previous_session = known;
+        }
         let version = self.persist();
         self.session =
             Session::Noting { id: open.session, version, durable_acks: open.durable_acks, known, previous };

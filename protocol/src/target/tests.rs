@@ -47,10 +47,14 @@ impl Bench {
     }
 
     fn open(&mut self) {
+        self.ask(SESSION, SessionId(0));
+    }
+
+    fn ask(&mut self, session: SessionId, known_session: SessionId) {
         let open = Open {
             group: "g".into(),
-            session: SESSION,
-            known_session: SessionId(0),
+            session,
+            known_session,
             incarnation: Incarnation(1),
             standing: Standing {
                 role: Role::Primary,
@@ -363,4 +367,39 @@ fn a_promotion_and_a_full_journal_do_not_wait_for_the_next_batch() {
     bench.run();
     bench.pass(SYNC_DELAY_US);
     assert_eq!(bench.target.applied_to(), Some(position(13)));
+}
+
+#[test]
+fn blocks_of_an_epoch_whose_commit_may_be_lost_are_lost_too() {
+    let mut state = GroupState::new(Role::Standby, vec![]);
+    state.lineage = Lineage::new(GENERATION);
+    state.base = Some(BasePoint { position: position(9), lsn: Lsn(100) });
+    let mut recovery = Target::recover(config(), state, Time(1));
+    recovery.entry(Lsn(100), Lsn(200), &begin(EPOCH));
+    recovery.entry(Lsn(200), Lsn(300), &block(EPOCH, 0, 10, 0));
+    let damage = FoundDamage { lost: LostBlocks::None };
+    let target = recovery.finish(Lsn(100), Lsn(300), Some(damage), Time(1));
+    let Frame::Block(staged) = block(EPOCH, 0, 10, 0) else { unreachable!() };
+    assert_eq!(target.state().lost, LostBlocks::Ranges(vec![staged.range.blocks()]));
+}
+
+#[test]
+fn a_session_that_was_never_known_here_does_not_look_known_after_a_lost_answer() {
+    let known = |bench: &Bench| match bench.sent.last() {
+        Some(TargetMessage::Opened(o)) => [o.known_session, o.previous_session],
+        other => panic!("{other:?}"),
+    };
+    let mut bench = Bench::new(Some(1));
+    // Answers that are lost: the source still knows the session before.
+    bench.ask(SessionId(10), SESSION);
+    assert_eq!(known(&bench)[0], SESSION);
+    for lost in 11..14 {
+        bench.ask(SessionId(lost), SESSION);
+        assert_eq!(known(&bench), [SessionId(lost - 1), SESSION]);
+    }
+    // The source has had sessions that this copy of the state has not.
+    for session in 30..33 {
+        bench.ask(SessionId(session), SessionId(20));
+        assert!(!known(&bench).contains(&SessionId(20)));
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
-use afterimage_protocol::{Lsn, Sequence};
+use afterimage_protocol::Sequence;
 
+use super::copies::Copies;
 use super::{Violation, World};
 use crate::sim::{Failure, On, Rng, Snapshot, Times};
 
@@ -85,7 +86,7 @@ enum Fault {
 
 /// What follows of a fault that takes several steps.
 #[derive(Clone, Copy, Debug)]
-enum Next {
+pub enum Next {
     KillStandby,
     StartStandby,
     PowerStandby,
@@ -100,26 +101,15 @@ pub struct Faults {
     /// Of all actions, in order: ordinary ones, then faults.
     pub weights: [u32; ORDINARY.len() + FAULTS.len()],
     pub primary_power_cut: bool,
-    old_copy: Option<(Snapshot, u64)>,
+    pub old_copy: Option<(Snapshot, u64)>,
     /// What follows, and after how many steps.
-    plan: VecDeque<(u64, Next)>,
+    pub plan: VecDeque<(u64, Next)>,
     /// The next record outside an epoch gets lost.
     pub lose_record: bool,
     /// Old copies are out of bounds, or only those of an older session: a rule that they need is off.
-    copies: Copies,
+    pub copies: Copies,
     /// One file of the primary's state may fail in a run: with two, what must be remembered has no place left.
-    state_fault_used: bool,
-}
-
-/// Which old copies of the standby's disk may come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copies {
-    /// Any.
-    Any,
-    /// Those that at least two sessions followed.
-    OtherSessions,
-    /// None.
-    None,
+    pub state_fault_used: bool,
 }
 
 impl Faults {
@@ -293,166 +283,10 @@ impl World {
     }
 
     /// What the standby once said or promised does not count any more.
-    fn excuse_standby(&mut self) {
+    pub(super) fn excuse_standby(&mut self) {
         self.primary.must = Sequence(0);
         self.primary.must_durable = Sequence(0);
         self.primary.unaware = true;
         self.claims = Default::default();
-    }
-
-    /// A bit flips in one of the last entries that the standby still needs: of a batch under way, if there is one.
-    fn damage_live(&mut self) {
-        let Some(p) = &self.standby.process else { return };
-        let Some(base) = p.target.state().base else { return };
-        let journal = p.store.journal();
-        let applying = p.target.applied_to().is_none();
-        let (from, to) = if applying { (journal.start(), base.lsn) } else { (base.lsn, journal.durable()) };
-        let entries = journal.read(from.max(journal.start()), to).flatten();
-        let entries: Vec<(Lsn, Lsn)> = entries.map(|(start, end, _)| (start, end)).collect();
-        let late = entries.len().saturating_sub(4);
-        let Some(recent) = entries.get(late..).filter(|e| !e.is_empty()) else { return };
-        let (start, end) = *self.rng.pick(recent);
-        self.kill_standby();
-        let at = Lsn(self.rng.between(start.0, end.0 - 1));
-        let Some((file, byte)) = self.place_of(at) else { return };
-        self.say(|| format!("  a bit flips in {file} at {byte}, lsn {at}"));
-        self.standby.disk.flip(&file, byte, 5);
-        self.excuse_standby();
-    }
-
-    /// The newest journal file that holds `lsn`, and the byte in it.
-    fn place_of(&self, lsn: Lsn) -> Option<(String, u64)> {
-        const HEADER_BYTES: u64 = 4096;
-        let named = |file: &String| {
-            let (rest, base) = file.rsplit_once('-')?;
-            let id = rest.rsplit_once('-')?.1;
-            Some((u64::from_str_radix(base, 16).ok()?, u64::from_str_radix(id, 16).ok()?))
-        };
-        let files = self.standby.disk.files().into_iter().filter(|f| f.starts_with("journal/segment-"));
-        let holds = files.filter_map(|f| named(&f).filter(|(base, _)| *base <= lsn.0).map(|n| (n, f)));
-        let ((base, _), file) = holds.max()?;
-        Some((file, lsn.0 - base + HEADER_BYTES))
-    }
-
-    fn fail_primary_disk(&mut self) {
-        let volume = self.rng.coin();
-        let pattern = if volume {
-            *self.rng.pick(&["volumes/v0", "volumes/v1"])
-        } else if self.faults.state_fault_used {
-            return;
-        } else {
-            self.faults.state_fault_used = true;
-            *self.rng.pick(&["group/superblock", "group/hot-extents", "group/bitmap-0", "group/bitmap-1"])
-        };
-        let on = *self.rng.pick(&[On::Write, On::Sync, On::Read, On::Space]);
-        // A volume whose sync fails has lost writes that nobody can name; its file system would be remounted.
-        if volume && on == On::Sync {
-            return;
-        }
-        let failure = if on == On::Space { Failure::NoSpace } else { Failure::Io };
-        self.say(|| format!("  {pattern} {on:?} {failure:?}"));
-        let times = Times::Count(1 + self.rng.below(2));
-        self.primary.disk.fail(pattern, on, failure, times);
-    }
-
-    fn fail_standby_disk(&mut self) {
-        let pattern =
-            *self.rng.pick(&["volumes/v0", "volumes/v1", "group/superblock", "journal/*", "journal/*"]);
-        let on = *self.rng.pick(&[On::Write, On::Sync, On::Read, On::Space]);
-        let failure = if on == On::Space { Failure::NoSpace } else { Failure::Io };
-        self.say(|| format!("  {pattern} {on:?} {failure:?}"));
-        let times = Times::Count(1 + self.rng.below(3));
-        self.standby.disk.fail(pattern, on, failure, times);
-    }
-
-    /// Bits flip in a file that no process uses now: on the standby in the journal, on either in one slot or copy of
-    /// what is kept twice.
-    fn damage(&mut self) {
-        if self.rng.coin() {
-            if self.primary.process.is_none() {
-                self.flip_primary();
-            }
-            return;
-        }
-        if self.standby.process.is_some() {
-            return;
-        }
-        let files = self.standby.disk.files();
-        let segments: Vec<&String> = files.iter().filter(|f| f.starts_with("journal/")).collect();
-        if segments.is_empty() {
-            return;
-        }
-        let file = (*self.rng.pick(&segments)).clone();
-        let data = self.standby.disk.file_data(&file);
-        if data.is_empty() {
-            return;
-        }
-        let run = data[self.rng.index(data.len())].clone();
-        let byte = self.rng.between(run.start, run.end - 1);
-        self.say(|| format!("  a bit flips in {file} at {byte}"));
-        self.standby.disk.flip(&file, byte, self.rng.clone().below(8) as u8);
-        self.excuse_standby();
-    }
-
-    fn flip_primary(&mut self) {
-        let file = *self.rng.pick(&["group/superblock", "group/hot-extents"]);
-        let Some(len) = self.primary.disk.file_len(file).filter(|l| *l > 0) else { return };
-        let byte = self.rng.below(len);
-        self.say(|| format!("  a bit flips in the primary's {file} at {byte}"));
-        self.primary.disk.flip(file, byte, 3);
-    }
-
-    /// The standby's host goes back to an old copy of its disk; or the copy is made.
-    fn old_copy(&mut self) {
-        if self.faults.old_copy.is_none() {
-            self.take_copy();
-        } else if self.rng.coin() {
-            self.restore_copy();
-        }
-    }
-
-    fn take_copy(&mut self) {
-        let session = self.session_count;
-        self.faults.old_copy = Some((self.standby.disk.snapshot(), session));
-    }
-
-    fn restore_copy(&mut self) {
-        let copies = self.faults.copies;
-        let Some((copy, session)) = &self.faults.old_copy else { return };
-        let old = self.session_count >= session + 2;
-        if copies == Copies::None || (copies == Copies::OtherSessions && !old) {
-            return;
-        }
-        self.standby.disk.restore(copy, "*");
-        self.kill_standby();
-        self.faults.old_copy = None;
-        self.say(|| "  the standby goes back to an old copy".into());
-        self.excuse_standby();
-    }
-
-    /// No more faults; what failed for good is started again.
-    pub(super) fn mend(&mut self) {
-        self.link = [true; 2];
-        self.faults.plan.clear();
-        self.faults.lose_record = false;
-        for disk in [&self.primary.disk, &self.standby.disk] {
-            disk.clear_faults();
-            disk.set_fuse(None);
-        }
-        if self.connections.iter().any(|c| c.lossy && !c.source_gone) {
-            self.source_disconnects();
-        }
-        self.restart_failed();
-    }
-
-    /// What only a restart mends.
-    pub(super) fn restart_failed(&mut self) {
-        let failed = self.primary.process.as_ref().is_some_and(|p| {
-            let status = p.source.status();
-            status.state_failed || status.tracking_lost || status.unreadable_blocks > 0
-        });
-        if failed {
-            self.kill_primary();
-        }
     }
 }

@@ -4,42 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use afterimage_protocol::frame::Content;
-use afterimage_protocol::message::VolumeInfo;
-use afterimage_protocol::rules::Rules;
 use afterimage_protocol::source::*;
-use afterimage_protocol::state::{GroupState, Role, VolumeState};
+use afterimage_protocol::state::{GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::group::*;
 use afterimage_storage::io::File;
 
 use super::Violation;
 use super::model::*;
+use super::setup::*;
 use crate::sim::{Rng, SimDisk};
-
-/// What a run is configured as.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// The source's configuration.
-    pub config: Config,
-    /// Whether the target's copy was there before and is to be compared.
-    pub compare: bool,
-}
-
-/// Names and sizes, as both sides are configured.
-pub fn volume_infos() -> Vec<VolumeInfo> {
-    (0..SIZES.len()).map(|n| VolumeInfo { name: format!("v{n}"), size_bytes: SIZES[n] }).collect()
-}
-
-pub fn volume_states() -> Vec<VolumeState> {
-    volume_infos()
-        .into_iter()
-        .map(|v| VolumeState { name: v.name, size_bytes: v.size_bytes, identity: vec![] })
-        .collect()
-}
-
-pub fn open_volumes(disk: &SimDisk) -> Vec<Arc<dyn File>> {
-    (0..SIZES.len()).map(|n| disk.volume(&format!("v{n}"), SIZES[n])).collect()
-}
 
 #[derive(Clone, Debug)]
 enum Job {
@@ -402,27 +376,5 @@ impl Process {
             }
             Job::Report(report) => report,
         }
-    }
-}
-
-/// All rules but those switched off, in a source's configuration.
-pub fn source_config(rng: &mut Rng, rules: Rules) -> Config {
-    let mode = if rng.coin() { Mode::Sync } else { Mode::Async };
-    Config {
-        group: "g".into(),
-        mode,
-        ack: if rng.coin() { AckLevel::Received } else { AckLevel::Durable },
-        on_link_loss: if mode == Mode::Sync && rng.chance(0.3) {
-            OnLinkLoss::Block
-        } else {
-            OnLinkLoss::Degrade
-        },
-        sync_timeout_us: *rng.pick(&[5_000, 50_000, 5_000_000]),
-        queue_bytes: *rng.pick(&[12_000, 30_000, 1 << 20]),
-        window_bytes: *rng.pick(&[1, 12_000, 1 << 20]),
-        hot_capacity: *rng.pick(&[2, 3, 8]),
-        max_rate: rng.chance(0.1).then_some(64 << 20),
-        volumes: volume_infos(),
-        rules,
     }
 }

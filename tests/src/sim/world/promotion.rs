@@ -6,7 +6,7 @@ use afterimage_storage::group::GroupStore;
 
 use super::model::read_image;
 use super::standby::check_point;
-use super::{Violation, World, primary};
+use super::{Violation, World, setup};
 
 /// Steps that a promotion without faults may take.
 const PROMOTION_STEPS: u64 = 2_000;
@@ -49,7 +49,7 @@ impl World {
         // What the promoted host serves survives its power.
         self.standby.disk.clear_faults();
         self.standby.disk.power_cut(&mut self.rng);
-        let volumes = primary::open_volumes(&self.standby.disk);
+        let volumes = setup::open_volumes(&self.standby.disk);
         let image = read_image(&volumes)
             .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
         check_point(&image, position, &self.history)

@@ -15,7 +15,7 @@ use afterimage_storage::journal::{JournalError, JournalOptions, SyncTicket};
 
 use super::Violation;
 use super::model::*;
-use super::primary::{open_volumes, volume_infos, volume_states};
+use super::setup::{open_volumes, volume_infos, volume_states};
 use crate::sim::{Rng, SimDisk};
 
 enum Job {

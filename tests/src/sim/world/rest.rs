@@ -1,0 +1,124 @@
+//! Times without faults: the first sync of most runs, and the end of every run, when the pair has to come to rest.
+
+use afterimage_protocol::*;
+
+use super::model::read_image;
+use super::{Violation, World};
+
+/// Rounds that are given to a first sync without faults.
+const FIRST_SYNC_ROUNDS: u64 = 2_000;
+/// Steps that a run may take to come to rest.
+const REST_STEPS: u64 = 20_000;
+
+impl World {
+    /// A round in which everything that can go on does.
+    pub(super) fn round(&mut self) -> Result<(), Violation> {
+        self.start()?;
+        self.connect();
+        for _ in 0..4 {
+            self.primary.step(&mut self.rng, &mut self.history, self.now);
+            self.standby.step(&mut self.rng, self.now);
+            self.send();
+            for _ in 0..4 {
+                self.deliver()?;
+                self.collect();
+            }
+        }
+        self.timeouts();
+        self.after_step()?;
+        Ok(())
+    }
+
+    /// The first sync, before the faults begin: most of the rules are about what comes after it.
+    pub(super) fn first_sync(&mut self) -> Result<(), Violation> {
+        for _ in 0..FIRST_SYNC_ROUNDS {
+            self.now.0 += 500;
+            self.primary.client(&mut self.rng, &mut self.history, self.now);
+            self.round()?;
+            if self.standby.newest().is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is mended; the pair must come to rest.
+    pub(super) fn come_to_rest(&mut self) -> Result<(), Violation> {
+        self.say(|| "everything is mended".into());
+        self.mend();
+        let clients_until = if self.rng.chance(0.3) { 400 } else { 0 };
+        for step in 0..REST_STEPS {
+            self.now.0 += 500;
+            if step < clients_until {
+                self.primary.client(&mut self.rng, &mut self.history, self.now);
+            }
+            if step % 100 == 0 {
+                self.restart_failed();
+            }
+            self.round()?;
+            if step >= clients_until && self.at_rest() {
+                return self.check_rest();
+            }
+        }
+        let detail = format!(
+            "no rest: {}; {}; {:?}; target newest {:?}, jobs {} and {}, {} requests",
+            self.standby.process.as_ref().map(|p| p.target.activity()).unwrap_or_default(),
+            self.primary.process.as_ref().map(|p| p.source.activity()).unwrap_or_default(),
+            self.primary.process.as_ref().map(|p| p.source.status()),
+            self.standby.newest(),
+            self.primary.jobs(),
+            self.standby.jobs(),
+            self.primary.requests()
+        );
+        Err(Violation::new("rest", detail))
+    }
+
+    pub(super) fn at_rest(&self) -> bool {
+        let (Some(p), Some(t)) = (&self.primary.process, &self.standby.process) else { return false };
+        let status = p.source.status();
+        let sync = self.setup.config.mode == source::Mode::Async || status.in_sync;
+        status.streaming
+            && sync
+            && p.source.is_clean()
+            && self.primary.requests() == 0
+            && t.target.newest().is_some_and(|c| c.position == p.source.position())
+            && t.target.durable() == t.target.newest()
+    }
+
+    pub(super) fn check_rest(&mut self) -> Result<(), Violation> {
+        self.check()?;
+        let Some(p) = &self.primary.process else { return Ok(()) };
+        let image = read_image(&p.volumes)
+            .map_err(|e| Violation::new("rest", format!("the primary cannot be read: {e}")))?;
+        if image != *self.history.now() {
+            return Err(Violation::new("G4", "the primary's disk is not what its order says".into()));
+        }
+        Ok(())
+    }
+
+    /// No more faults; what failed for good is started again.
+    pub(super) fn mend(&mut self) {
+        self.link = [true; 2];
+        self.faults.plan.clear();
+        self.faults.lose_record = false;
+        for disk in [&self.primary.disk, &self.standby.disk] {
+            disk.clear_faults();
+            disk.set_fuse(None);
+        }
+        if self.connections.iter().any(|c| c.lossy && !c.source_gone) {
+            self.source_disconnects();
+        }
+        self.restart_failed();
+    }
+
+    /// What only a restart mends.
+    pub(super) fn restart_failed(&mut self) {
+        let failed = self.primary.process.as_ref().is_some_and(|p| {
+            let status = p.source.status();
+            status.state_failed || status.tracking_lost || status.unreadable_blocks > 0
+        });
+        if failed {
+            self.kill_primary();
+        }
+    }
+}
