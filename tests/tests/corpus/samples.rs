@@ -339,7 +339,7 @@ fn states() -> [(&'static str, GroupState); 6] {
 fn group_state() -> Samples {
     let mut samples: Samples = states().map(|(name, state)| (format!("valid-{name}"), state.encode())).into();
     let good = states()[0].1.encode();
-    for (name, at, value) in [("version", 0, 2), ("role", 4, 4), ("flag", 13, 2), ("trailing", good.len(), 0)]
+    for (name, at, value) in [("version", 0, 3), ("role", 4, 4), ("flag", 33, 2), ("trailing", good.len(), 0)]
     {
         let mut bytes = good.clone();
         bytes.resize(bytes.len().max(at + 1), 0);
