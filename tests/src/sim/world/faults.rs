@@ -113,6 +113,12 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// No copy of a disk comes back any more.
+    pub fn forget_copy(&mut self) {
+        self.old_copy = None;
+        self.plan.clear();
+    }
+
     pub fn new(rng: &mut Rng, copies: Copies) -> Self {
         let mut weights = [0; ORDINARY.len() + FAULTS.len()];
         weights[..ORDINARY.len()].copy_from_slice(&ORDINARY);

@@ -8,6 +8,7 @@
 mod busy;
 mod copies;
 mod damage;
+mod failback;
 mod faults;
 mod model;
 mod net;
@@ -206,18 +207,41 @@ impl World {
     }
 
     fn run(&mut self, steps: u64) -> Result<(), Violation> {
+        self.until_promoted(steps)?;
+        // And home again, with the hosts in each other's place.
+        if self.rng.chance(0.5) && self.fail_back()? {
+            self.say(|| "the hosts have changed places".into());
+            self.wander(steps / 2)?;
+            if !self.over {
+                self.come_to_rest()?;
+                self.promote()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Random steps, until a promotion.
+    fn wander(&mut self, steps: u64) -> Result<(), Violation> {
+        for _ in 0..steps {
+            self.outcome.steps += 1;
+            self.step()?;
+            if self.over {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn until_promoted(&mut self, steps: u64) -> Result<(), Violation> {
         if self.rng.chance(0.04) {
             self.busy()?;
         } else {
             if self.rng.chance(0.75) {
                 self.first_sync()?;
             }
-            for _ in 0..steps {
-                self.outcome.steps += 1;
-                self.step()?;
-                if self.over {
-                    return Ok(());
-                }
+            self.wander(steps)?;
+            if self.over {
+                return Ok(());
             }
         }
         self.come_to_rest()?;

@@ -38,6 +38,11 @@ pub fn sectors_in(range: ByteRange) -> impl Iterator<Item = usize> {
     })
 }
 
+/// Where a tracked sector begins in its volume.
+pub fn sector_offset(index: usize) -> u64 {
+    BLOCKS[index / SECTORS_PER_BLOCK].1 * BLOCK_BYTES + (index % SECTORS_PER_BLOCK) as u64 * SECTOR_BYTES
+}
+
 /// What fills a sector: the write's number, over and over.
 pub fn fill(value: u64, bytes: u64) -> Vec<u8> {
     value.to_le_bytes().iter().copied().cycle().take(bytes as usize).collect()
@@ -121,6 +126,11 @@ impl History {
         self.current = Rc::new(image);
         self.last = sequence;
         self.images.insert(sequence, self.current.clone());
+    }
+
+    /// Another history begins: what was of the old one is nothing to it.
+    pub fn forked(&mut self) {
+        self.images.clear();
     }
 
     /// Sequences up to `sequence` were taken by something that is not a write.

@@ -170,6 +170,14 @@ impl Primary {
         Ok(())
     }
 
+    /// Clients are with another host now, which has what was promoted.
+    pub fn server_replaced(&mut self) {
+        self.acked.clear();
+        self.flushed.clear();
+        self.acked_last = [Sequence(0); 2];
+        self.fenced = false;
+    }
+
     pub fn ended(&mut self) {
         self.process = None;
         self.acknowledged = Sequence(0);

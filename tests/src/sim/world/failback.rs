@@ -1,0 +1,86 @@
+//! The way home: after a promotion the old primary is fenced and reinstated, and the promoted host streams to it.
+
+use afterimage_protocol::state::Role;
+use afterimage_storage::group::{GroupStore, reinstate};
+use afterimage_storage::salvage::{self, Salvage};
+
+use super::model::{block_values, peek_image, sectors, sectors_in};
+use super::{Violation, World};
+
+impl World {
+    /// The hosts change places. Whether there is a way home: a host whose state was lost has none without a new first
+    /// sync.
+    pub(super) fn fail_back(&mut self) -> Result<bool, Violation> {
+        self.kill_primary();
+        self.kill_standby();
+        for disk in [&self.primary.disk, &self.standby.disk] {
+            disk.clear_faults();
+            disk.set_fuse(None);
+        }
+        if self.rng.coin() {
+            self.primary.disk.power_cut(&mut self.rng);
+            self.primary.boot += 1;
+        }
+        if !self.bring_home()? {
+            return Ok(false);
+        }
+        std::mem::swap(&mut self.primary.disk, &mut self.standby.disk);
+        self.primary.boot += 1;
+        self.primary.server_replaced();
+        self.history.forked();
+        self.connections.clear();
+        self.standby.promoted = None;
+        self.faults.forget_copy();
+        self.faults.primary_power_cut = false;
+        self.setup.compare = false;
+        self.excuse_standby();
+        self.primary.unaware = false;
+        self.over = false;
+        Ok(true)
+    }
+
+    /// The old primary is refused, fenced and reinstated. Whatever only it has is in a file then.
+    fn bring_home(&mut self) -> Result<bool, Violation> {
+        let disk = &self.primary.disk;
+        let Ok((_, Some(peer))) = GroupStore::open(self.standby.disk.dir("group")) else { return Ok(false) };
+        let Ok((mut group, Some(mut state))) = GroupStore::open(disk.dir("group")) else { return Ok(false) };
+        if state.role == Role::Primary {
+            state.role = Role::Fenced;
+            let left_at = peer.lineage.left_at(state.generation()).unwrap_or_default();
+            state.replaced_by = Some((peer.generation(), left_at));
+            if group.write(&state).is_err() {
+                return Ok(false);
+            }
+        }
+        let (mine, theirs) = (peek_image(disk), peek_image(&self.standby.disk));
+        let volumes = super::setup::open_volumes(disk);
+        let mut boot_id = [0; 16];
+        boot_id[..8].copy_from_slice(&self.primary.boot.to_le_bytes());
+        let dir = disk.dir("salvage");
+        let done = reinstate(group, state, &*dir, &volumes, boot_id, self.now);
+        self.say(|| format!("the old primary is reinstated: {done:?}"));
+        let Ok(done) = done else { return Ok(false) };
+        let mut saved = vec![None; sectors()];
+        if let Some(name) = &done.saved.name {
+            let broken = |e: salvage::SalvageError| Violation::new("G5", format!("the salvage: {e}"));
+            for piece in Salvage::open(&*self.primary.disk.dir("salvage"), name).map_err(broken)? {
+                let piece = piece.map_err(broken)?;
+                let bytes = piece.data.unwrap_or_else(|| vec![0; piece.range.length as usize]);
+                // Pieces are whole blocks, so sectors come in order.
+                let values: Vec<u64> = block_values(&bytes).collect();
+                for index in sectors_in(piece.range) {
+                    let at = super::model::sector_offset(index) - piece.range.offset;
+                    saved[index] = values.get((at / super::model::SECTOR_BYTES) as usize).copied();
+                }
+            }
+        }
+        let missing = (0..sectors()).find(|n| mine[*n] != theirs[*n] && saved[*n] != Some(mine[*n]));
+        match missing {
+            Some(n) => Err(Violation::new(
+                "G5",
+                format!("sector {n} has {} on the old primary and {} on the new one, and was not saved", mine[n], theirs[n]),
+            )),
+            None => Ok(true),
+        }
+    }
+}
