@@ -341,11 +341,16 @@ impl World {
         self.check()?;
         self.kill_standby();
         self.standby.disk.power_cut(&mut self.rng);
+        self.excuse_received();
+        Ok(())
+    }
+
+    /// What the standby had received and not made durable may be gone.
+    pub(super) fn excuse_received(&mut self) {
         if self.setup.config.ack == afterimage_protocol::source::AckLevel::Received {
             self.primary.must = self.primary.must_durable;
             self.primary.unaware = true;
         }
-        Ok(())
     }
 
     /// What the standby once said or promised does not count any more.

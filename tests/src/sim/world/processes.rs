@@ -10,7 +10,12 @@ impl World {
         if self.primary.disk.dead() {
             self.kill_primary();
         }
-        if self.standby.disk.dead() || self.standby.process.as_ref().is_some_and(|p| p.broken) {
+        let broken = self.standby.process.as_ref().is_some_and(|p| p.broken);
+        if broken {
+            // What a failed sync has dropped is gone once the process is: as with a power cut.
+            self.excuse_received();
+        }
+        if broken || self.standby.disk.dead() {
             self.kill_standby();
         }
     }
