@@ -2,19 +2,24 @@
 
 use std::time::Instant;
 
-use afterimage_protocol::rules::{Rule, Rules};
-use clap::Parser;
-use tests::sim::world::{self, Given};
+use afterimage_protocol::rules::Rule;
+use clap::{Parser, ValueEnum};
+use tests::sim::cases::Case;
+use tests::sim::world::{self, Settings, Theme};
 
+/// Seeds of an ordinary hunt.
+const SEEDS: u64 = 1000;
 /// Seeds that must be clean with only the companion of a masked rule off.
-const GIVEN_SEEDS: u64 = 300;
+const GIVEN_SEEDS: u64 = 200;
+/// Characters of a violation that the table shows.
+const DETAIL_CHARS: usize = 110;
 
 /// Simulates the pair through faults, one seed after the other.
 #[derive(Parser)]
 struct Args {
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 1000)]
-    seeds: u64,
+    /// How many seeds to run; 1000, or what each rule is caught within.
+    #[arg(long)]
+    seeds: Option<u64>,
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
@@ -27,6 +32,9 @@ struct Args {
     /// Switch one rule off, to see it caught; "all" does so with one after the other and prints a table.
     #[arg(long)]
     without: Option<String>,
+    /// Concentrate on one theme.
+    #[arg(long)]
+    theme: Option<Theme>,
     /// Run every seed twice and compare the traces.
     #[arg(long)]
     twice: bool,
@@ -40,25 +48,28 @@ fn main() -> anyhow::Result<()> {
     if args.without.as_deref() == Some("all") {
         return table(&args);
     }
-    let rules = match &args.without {
-        None => Rules::default(),
+    let settings = match &args.without {
+        None => Settings { steps: args.steps, ..Settings::default() },
         Some(name) => {
-            Rules::without(Rule::by_name(name).ok_or_else(|| anyhow::anyhow!("no rule is called {name}"))?)
+            let rule = Rule::by_name(name).ok_or_else(|| anyhow::anyhow!("no rule is called {name}"))?;
+            Case::of(rule).settings(args.steps)
         }
     };
+    let settings = Settings { theme: args.theme.or(settings.theme), ..settings };
     if let Some(seed) = args.replay {
         let mut log = Vec::new();
-        let result = world::run(seed, args.steps, rules, Some(&mut log));
+        let result = world::run(seed, &settings, Some(&mut log));
         log.iter().for_each(|line| println!("{line}"));
         println!("seed {seed}: {result:?}");
         return result.map(|_| ()).map_err(|v| anyhow::anyhow!("{v}"));
     }
     let started = Instant::now();
     let mut bad = 0;
-    for seed in args.from..args.from + args.seeds {
-        let result = world::run(seed, args.steps, rules, None);
+    let seeds = args.seeds.unwrap_or(SEEDS);
+    for seed in args.from..args.from + seeds {
+        let result = world::run(seed, &settings, None);
         if args.twice {
-            let again = world::run(seed, args.steps, rules, None);
+            let again = world::run(seed, &settings, None);
             let same = match (&result, &again) {
                 (Ok(a), Ok(b)) => a == b,
                 (Err(a), Err(b)) => a.detail == b.detail,
@@ -69,8 +80,14 @@ fn main() -> anyhow::Result<()> {
         if let Err(violation) = result {
             println!("seed {seed}: {violation}");
             println!(
-                "  replay: cargo run --release -p tests --bin sim -- --steps {} --replay {seed}",
-                args.steps
+                "  replay: cargo run --profile sim -p tests --bin sim -- --steps {}{}{} --replay {seed}",
+                args.steps,
+                args.without.iter().map(|rule| format!(" --without {rule}")).collect::<String>(),
+                args.theme
+                    .iter()
+                    .filter_map(|theme| theme.to_possible_value())
+                    .map(|value| format!(" --theme {}", value.get_name()))
+                    .collect::<String>(),
             );
             bad += 1;
             if !args.keep_going {
@@ -79,42 +96,37 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let elapsed = started.elapsed().as_secs_f64();
-    println!("{} seeds from {}, {bad} violations, {elapsed:.1} s", args.seeds, args.from);
+    println!("{seeds} seeds from {}, {bad} violations, {elapsed:.1} s", args.from);
     anyhow::ensure!(bad == 0, "{bad} violations");
     Ok(())
 }
 
+/// Switches one rule off after the other. Each has to be caught within its bound, or within `--seeds` if that is given.
 fn table(args: &Args) -> anyhow::Result<()> {
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = 0;
-    println!("{:<24} {:>4}  {:>8}  {:<10}  violation", "rule", "no.", "seeds", "given");
-    for given in [Given::StalePeer, Given::StalePeerSessions] {
-        let bad = (0..GIVEN_SEEDS).find_map(|n| {
-            world::run_given(args.from + n, args.steps, Rules::default(), Some(given), None).err()
-        });
-        anyhow::ensure!(
-            bad.is_none(),
-            "without {:?} alone: {}",
-            given.rule(),
-            bad.map_or(String::new(), |v| v.to_string())
-        );
-    }
+    println!("{:<21} {:>3} {:>9}  {:<31} violation", "rule", "no.", "seeds", "world");
     for (rule, number, name) in Rule::ALL {
-        let given = Given::masks(*rule);
-        let without = given.map_or("", |_| "stale-peer");
-        let caught = (0..args.seeds).find_map(|n| {
-            let result = world::run_given(args.from + n, args.steps, Rules::without(*rule), given, None);
-            result.err().map(|v| (n + 1, v))
-        });
-        match caught {
-            Some((n, v)) => println!("{name:<24} {number:>4}  {n:>8}  {without:<10}  {v}"),
+        let case = Case::of(*rule);
+        let bound = args.seeds.unwrap_or(case.seeds);
+        let (seeds, what) = match case.hunt(args.steps, args.from, bound) {
+            Some((n, violation)) => (n.to_string(), violation.to_string()),
             None => {
                 missed += 1;
-                println!(
-                    "{name:<24} {number:>4}  {:>8}  {without:<10}  not caught",
-                    format!(">{}", args.seeds)
-                );
+                ("none".to_owned(), "NOT CAUGHT".to_owned())
             }
+        };
+        let theme = case.theme.map_or("any".to_owned(), |theme| format!("{theme:?}"));
+        let given = case.given.map_or(String::new(), |given| format!(" without {}", given.rule_name()));
+        let what: String = what.chars().take(DETAIL_CHARS).collect();
+        println!("{name:<21} {number:>3} {:>9}  {:<31} {what}", format!("{seeds}/{bound}"), theme + &given);
+        if let Some(settings) = case.given_alone(args.steps) {
+            let bad = (0..GIVEN_SEEDS).find_map(|n| world::run(args.from + n, &settings, None).err());
+            anyhow::ensure!(
+                bad.is_none(),
+                "with {name} on: {}",
+                bad.map_or(String::new(), |v| v.to_string())
+            );
         }
     }
     anyhow::ensure!(missed == 0, "{missed} rules were not caught");

@@ -13,6 +13,8 @@ impl World {
         self.say(|| "clients write as fast as they can".into());
         self.setup.config.queue_bytes = 12_000;
         self.setup.config.max_rate = None;
+        // With less, a target that is as slow as this one is given up too often to be waited for.
+        self.setup.config.sync_timeout_us = 1_000_000;
         for _ in 0..ROUNDS {
             self.outcome.steps += 1;
             self.now.0 += ROUND_US;

@@ -15,7 +15,7 @@ impl World {
         let (from, to) = if applying { (journal.start(), base.lsn) } else { (base.lsn, journal.durable()) };
         let entries = journal.read(from.max(journal.start()), to).flatten();
         let entries: Vec<(Lsn, Lsn)> = entries.map(|(start, end, _)| (start, end)).collect();
-        let late = entries.len().saturating_sub(4);
+        let late = if self.rng.coin() { entries.len().saturating_sub(4) } else { 0 };
         let Some(recent) = entries.get(late..).filter(|e| !e.is_empty()) else { return };
         let (start, end) = *self.rng.pick(recent);
         self.kill_standby();
@@ -48,7 +48,7 @@ impl World {
             return;
         } else {
             self.faults.state_fault_used = true;
-            *self.rng.pick(&["group/superblock", "group/hot-extents", "group/bitmap-0", "group/bitmap-1"])
+            *self.rng.pick(&["group/superblock*", "group/hot-extents*", "group/bitmap-0*", "group/bitmap-1*"])
         };
         let on = *self.rng.pick(&[On::Write, On::Sync, On::Read, On::Space]);
         // A volume whose sync fails has lost writes that nobody can name; its file system would be remounted.
@@ -63,7 +63,7 @@ impl World {
 
     pub(super) fn fail_standby_disk(&mut self) {
         let pattern =
-            *self.rng.pick(&["volumes/v0", "volumes/v1", "group/superblock", "journal/*", "journal/*"]);
+            *self.rng.pick(&["volumes/v0", "volumes/v1", "group/superblock*", "journal/*", "journal/*"]);
         let on = *self.rng.pick(&[On::Write, On::Sync, On::Read, On::Space]);
         let failure = if on == On::Space { Failure::NoSpace } else { Failure::Io };
         self.say(|| format!("  {pattern} {on:?} {failure:?}"));

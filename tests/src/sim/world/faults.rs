@@ -5,13 +5,16 @@ use std::collections::VecDeque;
 use afterimage_protocol::Sequence;
 
 use super::copies::Copies;
+use super::given::Given;
+use super::primary::{HOT_LOG, Process};
+use super::theme::Theme;
 use super::{Violation, World};
 use crate::sim::{Failure, On, Rng, Snapshot, Times};
 
 /// Weights of the eight ordinary actions: client, primary job, send, deliver, standby job, connect, start, timeouts.
 const ORDINARY: [u32; 8] = [140, 260, 200, 420, 200, 80, 60, 120];
 /// Base weights of the faults.
-const FAULTS: [(Fault, u32); 22] = [
+const FAULTS: [(Fault, u32); 28] = [
     (Fault::CutLink, 8),
     (Fault::OneWay, 5),
     (Fault::Heal, 30),
@@ -34,24 +37,16 @@ const FAULTS: [(Fault, u32); 22] = [
     (Fault::Promote, 1),
     (Fault::LoseRecord, 2),
     (Fault::HotLogFails, 1),
-];
-
-/// What a run may concentrate on: these faults are frequent, the others rare or absent.
-const THEMES: [&[Fault]; 10] = [
-    &[Fault::StandbyTwice],
-    &[Fault::SyncThenPower],
-    &[Fault::PrimaryTwice],
-    &[Fault::PrimaryTwice, Fault::CutLink, Fault::PowerPrimary],
-    &[Fault::OldCopySoon],
-    &[Fault::DamageLive],
-    &[Fault::DamageLive, Fault::PowerPrimary],
-    &[Fault::Promote],
-    &[Fault::LoseRecord],
-    &[Fault::HotLogFails, Fault::CutLink, Fault::SourceLetsGo],
+    (Fault::CommitLost, 1),
+    (Fault::OpenedLost, 1),
+    (Fault::TrackingLost, 1),
+    (Fault::VolumeFails, 2),
+    (Fault::OldCopyAtNote, 1),
+    (Fault::OldSessions, 1),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub enum Fault {
     CutLink,
     OneWay,
     Heal,
@@ -82,7 +77,22 @@ enum Fault {
     LoseRecord,
     /// The hot-extent log cannot be written.
     HotLogFails,
+    /// The hot-extent log fails when no client waits; then none writes for a while, and the connection ends at a commit.
+    TrackingLost,
+    /// The connection ends just before a commit arrives.
+    CommitLost,
+    /// The connection ends just before the answer to a handshake arrives.
+    OpenedLost,
+    /// A write to one of the primary's volumes fails.
+    VolumeFails,
+    /// An old copy that is restored while the primary dies.
+    OldCopyAtNote,
+    /// An old copy that is restored after two more sessions.
+    OldSessions,
 }
+
+/// Steps in which a catch-up of everything ends, mostly.
+const HUSH_STEPS: u64 = 600;
 
 /// What follows of a fault that takes several steps.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +104,7 @@ pub enum Next {
     StartPrimary,
     PowerPrimary,
     Restore,
+    LetGo,
     Heal,
 }
 
@@ -106,6 +117,16 @@ pub struct Faults {
     pub plan: VecDeque<(u64, Next)>,
     /// The next record outside an epoch gets lost.
     pub lose_record: bool,
+    /// When the source has lost track, clients are quiet and the connection of the next commit ends.
+    hush_at_loss: bool,
+    /// Steps in which no client writes.
+    pub hush: u64,
+    /// The connection of the next commit ends.
+    pub lose_commit: bool,
+    /// The connection of the next answer to a handshake ends.
+    pub lose_opened: bool,
+    /// The standby is promoted when its newest checkpoint is not durable, and no sync is under way.
+    promote_unsynced: bool,
     /// Old copies are out of bounds, or only those of an older session: a rule that they need is off.
     pub copies: Copies,
     /// One file of the primary's state may fail in a run: with two, what must be remembered has no place left.
@@ -119,7 +140,7 @@ impl Faults {
         self.plan.clear();
     }
 
-    pub fn new(rng: &mut Rng, copies: Copies) -> Self {
+    pub fn new(rng: &mut Rng, theme: Option<Theme>, given: Option<Given>) -> Self {
         let mut weights = [0; ORDINARY.len() + FAULTS.len()];
         weights[..ORDINARY.len()].copy_from_slice(&ORDINARY);
         for w in &mut weights[..ORDINARY.len()] {
@@ -131,15 +152,22 @@ impl Faults {
             weights[ORDINARY.len() + n] =
                 if *fault == Fault::Heal { *base } else { base * factor * 10 / calm / 10 };
         }
-        if rng.chance(0.6) {
-            let theme = *rng.pick(&THEMES);
+        if let Some(theme) = theme {
             let others = *rng.pick(&[0, 0, 1]);
+            let often = *rng.pick(&[4, 12]);
             for (n, (fault, _)) in FAULTS.iter().enumerate() {
                 let weight = &mut weights[ORDINARY.len() + n];
                 match fault {
                     Fault::Heal => {}
-                    f if theme.contains(f) => *weight = 12,
+                    f if theme.faults().contains(f) => *weight = often,
                     _ => *weight *= others,
+                }
+            }
+        }
+        if given.is_some_and(|given| !given.loses_records()) {
+            for (n, (fault, _)) in FAULTS.iter().enumerate() {
+                if *fault == Fault::LoseRecord {
+                    weights[ORDINARY.len() + n] = 0;
                 }
             }
         }
@@ -149,7 +177,12 @@ impl Faults {
             old_copy: None,
             plan: VecDeque::new(),
             lose_record: false,
-            copies,
+            lose_commit: false,
+            lose_opened: false,
+            hush_at_loss: false,
+            hush: 0,
+            promote_unsynced: false,
+            copies: given.map_or(Copies::Any, Given::copies),
             state_fault_used: false,
         }
     }
@@ -193,11 +226,24 @@ impl World {
             Fault::DiskStandby => self.fail_standby_disk(),
             Fault::Damage => self.damage(),
             Fault::OldCopy => self.old_copy(),
-            Fault::Promote => self.promote_now()?,
+            Fault::Promote if self.rng.coin() => self.promote_now()?,
+            Fault::Promote => self.faults.promote_unsynced = true,
             Fault::LoseRecord => self.faults.lose_record = true,
+            Fault::CommitLost => self.faults.lose_commit = true,
+            Fault::OpenedLost => self.faults.lose_opened = true,
+            Fault::VolumeFails => {
+                let volume = *self.rng.pick(&["volumes/v0", "volumes/v1"]);
+                self.primary.disk.fail(volume, On::Write, Failure::Io, Times::Count(1));
+            }
             Fault::HotLogFails if !self.faults.state_fault_used => {
                 self.faults.state_fault_used = true;
-                self.primary.disk.fail("group/hot-extents", On::Write, Failure::Io, Times::Count(1));
+                self.primary.disk.fail(HOT_LOG, On::Write, Failure::Io, Times::Count(1));
+            }
+            Fault::TrackingLost if !self.faults.state_fault_used || self.primary.fail_cooling => {
+                self.faults.state_fault_used = true;
+                self.faults.hush_at_loss = true;
+                self.faults.hush = HUSH_STEPS / 2;
+                self.primary.fail_cooling = true;
             }
             Fault::DamageLive => self.damage_live(),
             _ if self.faults.plan.is_empty() => self.begin_plan(fault),
@@ -226,12 +272,24 @@ impl World {
                 }
                 f.follow(rng, 0..60, Next::KillPrimary);
                 f.follow(rng, 0..10, Next::StartPrimary);
-                f.follow(rng, 5..150, Next::PowerPrimary);
+                f.follow(rng, 40..250, Next::PowerPrimary);
                 f.follow(rng, 0..10, Next::Heal);
             }
             Fault::OldCopySoon => {
                 self.take_copy();
                 self.faults.follow(&mut self.rng, 20..300, Next::Restore);
+            }
+            Fault::OldCopyAtNote => {
+                self.take_copy();
+                self.faults.follow(&mut self.rng, 20..300, Next::KillPrimary);
+                self.faults.follow(&mut self.rng, 0..1, Next::Restore);
+            }
+            Fault::OldSessions => {
+                self.take_copy();
+                for _ in 0..2 {
+                    self.faults.follow(&mut self.rng, 50..200, Next::LetGo);
+                }
+                self.faults.follow(&mut self.rng, 50..200, Next::Restore);
             }
             _ => {}
         }
@@ -239,6 +297,18 @@ impl World {
 
     /// Does what is due of a fault that takes several steps.
     pub(super) fn follow_plan(&mut self) -> Result<(), Violation> {
+        self.faults.hush = self.faults.hush.saturating_sub(1);
+        let lost = |p: &Process| p.source.status().tracking_lost;
+        if self.faults.hush_at_loss && self.primary.process.as_ref().is_some_and(lost) {
+            self.faults.hush_at_loss = false;
+            self.faults.hush = HUSH_STEPS;
+            self.say(|| "  track is lost, clients are quiet".into());
+            self.faults.lose_commit = true;
+        }
+        if self.faults.promote_unsynced && self.standby.has_unsynced() {
+            self.faults.promote_unsynced = false;
+            return self.promote_now();
+        }
         let Some((after, next)) = self.faults.plan.front_mut() else { return Ok(()) };
         if *after > 0 {
             *after -= 1;
@@ -258,6 +328,7 @@ impl World {
             Next::StartPrimary => self.start_primary()?,
             Next::PowerPrimary => self.power_primary(),
             Next::Restore => self.restore_copy(),
+            Next::LetGo => self.source_disconnects(),
             Next::Heal => self.link = [true; 2],
             _ => {}
         }
@@ -276,12 +347,12 @@ impl World {
         self.check()?;
         self.kill_standby();
         self.standby.disk.power_cut(&mut self.rng);
-        self.forget_received();
+        self.excuse_received();
         Ok(())
     }
 
-    /// What the standby had in its page cache only may be gone: its power was cut, or a sync failed for good.
-    pub(super) fn forget_received(&mut self) {
+    /// What the standby had received and not made durable may be gone.
+    pub(super) fn excuse_received(&mut self) {
         if self.setup.config.ack == afterimage_protocol::source::AckLevel::Received {
             self.primary.must = self.primary.must_durable;
             self.primary.unaware = true;

@@ -10,6 +10,7 @@ mod copies;
 mod damage;
 mod failback;
 mod faults;
+mod given;
 mod model;
 mod net;
 mod oracle;
@@ -19,18 +20,21 @@ mod promotion;
 mod rest;
 mod setup;
 mod standby;
+mod theme;
 
-use afterimage_protocol::rules::{Rule, Rules};
+use afterimage_protocol::rules::Rules;
 use afterimage_protocol::*;
 
-use self::copies::Copies;
 use self::faults::Faults;
+pub use self::given::Given;
 use self::model::History;
 use self::net::Connection;
 use self::oracle::Claims;
 use self::primary::Primary;
 use self::setup::{Setup, source_config};
 use self::standby::Standby;
+use self::theme::Shape;
+pub use self::theme::Theme;
 use crate::sim::Rng;
 
 /// A guarantee was broken.
@@ -69,40 +73,6 @@ pub struct Outcome {
     pub promoted: bool,
 }
 
-/// A rule that is off beside the one that is looked at, and what is left out of the world for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Given {
-    /// No full comparison of a peer that is behind; no old copies.
-    StalePeer,
-    /// The same; old copies are those of older sessions.
-    StalePeerSessions,
-}
-
-impl Given {
-    /// What masks `rule` in a world with all the others, if anything does.
-    pub fn masks(rule: Rule) -> Option<Self> {
-        match rule {
-            Rule::JoinBits | Rule::JoinTakesSequence | Rule::TargetKeepsBits | Rule::DamageRefetched => {
-                Some(Given::StalePeer)
-            }
-            Rule::StaleSession => Some(Given::StalePeerSessions),
-            _ => None,
-        }
-    }
-
-    /// The rule that is off.
-    pub fn rule(self) -> Rule {
-        Rule::StalePeer
-    }
-
-    fn copies(self) -> Copies {
-        match self {
-            Given::StalePeer => Copies::None,
-            Given::StalePeerSessions => Copies::OtherSessions,
-        }
-    }
-}
-
 /// The pair, its network, its clients and its faults.
 pub struct World {
     rng: Rng,
@@ -111,6 +81,7 @@ pub struct World {
     standby: Standby,
     history: History,
     setup: Setup,
+    shape: Shape,
     faults: Faults,
     claims: Claims,
     /// Sessions that both sides agreed on.
@@ -126,25 +97,25 @@ pub struct World {
     log: Option<Vec<String>>,
 }
 
-/// Runs one seed for `steps` steps. With `log` the events are collected, for a person.
-pub fn run(seed: u64, steps: u64, rules: Rules, log: Option<&mut Vec<String>>) -> Result<Outcome, Violation> {
-    run_given(seed, steps, rules, None, log)
+/// What a run is, beside its seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Random steps, before it has to come to rest.
+    pub steps: u64,
+    /// The rules in force.
+    pub rules: Rules,
+    /// A world without the faults that only this rule, which is off too, protects from.
+    pub given: Option<Given>,
+    /// What the run concentrates on; by chance if there is none.
+    pub theme: Option<Theme>,
 }
 
-/// Like [`run`], in a world without the faults that only the rule `given`, which is off, protects from. So the rules that
-/// it covers for can be shown to be needed.
-pub fn run_given(
-    seed: u64,
-    steps: u64,
-    rules: Rules,
-    given: Option<Given>,
-    log: Option<&mut Vec<String>>,
-) -> Result<Outcome, Violation> {
-    let rules = given.map_or(rules, |given| rules.and_without(given.rule()));
-    let mut world = World::new(seed, rules, given);
+/// Runs one seed. With `log` the events are collected, for a person.
+pub fn run(seed: u64, settings: &Settings, log: Option<&mut Vec<String>>) -> Result<Outcome, Violation> {
+    let mut world = World::new(seed, settings);
     world.log = log.as_ref().map(|_| Vec::new());
     // A panic is a finding like any other: it must not end a hunt over many seeds.
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run(steps)));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run(settings)));
     let result = result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
@@ -157,18 +128,21 @@ pub fn run_given(
 }
 
 impl World {
-    fn new(seed: u64, rules: Rules, given: Option<Given>) -> Self {
+    fn new(seed: u64, settings: &Settings) -> Self {
+        let rules = settings.given.map_or(settings.rules, |given| given.off(settings.rules));
         let mut rng = Rng::new(seed);
-        let config = source_config(&mut rng, rules);
+        let theme = rng.chance(0.6).then(|| Theme::choose(&mut rng));
+        let theme = settings.theme.or(theme);
+        let shape = Shape::new(&mut rng, theme);
+        let config = source_config(&mut rng, rules, &shape);
         let setup = Setup { config, compare: rng.chance(0.2) };
-        let mut primary = Primary::new(rng.next_u64());
+        let mut primary = Primary::new(rng.next_u64(), shape);
         primary.format(&mut rng);
-        primary.slow_writes = rng.chance(0.3);
-        let mut standby = Standby::new(rng.next_u64(), &mut rng, rules);
+        let mut standby = Standby::new(rng.next_u64(), &mut rng, rules, shape);
         if setup.compare {
             standby.seed_copy(&primary, &mut rng);
         }
-        let faults = Faults::new(&mut rng, given.map_or(Copies::Any, Given::copies));
+        let faults = Faults::new(&mut rng, theme, settings.given);
         let leaps = *rng.pick(&[0.01, 0.01, 0.001]);
         Self {
             rng,
@@ -177,6 +151,7 @@ impl World {
             standby,
             history: History::default(),
             setup,
+            shape,
             faults,
             claims: Claims::default(),
             session_count: 0,
@@ -206,12 +181,12 @@ impl World {
         self.outcome
     }
 
-    fn run(&mut self, steps: u64) -> Result<(), Violation> {
-        self.until_promoted(steps)?;
+    fn run(&mut self, settings: &Settings) -> Result<(), Violation> {
+        self.until_promoted(settings)?;
         // And home again, with the hosts in each other's place.
-        if self.rng.chance(0.5) && self.fail_back()? {
+        if settings.theme.is_none() && self.rng.chance(0.5) && self.fail_back()? {
             self.say(|| "the hosts have changed places".into());
-            self.wander(steps / 2)?;
+            self.wander(settings.steps / 2)?;
             if !self.over {
                 self.come_to_rest()?;
                 self.promote()?;
@@ -232,14 +207,14 @@ impl World {
         Ok(())
     }
 
-    fn until_promoted(&mut self, steps: u64) -> Result<(), Violation> {
-        if self.rng.chance(0.04) {
+    fn until_promoted(&mut self, settings: &Settings) -> Result<(), Violation> {
+        if settings.theme.is_none() && self.rng.chance(0.04) {
             self.busy()?;
         } else {
-            if self.rng.chance(0.75) {
+            if self.shape.first_sync {
                 self.first_sync()?;
             }
-            self.wander(steps)?;
+            self.wander(settings.steps)?;
             if self.over {
                 return Ok(());
             }
@@ -262,6 +237,7 @@ impl World {
             action += 1;
         }
         match action {
+            0 if self.faults.hush > 0 => {}
             0 => self.primary.client(&mut self.rng, &mut self.history, self.now),
             1 => self.primary.step(&mut self.rng, &mut self.history, self.now),
             2 => self.send(),

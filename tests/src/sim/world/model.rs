@@ -18,6 +18,11 @@ pub const SIZES: [u64; 2] = [3 * EXTENT_BYTES, EXTENT_BYTES + 512];
 pub const BLOCKS: [(u32, u64); 8] =
     [(0, 0), (0, 1), (0, 2), (0, 1023), (0, 1024), (0, 2048), (1, 0), (1, 1024)];
 
+/// A write of two blocks from here goes over two extents.
+pub const LAST_OF_EXTENT: (u32, u64) = BLOCKS[3];
+/// The block after it.
+pub const NEXT_EXTENT: (u32, u64) = BLOCKS[4];
+
 /// The content of every tracked sector: the number of the write that filled it, 0 for zeroes.
 pub type Image = Vec<u64>;
 

@@ -116,6 +116,12 @@ impl World {
                 return Ok(());
             };
             if let Ok(message) = message::decode::<TargetMessage>(&bytes) {
+                if self.faults.lose_opened && matches!(message, TargetMessage::Opened(_)) {
+                    self.faults.lose_opened = false;
+                    self.say(|| "  the connection ends before the handshake does".into());
+                    self.source_disconnects();
+                    return Ok(());
+                }
                 p.source.message(now, message.clone());
                 if matches!(message, TargetMessage::Opened(_)) {
                     self.session_count += 1;
@@ -150,6 +156,12 @@ impl World {
                     self.faults.lose_record = false;
                     c.lossy = true;
                     self.say(|| "  a record is lost on its way".into());
+                }
+                Ok((Frame::EpochCommit { .. }, _)) if self.faults.lose_commit => {
+                    self.faults.lose_commit = false;
+                    c.target_gone = true;
+                    p.target.disconnected(now, session);
+                    self.say(|| "  the connection ends at a commit".into());
                 }
                 Ok((frame, _)) => {
                     let line = brief(&frame);

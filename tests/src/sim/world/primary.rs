@@ -1,5 +1,7 @@
 //! The simulated primary: the real source machine and the real files, with a shell that takes its time.
 
+mod client;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,8 +15,11 @@ use afterimage_storage::io::File;
 use super::Violation;
 use super::model::*;
 use super::setup::*;
-use crate::sim::{Rng, SimDisk};
+use super::theme::Shape;
+use crate::sim::{Failure, On, Rng, SimDisk, Times};
 
+/// The hot-extent log, also while it is new.
+pub const HOT_LOG: &str = "group/hot-extents*";
 #[derive(Clone, Debug)]
 enum Job {
     State(u64, Box<GroupState>),
@@ -50,6 +55,8 @@ pub struct Process {
     /// Each with its sequence and its place among all writes, once it has them.
     requests: BTreeMap<RequestId, (Request, Option<(Sequence, u64)>)>,
     pub disconnect: bool,
+    /// Count of extents in the hot-extent log.
+    hot: usize,
 }
 
 pub struct Primary {
@@ -57,8 +64,7 @@ pub struct Primary {
     pub process: Option<Process>,
     pub boot: u64,
     pub fenced: bool,
-    /// In this run the local disk is slower than the link.
-    pub slow_writes: bool,
+    shape: Shape,
     next_request: u64,
     next_value: u64,
     /// The last write acknowledged while in sync, and the last one that was acknowledged as durable.
@@ -70,18 +76,20 @@ pub struct Primary {
     pub acked_last: [Sequence; 2],
     /// The last write that this run of the process has acknowledged.
     pub acknowledged: Sequence,
+    /// The hot-extent log fails when next an extent leaves it and no client waits.
+    pub fail_cooling: bool,
     /// The standby was set back, and no handshake has told so yet.
     pub unaware: bool,
 }
 
 impl Primary {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, shape: Shape) -> Self {
         Self {
             disk: SimDisk::new(seed),
             process: None,
             boot: 1,
             fenced: false,
-            slow_writes: false,
+            shape,
             next_request: 0,
             next_value: 0,
             must: Sequence(0),
@@ -90,6 +98,7 @@ impl Primary {
             flushed: BTreeMap::new(),
             acked_last: [Sequence(0); 2],
             acknowledged: Sequence(0),
+            fail_cooling: false,
             unaware: false,
         }
     }
@@ -148,6 +157,7 @@ impl Primary {
             jobs: Vec::new(),
             requests: BTreeMap::new(),
             disconnect: false,
+            hot: 0,
         });
         self.drain(history);
         Ok(true)
@@ -183,46 +193,6 @@ impl Primary {
         self.acknowledged = Sequence(0);
     }
 
-    /// A client asks for something.
-    pub fn client(&mut self, rng: &mut Rng, history: &mut History, now: Time) {
-        let Some(p) = &mut self.process else { return };
-        if p.requests.len() >= 6 {
-            return;
-        }
-        self.next_request += 1;
-        let request = RequestId(self.next_request);
-        if rng.chance(0.12) {
-            let volume = VolumeIndex(rng.below(2) as u32);
-            let covers = self.acked.iter().filter(|(s, _)| BLOCKS[**s / 8].0 == volume.0);
-            let covers = covers.map(|(s, q)| (*s, *q)).collect();
-            let need = self.acked_last[volume.0 as usize];
-            p.requests.insert(request, (Request::Flush { covers, need }, None));
-            p.source.flush(now, request, volume);
-        } else {
-            let (volume, block) = *rng.pick(&BLOCKS);
-            let size = SIZES[volume as usize];
-            let (from, sectors) = match rng.below(4) {
-                0 => (rng.below(8), 1 + rng.below(4)),
-                1 => (0, 16),
-                _ => (0, 8),
-            };
-            let offset = (block * BLOCK_BYTES + from * SECTOR_BYTES).min(size - SECTOR_BYTES);
-            let length = (sectors * SECTOR_BYTES).min(size - offset);
-            let range = ByteRange::new(VolumeIndex(volume), offset, length);
-            let zero = rng.chance(0.1);
-            let content = if zero {
-                Content::Zeroes { punch: rng.coin() }
-            } else {
-                self.next_value += 1;
-                content_of(fill(self.next_value, length).into())
-            };
-            let fua = rng.chance(0.1);
-            p.requests.insert(request, (Request::Write { range, fua }, None));
-            p.source.write(now, request, Write { range, content, fua });
-        }
-        self.drain(history);
-    }
-
     pub fn jobs(&self) -> usize {
         self.process.as_ref().map_or(0, |p| p.jobs.len())
     }
@@ -234,10 +204,23 @@ impl Primary {
             return;
         }
         let at = rng.index(p.jobs.len());
-        if self.slow_writes && matches!(p.jobs[at], Job::Write(..)) && !rng.chance(0.05) {
+        let slow = match p.jobs[at] {
+            Job::Write(..) => self.shape.slow_writes,
+            Job::Report(Report::Flush(..)) => self.shape.slow_flush,
+            Job::State(..) => self.shape.slow_state,
+            _ => false,
+        };
+        if slow && !rng.chance(0.1) {
             return;
         }
         let job = p.jobs.swap_remove(at);
+        if let Job::Hot(_, extents) = &job {
+            let leaves = extents.len() < std::mem::replace(&mut p.hot, extents.len());
+            if self.fail_cooling && leaves && p.requests.is_empty() {
+                self.fail_cooling = false;
+                self.disk.fail(HOT_LOG, On::Write, Failure::Io, Times::Count(1));
+            }
+        }
         let report = match job {
             Job::Report(report) => {
                 self.report(report, history, now);

@@ -16,7 +16,7 @@ impl World {
             if let Some(failure) = failure {
                 self.say(|| format!("standby has failed: {failure}"));
                 if failure == target::JOURNAL_SYNC_FAILED {
-                    self.forget_received();
+                    self.excuse_received();
                 }
             }
             self.kill_standby();

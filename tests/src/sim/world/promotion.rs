@@ -68,8 +68,9 @@ impl World {
         p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
         self.standby.drain(self.now);
         let steps = if self.rng.chance(0.85) { self.rng.below(25) } else { PROMOTION_STEPS };
+        let pace_us = *self.rng.pick(&[100, 100, 10_000]);
         for _ in 0..steps {
-            self.now.0 += 10_000;
+            self.now.0 += pace_us;
             self.standby.step(&mut self.rng, self.now);
             self.timeouts();
             if self.standby.promoted.is_some() || self.standby.disk.dead() {
@@ -77,7 +78,8 @@ impl World {
             }
         }
         let promoted = self.standby.promoted.take();
-        self.say(|| format!("  {promoted:?}"));
+        let activity = self.standby.process.as_ref().map(|p| p.target.activity());
+        self.say(|| format!("  {promoted:?}, {activity:?}"));
         if let Some(Ok(promotion)) = &promoted {
             let must = self.primary.must;
             if promotion.position.sequence < must {

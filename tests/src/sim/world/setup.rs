@@ -9,6 +9,7 @@ use afterimage_protocol::state::VolumeState;
 use afterimage_storage::io::File;
 
 use super::model::SIZES;
+use super::theme::Shape;
 use crate::sim::{Rng, SimDisk};
 
 /// What a run is configured as.
@@ -37,7 +38,7 @@ pub fn open_volumes(disk: &SimDisk) -> Vec<Arc<dyn File>> {
 }
 
 /// All rules but those switched off, in a source's configuration.
-pub fn source_config(rng: &mut Rng, rules: Rules) -> Config {
+pub fn source_config(rng: &mut Rng, rules: Rules, shape: &Shape) -> Config {
     let mode = if rng.coin() { Mode::Sync } else { Mode::Async };
     Config {
         group: "g".into(),
@@ -50,8 +51,8 @@ pub fn source_config(rng: &mut Rng, rules: Rules) -> Config {
         },
         sync_timeout_us: *rng.pick(&[5_000, 50_000, 5_000_000]),
         queue_bytes: *rng.pick(&[12_000, 30_000, 1 << 20]),
-        window_bytes: *rng.pick(&[1, 12_000, 1 << 20]),
-        hot_capacity: *rng.pick(&[2, 3, 8]),
+        window_bytes: if shape.narrow { 1 } else { *rng.pick(&[1, 12_000, 1 << 20]) },
+        hot_capacity: shape.hot_capacity,
         max_rate: rng.chance(0.1).then_some(64 << 20),
         volumes: volume_infos(),
         rules,

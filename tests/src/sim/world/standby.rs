@@ -16,6 +16,7 @@ use afterimage_storage::journal::{JournalError, JournalOptions, SyncTicket};
 use super::Violation;
 use super::model::*;
 use super::setup::{open_volumes, volume_infos, volume_states};
+use super::theme::Shape;
 use crate::sim::{Rng, SimDisk};
 
 enum Job {
@@ -50,20 +51,20 @@ pub struct Standby {
     pub outbox: Vec<(SessionId, TargetMessage)>,
     pub ended: Vec<SessionId>,
     pub promoted: Option<Result<Promotion, CannotPromote>>,
-    history_us: u64,
+    shape: Shape,
     journal_bytes: u64,
     rules: Rules,
 }
 
 impl Standby {
-    pub fn new(seed: u64, rng: &mut Rng, rules: Rules) -> Self {
+    pub fn new(seed: u64, rng: &mut Rng, rules: Rules, shape: Shape) -> Self {
         Self {
             disk: SimDisk::new(seed),
             process: None,
             outbox: Vec::new(),
             ended: Vec::new(),
             promoted: None,
-            history_us: *rng.pick(&[0, 0, 100_000, 10_000_000]),
+            shape,
             journal_bytes: *rng.pick(&[400_000, 4 << 20]),
             rules,
         }
@@ -94,7 +95,7 @@ impl Standby {
         let config = Config {
             group: "g".into(),
             volumes: volume_infos(),
-            history_us: self.history_us,
+            history_us: self.shape.history_us,
             journal_bytes: self.journal_bytes,
             rules: self.rules,
         };
@@ -163,6 +164,9 @@ impl Standby {
             return;
         }
         let at = rng.index(p.jobs.len());
+        if self.shape.slow_sync && matches!(p.jobs[at], Job::Sync(_)) && !rng.chance(0.05) {
+            return;
+        }
         let job = p.jobs.swap_remove(at);
         let report = match job {
             Job::Report(report) => {
@@ -261,6 +265,14 @@ impl Standby {
             return Err(Violation::new("G1", format!("offers {offered:?}, the journal yields {newest:?}")));
         }
         Ok(())
+    }
+
+    /// The newest checkpoint is not durable, and nothing is under way that makes it so.
+    pub fn has_unsynced(&self) -> bool {
+        let unsynced = |p: &Process| p.target.newest() != p.target.durable();
+        let syncs =
+            |p: &Process| p.jobs.iter().any(|j| matches!(j, Job::Sync(_) | Job::Report(Report::Sync(..))));
+        self.process.as_ref().is_some_and(|p| unsynced(p) && !syncs(p))
     }
 
     /// The newest checkpoint that a promotion would yield, if the process is up and can say.
