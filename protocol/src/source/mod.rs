@@ -270,6 +270,8 @@ pub struct Source {
     applied: Sequence,
     /// The sync of the bitmaps that has to end before the first state is written.
     first_bits: Option<u64>,
+    /// Flushes for what was written before this run and is in no hot-extent log: no bit clears before they have ended.
+    first_flushes: Vec<u64>,
     outputs: VecDeque<Output>,
 }
 
@@ -370,6 +372,7 @@ impl Source {
             ready: false,
             applied: Sequence(0),
             first_bits: None,
+            first_flushes: Vec::new(),
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
@@ -379,6 +382,13 @@ impl Source {
             let words = source.words_of(&source.all_blocks());
             source.outputs.push_back(Output::SyncBitmap { token, words });
             source.first_bits = Some(token);
+        }
+        if first || source.state.compare_all {
+            // A power cut may still take what is in the page cache, and the target would not be told.
+            for volume in 0..volumes as u32 {
+                let token = source.start_local_flush(VolumeIndex(volume), None);
+                source.first_flushes.push(token);
+            }
         }
         source.pump(now);
         source

@@ -32,6 +32,13 @@ struct Bench {
 impl Bench {
     /// After its first sync, and in sync.
     fn in_sync(ack: AckLevel) -> Self {
+        let bench = Self::first_sync(ack, 0);
+        assert!(bench.source.status().in_sync);
+        bench
+    }
+
+    /// After its first sync; so many flushes have failed meanwhile.
+    fn first_sync(ack: AckLevel, failing_flushes: u32) -> Self {
         let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
         let found = Found {
             state: GroupState::new(Role::Primary, volumes),
@@ -62,13 +69,12 @@ impl Bench {
             answers_after_us: None,
             issued: 0,
             completed: Vec::new(),
-            failing_flushes: 0,
+            failing_flushes,
         };
         bench.run();
         bench.connect(None, None, Lost::None);
         let commit = bench.send();
         bench.acknowledge_durable(commit);
-        assert!(bench.source.status().in_sync);
         bench
     }
 
@@ -312,4 +318,17 @@ fn writes_over_two_extents_take_turns_in_a_log_that_holds_two() {
         bench.acknowledge_durable(written);
     }
     assert_eq!(bench.completed.len() as u64, bench.issued, "{}", bench.source.activity());
+}
+
+#[test]
+fn no_bit_clears_before_what_the_volume_held_at_the_start_is_flushed() {
+    let after = |failing_flushes| {
+        let mut bench = Bench::first_sync(AckLevel::Received, failing_flushes);
+        bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
+        bench.source.timeout(bench.now);
+        bench.run();
+        bench.source.is_clean()
+    };
+    assert!(after(0));
+    assert!(!after(1), "a power cut may take what the target has, and nothing remembers it");
 }
