@@ -266,6 +266,8 @@ pub struct Source {
     state_failed: bool,
     /// The hot-extent log failed: every block counts as dirty.
     tracking_lost: bool,
+    /// The version of the state that makes this durable, while it is not.
+    loss_noted_by: Option<u64>,
     ready: bool,
     applied: Sequence,
     /// The sync of the bitmaps that has to end before the first state is written.
@@ -369,6 +371,7 @@ impl Source {
             state_wanted: true,
             state_failed: false,
             tracking_lost: false,
+            loss_noted_by: None,
             ready: false,
             applied: Sequence(0),
             first_bits: None,
@@ -426,6 +429,7 @@ impl Source {
         self.state_persisting = false;
         if ok {
             self.ready = true;
+            self.loss_noted_by.take_if(|noting| *noting <= version);
             self.state_noted(version);
             self.session_noted(version);
         } else if !self.state_failed {
