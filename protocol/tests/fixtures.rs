@@ -4,6 +4,8 @@
 //! `AFTERIMAGE_WRITE_FIXTURES=1 cargo test -p afterimage-protocol --test fixtures` writes those of the current version;
 //! those of an older one are never written again.
 
+#![expect(clippy::disallowed_methods, reason = "the fixtures are files; what is tested reads none")]
+
 use std::path::Path;
 
 use afterimage_protocol::codec;

@@ -69,7 +69,9 @@ impl Source {
     fn may_admit(&mut self, blocks: BlockRange, payload_bytes: u64) -> Verdict {
         let held = self.now < self.hold_until;
         let exhausted = self.sequence.next() > self.state.reserved && !self.state_failed;
-        if held || exhausted || self.state.role != crate::state::Role::Primary {
+        // Before it is durable that every block counts as dirty, a power cut would leave no trace of the write.
+        let untracked = self.loss_noted_by.is_some() && !self.state_failed;
+        if held || exhausted || untracked || self.state.role != crate::state::Role::Primary {
             return Verdict::Wait;
         }
         if self.locks.conflicts(blocks) {

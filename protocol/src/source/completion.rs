@@ -196,6 +196,7 @@ impl Source {
             (self.flushes[at].volume, self.flushes[at].stamp, self.flushes[at].request);
         if ok {
             self.hot.flushed(volume, stamp);
+            self.first_flushes.retain(|t| *t != token);
             self.flushes[at].local_done = true;
         }
         match request {

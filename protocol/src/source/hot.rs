@@ -201,7 +201,7 @@ impl Source {
         }
         self.tracking_lost = true;
         self.state.compare_all = true;
-        self.persist();
+        self.loss_noted_by = Some(self.persist());
         set_all(&mut self.bitmaps);
         self.fall_to_catch_up();
     }

@@ -269,10 +269,14 @@ pub struct Source {
     state_failed: bool,
     /// The hot-extent log failed: every block counts as dirty.
     tracking_lost: bool,
+    /// The version of the state that makes this durable, while it is not.
+    loss_noted_by: Option<u64>,
     ready: bool,
     applied: Sequence,
     /// The sync of the bitmaps that has to end before the first state is written.
     first_bits: Option<u64>,
+    /// Flushes for what was written before this run and is in no hot-extent log: no bit clears before they have ended.
+    first_flushes: Vec<u64>,
     outputs: VecDeque<Output>,
 }
 
@@ -374,9 +378,11 @@ impl Source {
             state_wanted: true,
             state_failed: false,
             tracking_lost: false,
+            loss_noted_by: None,
             ready: false,
             applied: Sequence(0),
             first_bits: None,
+            first_flushes: Vec::new(),
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
@@ -387,6 +393,13 @@ impl Source {
             let words = source.words_of(&source.all_blocks());
             source.outputs.push_back(Output::SyncBitmap { token, words });
             source.first_bits = Some(token);
+        }
+        if first || source.state.compare_all {
+            // A power cut may still take what is in the page cache, and the target would not be told.
+            for volume in 0..volumes as u32 {
+                let token = source.start_local_flush(VolumeIndex(volume), None);
+                source.first_flushes.push(token);
+            }
         }
         source.pump(now);
         source
@@ -424,6 +437,7 @@ impl Source {
         self.state_persisting = false;
         if ok {
             self.ready = true;
+            self.loss_noted_by.take_if(|noting| *noting <= version);
             self.state_noted(version);
             self.session_noted(version);
         } else if !self.state_failed {

@@ -27,11 +27,23 @@ struct Bench {
     completed: Vec<RequestId>,
     /// So many flushes of the volume fail from now on.
     failing_flushes: u32,
+    /// The hot-extent log cannot be written.
+    hot_log_fails: bool,
+    /// Writes of the state wait.
+    states_wait: bool,
+    waiting_states: Vec<u64>,
 }
 
 impl Bench {
     /// After its first sync, and in sync.
     fn in_sync(ack: AckLevel) -> Self {
+        let bench = Self::first_sync(ack, 0);
+        assert!(bench.source.status().in_sync);
+        bench
+    }
+
+    /// After its first sync; so many flushes have failed meanwhile.
+    fn first_sync(ack: AckLevel, failing_flushes: u32) -> Self {
         let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
         let found = Found {
             state: GroupState::new(Role::Primary, volumes),
@@ -62,13 +74,15 @@ impl Bench {
             answers_after_us: None,
             issued: 0,
             completed: Vec::new(),
-            failing_flushes: 0,
+            failing_flushes,
+            hot_log_fails: false,
+            states_wait: false,
+            waiting_states: Vec::new(),
         };
         bench.run();
         bench.connect(None, None, Lost::None);
         let commit = bench.send();
         bench.acknowledge_durable(commit);
-        assert!(bench.source.status().in_sync);
         bench
     }
 
@@ -102,8 +116,11 @@ impl Bench {
             assert!(outputs < MAX_OUTPUTS, "it does not come to rest: {}", self.source.activity());
             let Some(output) = self.source.poll() else { break };
             match output {
+                Output::PersistState { version, .. } if self.states_wait => self.waiting_states.push(version),
                 Output::PersistState { version, .. } => self.source.state_persisted(now, version, true),
-                Output::PersistHot { transaction, .. } => self.source.hot_persisted(now, transaction, true),
+                Output::PersistHot { transaction, .. } => {
+                    self.source.hot_persisted(now, transaction, !self.hot_log_fails);
+                }
                 Output::SyncBitmap { token, .. } => self.source.bitmap_synced(now, token, true),
                 Output::LocalWrite { sequence, .. } => self.source.local_done(now, sequence, Ok(())),
                 Output::LocalFlush { token, .. } => {
@@ -174,8 +191,9 @@ impl Bench {
             self.answers_after_us.is_some_and(|us| self.now >= sent.plus_us(us))
         };
         let count = self.sent.iter().take_while(|sent| answered(sent)).count();
-        if let Some((_, sequence)) = self.sent.drain(..count).last() {
-            self.acknowledge_received(sequence);
+        let acknowledged: Vec<_> = self.sent.drain(..count).collect();
+        if let Some((_, sequence)) = acknowledged.last() {
+            self.acknowledge_received(*sequence);
         }
         if self.completed.len() as u64 == self.issued {
             self.write();
@@ -312,4 +330,33 @@ fn writes_over_two_extents_take_turns_in_a_log_that_holds_two() {
         bench.acknowledge_durable(written);
     }
     assert_eq!(bench.completed.len() as u64, bench.issued, "{}", bench.source.activity());
+}
+
+#[test]
+fn no_bit_clears_before_what_the_volume_held_at_the_start_is_flushed() {
+    let after = |failing_flushes| {
+        let mut bench = Bench::first_sync(AckLevel::Received, failing_flushes);
+        bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
+        bench.source.timeout(bench.now);
+        bench.run();
+        bench.source.is_clean()
+    };
+    assert!(after(0));
+    assert!(!after(1), "a power cut may take what the target has, and nothing remembers it");
+}
+
+#[test]
+fn without_a_hot_extent_log_a_write_waits_until_it_is_noted_that_all_is_dirty() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    (bench.hot_log_fails, bench.states_wait) = (true, true);
+    let request = bench.issue(0, BLOCK_BYTES);
+    bench.run();
+    assert!(bench.source.status().tracking_lost);
+    assert!(bench.source.in_flight.is_empty(), "a power cut now would leave no trace of the write");
+    bench.states_wait = false;
+    for version in std::mem::take(&mut bench.waiting_states) {
+        bench.source.state_persisted(bench.now, version, true);
+    }
+    bench.run();
+    assert!(bench.completed.contains(&request), "{}", bench.source.activity());
 }

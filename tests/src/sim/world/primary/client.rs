@@ -16,7 +16,7 @@ impl Primary {
     /// A client asks for something.
     pub fn client(&mut self, rng: &mut Rng, history: &mut History, now: Time) {
         let Some(p) = &mut self.process else { return };
-        if p.requests.len() >= 6 || (self.shape.bursts && now.0 / BURST_US % 3 != 0) {
+        if p.requests.len() >= 6 || (self.shape.bursts && !(now.0 / BURST_US).is_multiple_of(3)) {
             return;
         }
         self.next_request += 1;
