@@ -310,7 +310,7 @@ mod tests {
         let saved = saved(&dir);
         assert_eq!((saved.pieces, saved.bytes), (5, (2 + 368) * 4096 + 512));
         let name = saved.name.unwrap();
-        assert_eq!(list(&dir).unwrap(), [name.clone()]);
+        assert_eq!(list(&dir).unwrap(), std::slice::from_ref(&name));
         let salvage = Salvage::open(&dir, &name).unwrap();
         assert_eq!(salvage.head, head());
         let volumes = ["a", "b"].map(|name| dir.open(name, Open::Existing).unwrap());

@@ -78,7 +78,10 @@ impl World {
         match missing {
             Some(n) => Err(Violation::new(
                 "G5",
-                format!("sector {n} has {} on the old primary and {} on the new one, and was not saved", mine[n], theirs[n]),
+                format!(
+                    "sector {n} has {} on the old primary and {} on the new one, and was not saved",
+                    mine[n], theirs[n]
+                ),
             )),
             None => Ok(true),
         }
