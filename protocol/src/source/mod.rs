@@ -361,7 +361,8 @@ impl Source {
             locks: RangeLocks::default(),
             in_flight: BTreeMap::new(),
             flushes: Vec::new(),
-            last_acked: vec![Sequence(0); volumes],
+            // A flush covers what an earlier run has acknowledged too: all of that is at or below the recovery.
+            last_acked: vec![sequence; volumes],
             epoch: None,
             next_epoch: 0,
             recent: BTreeMap::new(),

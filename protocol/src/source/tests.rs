@@ -44,6 +44,19 @@ impl Bench {
 
     /// After its first sync; so many flushes have failed meanwhile.
     fn first_sync(ack: AckLevel, failing_flushes: u32) -> Self {
+        let (mut bench, commit) = Self::committing(ack, failing_flushes);
+        bench.acknowledge_durable(commit);
+        bench
+    }
+
+    /// The commit of its first sync was received, and is not durable.
+    fn first_sync_received(ack: AckLevel) -> Self {
+        let (mut bench, commit) = Self::committing(ack, 0);
+        bench.acknowledge_received(commit);
+        bench
+    }
+
+    fn committing(ack: AckLevel, failing_flushes: u32) -> (Self, Sequence) {
         let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
         let found = Found {
             state: GroupState::new(Role::Primary, volumes),
@@ -82,8 +95,7 @@ impl Bench {
         bench.run();
         bench.connect(None, None, Lost::None);
         let commit = bench.send();
-        bench.acknowledge_durable(commit);
-        bench
+        (bench, commit)
     }
 
     /// A new session in which the target reports these checkpoints and losses.
@@ -359,4 +371,20 @@ fn without_a_hot_extent_log_a_write_waits_until_it_is_noted_that_all_is_dirty() 
     }
     bench.run();
     assert!(bench.completed.contains(&request), "{}", bench.source.activity());
+}
+
+#[test]
+fn a_flush_after_a_restart_covers_what_was_acknowledged_before() {
+    let mut bench = Bench::first_sync_received(AckLevel::Received);
+    assert!(bench.source.status().in_sync);
+    let flush = RequestId(1_000);
+    bench.source.flush(bench.now, flush, VolumeIndex(0));
+    bench.run();
+    assert!(
+        !bench.completed.contains(&flush),
+        "the standby has the image of the start in its page cache only"
+    );
+    let commit = bench.source.position().sequence;
+    bench.acknowledge_durable(commit);
+    assert!(bench.completed.contains(&flush));
 }
