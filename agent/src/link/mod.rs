@@ -13,7 +13,7 @@ mod session;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use afterimage_protocol::lineage::Lineage;
+use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::Refusal;
 use tokio::sync::watch;
 
@@ -51,6 +51,12 @@ pub(crate) struct Link {
     paused: watch::Sender<bool>,
     /// Whether the peer has agreed to a session since the group was opened: then it was not promoted.
     agreed: watch::Sender<bool>,
+}
+
+/// Whether the peer's history went on from this host's own.
+fn left_by(group: &Group, peer: &Standing) -> bool {
+    let ours = group.look(|source| source.state().generation());
+    peer.lineage.left_at(ours).is_some()
 }
 
 /// Why a link has ended for good.
@@ -115,8 +121,12 @@ impl Link {
             };
             let pause = match end {
                 End::Stopped => return Outcome::Stopped,
-                End::Refused(Refusal::Promoted | Refusal::SplitBrain, standing) => {
+                End::Refused(Refusal::Promoted, standing) => {
                     return Outcome::Fenced(standing.map(|s| s.lineage));
+                }
+                // In a split brain the side whose history was left gives way. The one that was promoted serves on.
+                End::Refused(Refusal::SplitBrain, Some(peer)) if left_by(group, &peer) => {
+                    return Outcome::Fenced(Some(peer.lineage));
                 }
                 End::Paused => continue,
                 End::Refused(..) | End::Unpaired => PATIENCE,
