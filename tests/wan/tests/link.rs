@@ -41,10 +41,14 @@ fn sockets(wan: &Wan) -> (UdpSocket, UdpSocket) {
 
 fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
     let mut buffer = [0; 2000];
-    match socket.recv(&mut buffer) {
-        Ok(length) => Some(buffer[..length].to_vec()),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-        Err(error) => panic!("receive: {error}"),
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(length) => return Some(buffer[..length].to_vec()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            // A process that was stopped for a while, with its machine, comes back from here.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("receive: {error}"),
+        }
     }
 }
 
