@@ -18,7 +18,7 @@ use crate::journal::JournalError;
 use crate::superblock::{Superblock, SuperblockError};
 
 pub use source::{SourceFiles, SourceStore, content_of, read_run, write_content, write_local};
-pub use target::{StateWriter, TargetStore, compare_base, write_base};
+pub use target::{StateWriter, TargetStore, compare_base, settle, write_base};
 
 /// The superblock's file name.
 const SUPERBLOCK: &str = "superblock";
