@@ -130,12 +130,6 @@ impl StateWriter {
     }
 }
 
-/// Makes the bases read as they are on stable storage: to be called before a target starts on them. An earlier process may
-/// have failed to sync them, and a comparison must not find in the cache what a power cut takes.
-pub fn settle(volumes: &[VolumeFile]) -> io::Result<()> {
-    volumes.iter().try_for_each(|volume| volume.sync().and_then(|()| volume.forget_cached()))
-}
-
 /// Writes to the base in a first sync. Not durable before a sync.
 pub fn write_base(volumes: &[VolumeFile], range: ByteRange, content: &Content) -> io::Result<()> {
     let volume = volumes.get(range.volume.0 as usize).ok_or(io::ErrorKind::NotFound)?;
