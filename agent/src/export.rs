@@ -173,6 +173,6 @@ fn allocation(volume: &LocalVolume, offset: u64, end: u64, max: usize) -> Result
 fn errno(error: LocalError) -> Errno {
     match error {
         LocalError::NoSpace => Errno::NoSpc,
-        LocalError::Io => Errno::Io,
+        LocalError::Io | LocalError::Flush => Errno::Io,
     }
 }

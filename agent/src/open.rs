@@ -13,7 +13,7 @@ use afterimage_protocol::source::{self, AckLevel, Found, Mode, OnLinkLoss, Sourc
 use afterimage_protocol::state::{GroupState, MAX_IDENTITY_BYTES, Role, VolumeState};
 use afterimage_protocol::{Generation, blocks_in};
 use afterimage_storage::disk::RealDir;
-use afterimage_storage::group::{GroupError, GroupStore, SourceFiles, SourceStore};
+use afterimage_storage::group::{GroupError, GroupStore, SourceFiles, SourceStore, VolumeFile};
 use afterimage_storage::io::Dir;
 use afterimage_storage::lock::{DirLock, LockError};
 use afterimage_storage::volume::{Volume, VolumeError, VolumeIdentity};
@@ -183,9 +183,10 @@ fn start(
 ) -> anyhow::Result<Parts> {
     let boot_id = boot_id()?;
     let hot_capacity = group.hot_extents as usize;
-    let opened = SourceStore::open(store, &mut state, boot_id, hot_capacity);
-    let (store, SourceFiles { bitmaps, hot }) =
-        opened.map_err(|error: GroupError| anyhow!(error)).context("cannot open the bitmaps of the group")?;
+    let files: Vec<VolumeFile> = volumes.iter().map(Volume::file).collect();
+    let opened = SourceStore::open(store, &mut state, boot_id, hot_capacity, &files);
+    let (store, SourceFiles { bitmaps, hot, settled }) =
+        opened.map_err(|error: GroupError| anyhow!(error)).context("cannot open the group's files")?;
     for (bitmap, volume) in bitmaps.iter().zip(&state.volumes) {
         ensure!(bitmap.blocks() == blocks_in(volume.size_bytes), "a bitmap has another size than its volume");
     }
@@ -196,7 +197,7 @@ fn start(
     let local = local.collect();
     let config = source_config(group, &state);
     let fresh_generation = Generation(random::nonzero().context("cannot get a random number")?);
-    let found = Found { state, bitmaps, hot, boot_id, fresh_generation };
+    let found = Found { state, bitmaps, hot, settled, boot_id, fresh_generation };
     let source = Source::start(config, found, host.clock.now());
     Ok(Parts {
         name: group.name.clone(),

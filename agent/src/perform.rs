@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
+use afterimage_contract::daemon::or_abort;
 use afterimage_protocol::frame::Content;
 use afterimage_protocol::source::{LocalError, Output, ReadOutcome, Write};
 use afterimage_protocol::state::GroupState;
@@ -68,19 +69,7 @@ impl Group {
     /// Runs `job` on a thread that may block.
     pub(crate) fn job(self: &Arc<Self>, job: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let group = self.clone();
-        self.blocking.spawn_blocking(move || {
-            // Nothing that it may have left half done is looked at any more.
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&group)));
-            if ended.is_err() {
-                // What it was doing would stay under way for ever. A process that is started again finds what is on the
-                // disks, as after a kill.
-                tracing::error!(
-                    group = group.name,
-                    "a job of the group has panicked: the agent ends, to be started again"
-                );
-                std::process::abort();
-            }
-        });
+        self.blocking.spawn_blocking(move || or_abort(&group.name, || job(&group)));
     }
 
     fn write_local(&self, write: &Write) -> Result<(), LocalError> {

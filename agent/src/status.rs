@@ -141,7 +141,7 @@ fn served(
         let exported = exports.and_then(|exports| exports.get(index)).cloned().unwrap_or_default();
         volume.exports = exported.at;
         volume.error = exported.error;
-        if local.flush_failed() {
+        if source.flush_failed.get(index).is_some_and(|failed| *failed) {
             volume.error = Some("a flush failed: writes that were acknowledged may be lost".to_owned());
         }
         if local.grown {
@@ -180,8 +180,8 @@ fn source_warnings(source: &source::Status, group: &str) -> Vec<Warning> {
     if source.tracking_lost {
         warnings.push(Warning::new(
             "tracking_lost",
-            format!("the hot-extent log or a bitmap of {group} failed: every block counts as dirty"),
-            "repair the disk of state_dir, then restart afterimage-agent",
+            format!("the hot-extent log, a bitmap or a flush of {group} failed: every block counts as dirty"),
+            "repair the disk of the volume or of state_dir, then restart afterimage-agent",
         ));
     }
     warnings

@@ -1,11 +1,10 @@
 //! A volume as the agent uses it: its bytes, its flushes, and what is known of its abilities.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afterimage_protocol::source::{LocalError, Write};
-use afterimage_storage::group::{VolumeFile, write_local};
+use afterimage_storage::group::{PrimaryVolume, VolumeFile};
 use afterimage_storage::volume::{Volume, VolumeKind};
 use rustix::fs::{major, minor};
 
@@ -20,13 +19,8 @@ pub(crate) struct LocalVolume {
     pub grown: bool,
     /// Whether zeroes are faster than writing them out.
     pub zeroes_fast: bool,
-    file: VolumeFile,
-    /// A flush failed: what was written before is lost or not, and no later flush can tell.
-    failed: AtomicBool,
-    /// Written since the last flush began, in bytes; counted after the write and before it is answered.
-    unflushed_bytes: AtomicU64,
+    volume: PrimaryVolume,
     flushes: Mutex<Flushes>,
-    flushing: Mutex<()>,
 }
 
 /// Flushes that wait for the one that is running.
@@ -43,67 +37,41 @@ impl LocalVolume {
             size_bytes,
             grown: volume.size_bytes() > size_bytes,
             zeroes_fast: volume.identity().kind == VolumeKind::Image || device_zeroes_fast(device),
-            file: volume.file(),
-            failed: AtomicBool::new(false),
-            // Whoever had the volume before may not have flushed.
-            unflushed_bytes: AtomicU64::new(u64::MAX / 2),
+            volume: PrimaryVolume::new(volume.file()),
             flushes: Mutex::default(),
-            flushing: Mutex::new(()),
         }
     }
 
     pub fn file(&self) -> &VolumeFile {
-        &self.file
+        self.volume.file()
     }
 
     /// Performs a write; with `fua` it is on stable storage on return.
     pub fn write(&self, write: &Write) -> Result<(), LocalError> {
-        if write.fua && self.failed.load(Ordering::Acquire) {
-            return Err(LocalError::Io);
-        }
-        let result = write_local(&self.file, write);
-        // Not before the write: a flush that begins in between would not cover it, and leave nothing to do for the next.
-        self.unflushed_bytes.fetch_add(write.range.length, Ordering::AcqRel);
+        let result = self.volume.write(write);
         if let Err(error) = &result {
             let (offset, length) = (write.range.offset, write.range.length);
             tracing::error!(volume = self.name, offset, length, %error, "a write failed");
-            if write.fua {
-                self.failed.store(true, Ordering::Release);
-            }
         }
         result
     }
 
     /// Whether all that completed before the call is on stable storage. Once it is not, it is never again: the kernel
     /// drops what it could not write, and a second try would succeed without it.
-    ///
-    /// One flush runs at a time: what the one before covers needs no other.
     pub fn flush(&self) -> bool {
-        let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        let unflushed = self.unflushed_bytes.swap(0, Ordering::AcqRel);
-        if unflushed == 0 {
-            return !self.flush_failed();
-        }
-        if self.failed.load(Ordering::Acquire) {
-            return false;
-        }
-        if let Err(error) = self.file.sync() {
+        let result = self.volume.flush();
+        if let Err(error) = &result {
             tracing::error!(
                 volume = self.name,
                 %error,
                 "a flush failed: flushes of this volume fail from now on, until the agent is started again"
             );
-            self.failed.store(true, Ordering::Release);
         }
-        !self.failed.load(Ordering::Acquire)
-    }
-
-    pub fn flush_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
+        result.is_ok()
     }
 
     pub fn flush_is_short(&self) -> bool {
-        self.unflushed_bytes.load(Ordering::Relaxed) <= SHORT_FLUSH_BYTES
+        self.volume.unflushed_bytes() <= SHORT_FLUSH_BYTES
     }
 
     /// Notes a flush that is wanted; whether the caller is to run [`LocalVolume::take_flushes`] for it.

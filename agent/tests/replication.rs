@@ -75,11 +75,8 @@ async fn sync_writes_wait_for_the_acknowledgement_that_is_configured() {
     for (ack, enough, too_little) in
         [("received", Acks::Received, Acks::None), ("durable", Acks::All, Acks::Received)]
     {
-        let mut host = Host::new(&format!("mode = \"sync\"\nack = \"{ack}\"\nsync_timeout = \"60s\""));
-        let peer = Peer::new(&host);
-        host.pair(&peer);
-        let agent = host.start();
-        let session = peer.session().await;
+        let (host, peer, agent, session) =
+            Host::with_peer(&format!("mode = \"sync\"\nack = \"{ack}\"\nsync_timeout = \"60s\"")).await;
         agent.until_protected(Protection::InSync).await;
         session.acks.send_replace(too_little);
         let mut client = host.client().await;
@@ -101,11 +98,7 @@ async fn sync_writes_wait_for_the_acknowledgement_that_is_configured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_in_sync_mode_waits_for_durable() {
-    let mut host = Host::new("mode = \"sync\"\nsync_timeout = \"60s\"");
-    let peer = Peer::new(&host);
-    host.pair(&peer);
-    let agent = host.start();
-    let session = peer.session().await;
+    let (host, _peer, agent, session) = Host::with_peer("mode = \"sync\"\nsync_timeout = \"60s\"").await;
     agent.until_protected(Protection::InSync).await;
     session.acks.send_replace(Acks::Received);
     let mut client = host.client().await;
@@ -119,11 +112,7 @@ async fn a_flush_in_sync_mode_waits_for_durable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_link_loss_writes_go_on_degraded_and_are_caught_up_with() {
-    let mut host = Host::new("mode = \"sync\"\nsync_timeout = \"500ms\"");
-    let peer = Peer::new(&host);
-    host.pair(&peer);
-    let agent = host.start();
-    let session = peer.session().await;
+    let (host, peer, agent, session) = Host::with_peer("mode = \"sync\"\nsync_timeout = \"500ms\"").await;
     agent.until_protected(Protection::InSync).await;
     agent.call(Request::PauseStream { group: GROUP.to_owned() }).await;
     drop(session);
@@ -141,11 +130,8 @@ async fn after_a_link_loss_writes_go_on_degraded_and_are_caught_up_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_block_writes_wait_for_the_link() {
-    let mut host = Host::new("mode = \"sync\"\nsync_timeout = \"500ms\"\non_link_loss = \"block\"");
-    let peer = Peer::new(&host);
-    host.pair(&peer);
-    let agent = host.start();
-    let session = peer.session().await;
+    let (host, peer, agent, session) =
+        Host::with_peer("mode = \"sync\"\nsync_timeout = \"500ms\"\non_link_loss = \"block\"").await;
     agent.until_protected(Protection::InSync).await;
     session.cut().await;
     agent.call(Request::PauseStream { group: GROUP.to_owned() }).await;
@@ -163,11 +149,7 @@ async fn with_block_writes_wait_for_the_link() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_overflows_becomes_a_catch_up() {
-    let mut host = Host::new("queue_size = \"1MiB\"");
-    let peer = Peer::new(&host);
-    host.pair(&peer);
-    let agent = host.start();
-    let session = peer.session().await;
+    let (host, peer, agent, session) = Host::with_peer("queue_size = \"1MiB\"").await;
     agent.until_protected(Protection::AsyncStreaming).await;
     session.acks.send_replace(Acks::None);
     let commits = peer.image.lock().unwrap().commits;
@@ -184,11 +166,7 @@ async fn a_queue_that_overflows_becomes_a_catch_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_is_taken_up_from_the_queue() {
-    let mut host = Host::new("");
-    let peer = Peer::new(&host);
-    host.pair(&peer);
-    let agent = host.start();
-    let session = peer.session().await;
+    let (host, peer, agent, session) = Host::with_peer("").await;
     agent.until_protected(Protection::AsyncStreaming).await;
     let mut client = host.client().await;
     client.write(0, &[1; 4096]).await.unwrap();
@@ -238,11 +216,7 @@ async fn a_restarted_agent_resumes_with_an_epoch_of_what_changed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_peer_fences_this_host_for_good() {
-    let mut host = Host::new("");
-    let peer = Peer::new(&host);
-    host.pair(&peer);
-    let agent = host.start();
-    let session = peer.session().await;
+    let (host, peer, agent, session) = Host::with_peer("").await;
     agent.until_protected(Protection::AsyncStreaming).await;
     let mut client = host.client().await;
     client.write(0, &[1; 4096]).await.unwrap();
@@ -277,11 +251,7 @@ async fn a_refusal_is_shown_and_asked_about_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_primary_asks_its_peer_before_it_serves() {
-    let mut host = Host::new("");
-    let peer = Peer::new(&host);
-    host.pair(&peer);
-    let agent = host.start();
-    let _first = peer.session().await;
+    let (host, peer, agent, _first) = Host::with_peer("").await;
     agent.until("clean", |g| g.protection == Protection::AsyncStreaming && g.dirty_bytes == Some(0)).await;
     agent.stop().await;
     let agent = host.start();

@@ -27,6 +27,8 @@ pub enum Rule {
     CoolAfterFlush,
     /// 6: and when its bits are clear or its bitmap page is synced.
     CoolSyncsBitmap,
+    /// 6: after a failed flush every block counts as dirty.
+    FailedFlush,
     /// 7: after a power cut the hot extents are or-ed into the bitmap.
     HotIntoBitmap,
     /// 7: a restart inherits the log.
@@ -102,6 +104,7 @@ impl Rule {
         (Rule::ErrorEpoch, 5, "error-epoch"),
         (Rule::CoolAfterFlush, 6, "cool-after-flush"),
         (Rule::CoolSyncsBitmap, 6, "cool-syncs-bitmap"),
+        (Rule::FailedFlush, 6, "failed-flush"),
         (Rule::HotIntoBitmap, 7, "hot-into-bitmap"),
         (Rule::HotInherited, 7, "hot-inherited"),
         (Rule::HotTogether, 8, "hot-together"),

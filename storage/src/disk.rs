@@ -149,6 +149,10 @@ impl File for RealFile {
         if self.resized.swap(false, Ordering::AcqRel) { self.file.sync_all() } else { self.file.sync_data() }
     }
 
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
     fn len(&self) -> io::Result<u64> {
         if self.is_device {
             // Asks the device, as BLKGETSIZE64 does: the inode of a device has no length.

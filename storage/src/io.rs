@@ -26,6 +26,9 @@ pub trait File: Send + Sync {
     }
     /// Returns once every byte written before the call is on stable storage.
     fn sync(&self) -> io::Result<()>;
+    /// Drops what is cached of the file and clean, so that it reads as it is on stable storage. After a failed sync what
+    /// is cached may be newer than that, and count as clean.
+    fn forget_cached(&self) -> io::Result<()>;
     /// Size in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file has no bytes.

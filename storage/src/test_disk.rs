@@ -169,6 +169,10 @@ impl File for TestFile {
         Ok(())
     }
 
+    fn forget_cached(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.disk.0.lock().unwrap().files[self.id].seen.len() as u64)
     }

@@ -189,6 +189,10 @@ impl File for Exclusive {
         self.file.sync()
     }
 
+    fn forget_cached(&self) -> io::Result<()> {
+        self.file.forget_cached()
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.size_bytes)
     }

@@ -55,6 +55,16 @@ impl Host {
         Self { dir, identity, group: group.to_owned(), peer_address: "127.0.0.1:9".to_owned() }
     }
 
+    /// A host whose group has these lines, the peer it is paired with, and an agent that has a session with it.
+    pub async fn with_peer(group: &str) -> (Self, Peer, Agent, peer::Session) {
+        let mut host = Self::new(group);
+        let peer = Peer::new(&host);
+        host.pair(&peer);
+        let agent = host.start();
+        let session = peer.session().await;
+        (host, peer, agent, session)
+    }
+
     /// Pairs this host with `peer`, at the address that it has.
     pub fn pair(&mut self, peer: &Peer) {
         let pin = PinnedPeer {

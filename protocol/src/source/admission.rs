@@ -20,7 +20,7 @@ enum Verdict {
 
 impl Source {
     /// A client wants to write. Answered by [`Output::Complete`]. A range outside its volume, or longer than a write may
-    /// be, is answered with an error at once.
+    /// be, is answered with an error at once; so is a write with `fua` once a flush of the volume has failed.
     pub fn write(&mut self, now: Time, request: RequestId, write: Write) {
         let r = write.range;
         let limit = match write.content {
@@ -30,6 +30,10 @@ impl Source {
         let valid = r.length > 0 && r.length <= limit && r.end() <= self.size_bytes(r.volume);
         if !valid || self.waiting.len() >= MAX_WAITING {
             self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Io) });
+            return;
+        }
+        if write.fua && self.cannot_flush(r.volume) {
+            self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Flush) });
             return;
         }
         self.waiting.push_back(Waiting { request, blocks: r.blocks(), write });

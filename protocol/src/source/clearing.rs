@@ -61,13 +61,12 @@ impl Clearing {
 impl Source {
     pub(super) fn clearing_at(&self) -> Option<Time> {
         let waits = self.clearing.noting.is_none() && self.clearing.waits_for(self.durable);
-        (waits && !self.state_failed && self.first_flushes.is_empty())
-            .then(|| self.clearing.last_note.plus_us(NOTE_EVERY_US))
+        (waits && !self.state_failed).then(|| self.clearing.last_note.plus_us(NOTE_EVERY_US))
     }
 
     pub(super) fn pump_clearing(&mut self) {
         let waits = self.clearing.noting.is_none() && self.clearing.waits_for(self.durable);
-        if !waits || self.state_failed || !self.first_flushes.is_empty() {
+        if !waits || self.state_failed {
             return;
         }
         let commit = self.clearing.commit.filter(|c| c.at <= self.durable);
@@ -107,9 +106,6 @@ impl Source {
             && let Some((_, durable)) = self.clearing.noting.take()
         {
             self.clear_through(durable);
-        }
-        if !self.first_flushes.is_empty() {
-            return;
         }
         let (ripe, rest) =
             std::mem::take(&mut self.clearing.frames).into_iter().partition(|(v, _)| *v <= version);

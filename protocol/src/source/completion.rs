@@ -48,7 +48,8 @@ impl Approach {
     /// Clients have waited for too long, in sync or on the way to it: they are left alone for a while, longer each time.
     fn fail(&mut self, now: Time, timeout_us: u64) {
         self.step = Step::Far;
-        self.rest_us = (self.rest_us * 2).clamp(timeout_us, timeout_us * MAX_REST_TIMEOUTS);
+        let longest = timeout_us.saturating_mul(MAX_REST_TIMEOUTS);
+        self.rest_us = self.rest_us.saturating_mul(2).clamp(timeout_us, longest);
         self.rest_until = now.plus_us(self.rest_us);
     }
 
@@ -116,6 +117,9 @@ impl Source {
             Err(error) => {
                 self.in_flight.remove(&sequence);
                 self.local_failed(blocks);
+                if error == LocalError::Flush {
+                    self.flush_failed(blocks.volume);
+                }
                 self.outputs.push_back(Output::Complete { request, result: Err(error) });
             }
         }
@@ -137,6 +141,22 @@ impl Source {
         }
     }
 
+    /// What was written to `volume` since its last flush may not reach stable storage, and read as if it had: until the
+    /// group is started again, with its volumes as they are on stable storage, every block counts as dirty.
+    fn flush_failed(&mut self, volume: VolumeIndex) {
+        if let Some(failed) = self.flush_failed.get_mut(volume.0 as usize) {
+            *failed = true;
+        }
+        if self.rules.on(Rule::FailedFlush) {
+            self.lose_tracking();
+        }
+    }
+
+    /// Whether nothing that is written to `volume` can be promised to be durable.
+    pub(super) fn cannot_flush(&self, volume: VolumeIndex) -> bool {
+        self.flush_failed.get(volume.0 as usize).copied().unwrap_or_default()
+    }
+
     fn acknowledge(&mut self, sequence: Sequence, volume: VolumeIndex) {
         self.acknowledged = self.acknowledged.max(sequence);
         if let Some(last) = self.last_acked.get_mut(volume.0 as usize) {
@@ -144,9 +164,14 @@ impl Source {
         }
     }
 
-    /// A client wants what was acknowledged on `volume` before now to be on stable storage.
+    /// A client wants what was acknowledged on `volume` before now to be on stable storage. Once a flush of the volume
+    /// has failed, all do.
     pub fn flush(&mut self, now: Time, request: RequestId, volume: VolumeIndex) {
         self.now = self.now.max(now);
+        if self.cannot_flush(volume) {
+            self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Flush) });
+            return;
+        }
         self.start_local_flush(volume, Some(request));
         self.pump(now);
     }
@@ -196,17 +221,18 @@ impl Source {
             (self.flushes[at].volume, self.flushes[at].stamp, self.flushes[at].request);
         if ok {
             self.hot.flushed(volume, stamp);
-            self.first_flushes.retain(|t| *t != token);
             self.flushes[at].local_done = true;
+        } else {
+            self.flush_failed(volume);
         }
         match request {
             None => {
                 self.flushes.swap_remove(at);
-                self.cooling_flushed(token, ok);
+                self.cooling_flushed(token);
             }
             Some(request) if !ok => {
                 self.flushes.swap_remove(at);
-                self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Io) });
+                self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Flush) });
             }
             Some(_) => {}
         }

@@ -34,6 +34,7 @@ impl Bench {
         let found = Found {
             bitmaps: vec![Bitmap::new(Box::new(words), blocks, false)],
             hot: Some(vec![]),
+            settled: true,
             boot_id: state.boot_id,
             fresh_generation: Generation(8),
             state,

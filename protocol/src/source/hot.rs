@@ -10,8 +10,6 @@ use super::*;
 const COOL_AT_EIGHTHS: usize = 7;
 /// And that large a part of the set at a time.
 const COOL_PART: usize = 4;
-/// After a failed flush, cooling is tried again no sooner than this, in microseconds.
-const RETRY_US: u64 = 1_000_000;
 
 #[derive(Debug)]
 struct Hot {
@@ -28,7 +26,6 @@ struct Cooling {
     extents: Vec<Extent>,
     flushes: Vec<u64>,
     sync: Option<u64>,
-    failed: bool,
 }
 
 #[derive(Debug)]
@@ -41,8 +38,6 @@ pub(super) struct HotSet {
     changed: bool,
     full: bool,
     cooling: Option<Cooling>,
-    /// After a failed attempt: not before this time again.
-    cool_after: Time,
     /// Per volume: a flush that started at this stamp has finished.
     flushed: Vec<u64>,
 }
@@ -62,7 +57,6 @@ impl HotSet {
             changed: false,
             full: false,
             cooling: None,
-            cool_after: Time(0),
             flushed: vec![0; volumes],
         }
     }
@@ -178,7 +172,6 @@ impl Source {
         if let Some(c) = self.hot.cooling.as_mut().filter(|c| c.sync == Some(token)) {
             c.sync = None;
             if !ok {
-                c.failed = true;
                 self.lose_tracking();
             }
         }
@@ -186,15 +179,14 @@ impl Source {
     }
 
     /// A flush that the log asked for has ended.
-    pub(super) fn cooling_flushed(&mut self, token: u64, ok: bool) {
+    pub(super) fn cooling_flushed(&mut self, token: u64) {
         if let Some(c) = &mut self.hot.cooling {
             c.flushes.retain(|t| *t != token);
-            c.failed |= !ok;
         }
     }
 
-    /// The log's disk failed. The group goes on with every block counted as dirty (section 4.3), and says so durably
-    /// where it still can.
+    /// The log's disk, or a flush of a volume, failed. The group goes on with every block counted as dirty (section 4.3),
+    /// and says so durably where it still can.
     pub(super) fn lose_tracking(&mut self) {
         if self.tracking_lost {
             return;
@@ -206,19 +198,13 @@ impl Source {
         self.fall_to_catch_up();
     }
 
-    /// When cooling that failed may be tried again.
-    pub(super) fn cool_again_at(&self) -> Option<Time> {
-        (self.hot.full && self.hot.cool_after > self.now).then_some(self.hot.cool_after)
-    }
-
     pub(super) fn pump_hot(&mut self) {
         if self.tracking_lost {
             return;
         }
         self.end_cooling();
         let crowded = self.hot.set.len() * 8 >= self.hot.capacity * COOL_AT_EIGHTHS;
-        let rested = self.now >= self.hot.cool_after;
-        if self.hot.cooling.is_none() && (self.hot.full || crowded) && rested {
+        if self.hot.cooling.is_none() && (self.hot.full || crowded) {
             self.hot.full = false;
             self.begin_cooling();
             // It may have nothing to wait for, and then nothing else would end it.
@@ -266,7 +252,7 @@ impl Source {
             let words = self.words_of(&dirty);
             self.outputs.push_back(Output::SyncBitmap { token, words });
         }
-        self.hot.cooling = Some(Cooling { stamp, extents, flushes, sync, failed: false });
+        self.hot.cooling = Some(Cooling { stamp, extents, flushes, sync });
     }
 
     fn end_cooling(&mut self) {
@@ -275,10 +261,6 @@ impl Source {
             return;
         }
         let Some(c) = self.hot.cooling.take() else { return };
-        if c.failed {
-            self.hot.cool_after = self.now.plus_us(RETRY_US);
-            return;
-        }
         for extent in c.extents {
             let idle = self.hot.set.get(&extent).is_some_and(|h| {
                 h.writes == 0 && (h.used <= c.stamp || !self.rules.on(Rule::CoolAfterFlush))

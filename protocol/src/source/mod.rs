@@ -191,6 +191,9 @@ pub enum LocalError {
     /// No space.
     #[error("the local volume is full")]
     NoSpace,
+    /// What was written cannot be made durable: not this write, and perhaps none since the last flush.
+    #[error("the local volume cannot be flushed")]
+    Flush,
 }
 
 /// What a read for the catch-up found.
@@ -267,7 +270,7 @@ pub struct Source {
     state_persisting: bool,
     state_wanted: bool,
     state_failed: bool,
-    /// The hot-extent log failed: every block counts as dirty.
+    /// The hot-extent log or a flush failed: every block counts as dirty.
     tracking_lost: bool,
     /// The version of the state that makes this durable, while it is not.
     loss_noted_by: Option<u64>,
@@ -275,12 +278,15 @@ pub struct Source {
     applied: Sequence,
     /// The sync of the bitmaps that has to end before the first state is written.
     first_bits: Option<u64>,
-    /// Flushes for what was written before this run and is in no hot-extent log: no bit clears before they have ended.
-    first_flushes: Vec<u64>,
+    /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
+    flush_failed: Vec<bool>,
     outputs: VecDeque<Output>,
 }
 
 /// How the source was found at its start.
+///
+/// If `settled`, what the volumes hold besides writes in the hot extents has to be on stable storage, and they have to read
+/// as they are there: a power cut would take the rest without a trace in the bitmaps.
 pub struct Found {
     /// The stored state.
     pub state: GroupState,
@@ -288,6 +294,8 @@ pub struct Found {
     pub bitmaps: Vec<Bitmap>,
     /// What the hot-extent log holds; `None` when it, or a bitmap, is missing or damaged.
     pub hot: Option<Vec<Extent>>,
+    /// `false`: the volumes could not be synced, and count as after a failed flush.
+    pub settled: bool,
     /// The boot this is.
     pub boot_id: [u8; 16],
     /// A random generation, used if the group has none yet or its state was lost.
@@ -299,7 +307,7 @@ impl Source {
     /// reserved sequence. Nothing is admitted before the first state is persisted.
     pub fn start(config: Config, found: Found, now: Time) -> Self {
         let rules = config.rules;
-        let Found { mut state, mut bitmaps, hot, boot_id, fresh_generation } = found;
+        let Found { mut state, mut bitmaps, hot, settled, boot_id, fresh_generation } = found;
         let power_lost = state.boot_id != boot_id;
         let first = state.generation() == Generation::NONE;
         if first {
@@ -383,7 +391,7 @@ impl Source {
             ready: false,
             applied: Sequence(0),
             first_bits: None,
-            first_flushes: Vec::new(),
+            flush_failed: vec![!settled; volumes],
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
@@ -395,12 +403,8 @@ impl Source {
             source.outputs.push_back(Output::SyncBitmap { token, words });
             source.first_bits = Some(token);
         }
-        if first || source.state.compare_all {
-            // A power cut may still take what is in the page cache, and the target would not be told.
-            for volume in 0..volumes as u32 {
-                let token = source.start_local_flush(VolumeIndex(volume), None);
-                source.first_flushes.push(token);
-            }
+        if !settled {
+            source.lose_tracking();
         }
         source.pump(now);
         source
@@ -413,17 +417,10 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        [
-            self.degrade_at(),
-            self.hold_ends_at(),
-            self.read_again_at(),
-            self.clearing_at(),
-            self.cool_again_at(),
-            self.repair_at(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.repair_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Time has passed.
@@ -588,8 +585,10 @@ pub struct Status {
     pub first_sync: bool,
     /// The state cannot be written.
     pub state_failed: bool,
-    /// The hot-extent log failed: every block counts as dirty.
+    /// The hot-extent log or a flush failed: every block counts as dirty.
     pub tracking_lost: bool,
+    /// Of each volume: a flush has failed, and writes that were acknowledged may be lost.
+    pub flush_failed: Vec<bool>,
 }
 
 impl Source {
@@ -618,6 +617,7 @@ impl Source {
             first_sync: !self.state.peer_has_checkpoint,
             state_failed: self.state_failed,
             tracking_lost: self.tracking_lost,
+            flush_failed: self.flush_failed.clone(),
         }
     }
 

@@ -25,8 +25,9 @@ struct Bench {
     answers_after_us: Option<u64>,
     issued: u64,
     completed: Vec<RequestId>,
-    /// So many flushes of the volume fail from now on.
-    failing_flushes: u32,
+    failed: Vec<RequestId>,
+    /// Flushes of the volume fail.
+    flush_fails: bool,
     /// The hot-extent log cannot be written.
     hot_log_fails: bool,
     /// Writes of the state wait.
@@ -37,31 +38,26 @@ struct Bench {
 impl Bench {
     /// After its first sync, and in sync.
     fn in_sync(ack: AckLevel) -> Self {
-        let bench = Self::first_sync(ack, 0);
-        assert!(bench.source.status().in_sync);
-        bench
-    }
-
-    /// After its first sync; so many flushes have failed meanwhile.
-    fn first_sync(ack: AckLevel, failing_flushes: u32) -> Self {
-        let (mut bench, commit) = Self::committing(ack, failing_flushes);
+        let (mut bench, commit) = Self::committing(ack);
         bench.acknowledge_durable(commit);
+        assert!(bench.source.status().in_sync);
         bench
     }
 
     /// The commit of its first sync was received, and is not durable.
     fn first_sync_received(ack: AckLevel) -> Self {
-        let (mut bench, commit) = Self::committing(ack, 0);
+        let (mut bench, commit) = Self::committing(ack);
         bench.acknowledge_received(commit);
         bench
     }
 
-    fn committing(ack: AckLevel, failing_flushes: u32) -> (Self, Sequence) {
+    fn committing(ack: AckLevel) -> (Self, Sequence) {
         let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
         let found = Found {
             state: GroupState::new(Role::Primary, volumes),
             bitmaps: vec![Bitmap::new(mem_words(Bitmap::words_needed(BLOCKS)), BLOCKS, true)],
             hot: Some(vec![]),
+            settled: true,
             boot_id: [1; 16],
             fresh_generation: GENERATION,
         };
@@ -87,7 +83,8 @@ impl Bench {
             answers_after_us: None,
             issued: 0,
             completed: Vec::new(),
-            failing_flushes,
+            failed: Vec::new(),
+            flush_fails: false,
             hot_log_fails: false,
             states_wait: false,
             waiting_states: Vec::new(),
@@ -134,18 +131,19 @@ impl Bench {
                     self.source.hot_persisted(now, transaction, !self.hot_log_fails);
                 }
                 Output::SyncBitmap { token, .. } => self.source.bitmap_synced(now, token, true),
-                Output::LocalWrite { sequence, .. } => self.source.local_done(now, sequence, Ok(())),
-                Output::LocalFlush { token, .. } => {
-                    let fails = self.failing_flushes > 0;
-                    self.failing_flushes -= u32::from(fails);
-                    self.source.local_flushed(now, token, !fails);
+                Output::LocalWrite { sequence, write } => {
+                    let fails = write.fua && self.flush_fails;
+                    let result = if fails { Err(LocalError::Flush) } else { Ok(()) };
+                    self.source.local_done(now, sequence, result);
                 }
+                Output::LocalFlush { token, .. } => self.source.local_flushed(now, token, !self.flush_fails),
                 Output::Read { read, blocks, .. } => {
                     self.source.blocks_read(now, read, ReadOutcome::Zeroes { blocks: blocks.count });
                 }
+                Output::Complete { request, result: Ok(()) } => self.completed.push(request),
                 Output::Complete { request, result } => {
-                    assert_eq!(result, Ok(()));
-                    self.completed.push(request);
+                    assert_eq!(result, Err(LocalError::Flush));
+                    self.failed.push(request);
                 }
                 Output::Disconnect { reason } => panic!("{reason}"),
             }
@@ -186,10 +184,18 @@ impl Bench {
 
     /// Asks for a write, and lets nothing else happen yet.
     fn issue(&mut self, offset: u64, length: u64) -> RequestId {
+        self.issue_with(offset, length, false)
+    }
+
+    fn issue_fua(&mut self, offset: u64, length: u64) -> RequestId {
+        self.issue_with(offset, length, true)
+    }
+
+    fn issue_with(&mut self, offset: u64, length: u64, fua: bool) -> RequestId {
         self.issued += 1;
         let request = RequestId(self.issued);
         let range = ByteRange::new(VolumeIndex(0), offset, length);
-        let write = Write { range, content: Content::Zeroes { punch: false }, fua: false };
+        let write = Write { range, content: Content::Zeroes { punch: false }, fua };
         self.source.write(self.now, request, write);
         request
     }
@@ -305,32 +311,6 @@ fn an_approach_to_a_target_that_is_too_slow_leaves_the_clients_alone_for_longer_
 }
 
 #[test]
-fn a_cold_extent_takes_the_room_of_one_that_needs_no_flush() {
-    let mut bench = Bench::in_sync(AckLevel::Received);
-    // The flush that would make room fails, so that it is not tried again for a while.
-    bench.failing_flushes = 1;
-    for extent in 0..HOT_CAPACITY as u64 {
-        bench.issue(extent * EXTENT_BYTES, BLOCK_BYTES);
-        bench.run();
-    }
-    assert_eq!(bench.failing_flushes, 0);
-    // A client's flush succeeds and the target gets it all: when it is tried again, there is nothing to wait for.
-    let written = bench.send();
-    bench.acknowledge_durable(written);
-    bench.source.flush(bench.now, RequestId(1_000), VolumeIndex(0));
-    bench.run();
-    bench.issue(3 * EXTENT_BYTES, BLOCK_BYTES);
-    bench.run();
-    assert_eq!(bench.source.waiting.len(), 1);
-    while let Some(at) = bench.source.next_timeout() {
-        bench.now = at;
-        bench.source.timeout(at);
-        bench.run();
-    }
-    assert_eq!(bench.source.waiting.len(), 0, "{}", bench.source.activity());
-}
-
-#[test]
 fn writes_over_two_extents_take_turns_in_a_log_that_holds_two() {
     let mut bench = Bench::in_sync(AckLevel::Received);
     for _ in 0..10 {
@@ -345,16 +325,42 @@ fn writes_over_two_extents_take_turns_in_a_log_that_holds_two() {
 }
 
 #[test]
-fn no_bit_clears_before_what_the_volume_held_at_the_start_is_flushed() {
-    let after = |failing_flushes| {
-        let mut bench = Bench::first_sync(AckLevel::Received, failing_flushes);
-        bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
-        bench.source.timeout(bench.now);
-        bench.run();
-        bench.source.is_clean()
-    };
-    assert!(after(0));
-    assert!(!after(1), "a power cut may take what the target has, and nothing remembers it");
+fn after_a_failed_flush_every_block_counts_as_dirty_and_nothing_is_promised() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.write();
+    let written = bench.send();
+    bench.acknowledge_durable(written);
+    bench.flush_fails = true;
+    bench.source.flush(bench.now, RequestId(1_000), VolumeIndex(0));
+    bench.run();
+    assert_eq!(bench.failed, [RequestId(1_000)]);
+    assert!(bench.source.state().compare_all, "what a power cut takes now, the target would keep");
+    assert!((0..BLOCKS).all(|b| bench.source.is_dirty(VolumeIndex(0), b)));
+    // A later flush that succeeds has nothing to do with what was lost.
+    bench.flush_fails = false;
+    bench.source.flush(bench.now, RequestId(1_001), VolumeIndex(0));
+    bench.issue_fua(0, BLOCK_BYTES);
+    bench.run();
+    assert_eq!(bench.failed.len(), 3);
+    // The group goes on, and its target follows; but nothing clears any more.
+    let request = bench.write();
+    let commit = bench.send();
+    bench.acknowledge_durable(commit);
+    assert!(bench.completed.contains(&request));
+    bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
+    bench.source.timeout(bench.now);
+    bench.run();
+    assert!(bench.source.state().compare_all && !bench.source.is_clean());
+}
+
+#[test]
+fn a_write_that_cannot_be_made_durable_is_a_failed_flush() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.flush_fails = true;
+    let request = bench.issue_fua(0, BLOCK_BYTES);
+    bench.run();
+    assert_eq!(bench.failed, [request]);
+    assert!(bench.source.status().tracking_lost && bench.source.state().compare_all);
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The helper threads of a group: what takes its time runs there, and comes back as [`Done`].
 //!
-//! Three of them, so that the journal is synced while the base is written and the state noted. Results are kept apart from the group's other
-//! inputs: where the group cannot go on without one, it waits for that alone.
+//! Three of them, so that the journal is synced while the base is written and the state noted. Results are kept apart from
+//! the group's other inputs: where the group cannot go on without one, it waits for that alone.
 
 use std::io;
 use std::sync::{Arc, mpsc};
 
+use afterimage_contract::daemon::or_abort;
 use afterimage_protocol::Lsn;
 use afterimage_protocol::state::GroupState;
 use afterimage_storage::apply::{self, ApplyError, ApplyStats, DEFAULT_BUDGET_BYTES};
@@ -52,9 +53,9 @@ impl Jobs {
     /// Starts the threads; `wake` is told of each result.
     pub fn start(group: &str, wake: &mpsc::Sender<Input>, lock: DirLock) -> io::Result<Self> {
         let (report, done) = mpsc::channel();
-        let journal = helper(&format!("sync-{group}"), report.clone(), wake.clone())?;
-        let base = helper(&format!("base-{group}"), report.clone(), wake.clone())?;
-        let state = helper(&format!("state-{group}"), report, wake.clone())?;
+        let journal = helper("sync", group, report.clone(), wake.clone())?;
+        let base = helper("base", group, report.clone(), wake.clone())?;
+        let state = helper("state", group, report, wake.clone())?;
         Ok(Self { journal, base, state, done, under_way: 0, base_under_way: 0, lock: Arc::new(lock) })
     }
 
@@ -135,52 +136,20 @@ impl Jobs {
 }
 
 fn helper(
-    name: &str,
+    what: &str,
+    group: &str,
     report: mpsc::Sender<Done>,
     wake: mpsc::Sender<Input>,
 ) -> io::Result<mpsc::Sender<Job>> {
     let (jobs, next) = mpsc::channel::<Job>();
-    let thread = name.to_owned();
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+    let group = group.to_owned();
+    std::thread::Builder::new().name(format!("{what}-{group}")).spawn(move || {
         while let Ok(job) = next.recv() {
-            let done = or_abort(&thread, job);
+            let done = or_abort(&group, job);
             // Nobody listens any more once the group was closed.
             let _ = report.send(done);
             let _ = wake.send(Input::JobDone);
         }
     })?;
     Ok(jobs)
-}
-
-/// Ends the process if `work` panics: what it was doing would stay under way for ever, and its group with it. A process
-/// that is started again finds what is on the disks, as after a kill.
-pub(super) fn or_abort<R>(thread: &str, work: impl FnOnce() -> R) -> R {
-    // Nothing that it may have left half done is looked at any more.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        tracing::error!(thread, "a thread of a group has panicked: the receiver ends, to be started again");
-        std::process::abort();
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
-
-    use super::*;
-
-    const INNER: &str = "AFTERIMAGE_TEST_PANICS";
-    const SIGABRT: i32 = 6;
-
-    #[test]
-    fn a_panic_ends_the_process() {
-        if std::env::var_os(INNER).is_some() {
-            or_abort("sync-orders", || panic!("a bug"));
-        }
-        assert_eq!(or_abort("sync-orders", || 7), 7);
-        let mut inner = Command::new(std::env::current_exe().unwrap());
-        inner.args(["--exact", "group::jobs::tests::a_panic_ends_the_process"]).env(INNER, "1");
-        let status = inner.output().unwrap().status;
-        assert_eq!(status.signal(), Some(SIGABRT), "{status}");
-    }
 }

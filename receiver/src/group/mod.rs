@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use afterimage_contract::config;
+use afterimage_contract::daemon::or_abort;
 use anyhow::Context;
 use tokio::sync::Semaphore;
 
@@ -53,8 +54,8 @@ impl Group {
             .name(format!("group-{}", config.name))
             .spawn({
                 let (inputs, shared) = (inputs.clone(), shared.clone());
-                let name = format!("group-{}", config.name);
-                move || jobs::or_abort(&name, || thread::run(setup, inputs, outlet, shared))
+                let name = config.name.clone();
+                move || or_abort(&name, || thread::run(setup, inputs, outlet, shared))
             })
             .with_context(|| format!("cannot start a thread for group {}", config.name))?;
         let budget = Arc::new(Semaphore::new(BUDGET_BYTES));

@@ -13,7 +13,7 @@ use afterimage_protocol::state::{GroupState, Role, VolumeState};
 use afterimage_protocol::target::Config;
 use afterimage_protocol::{Generation, MAX_PAYLOAD_BYTES};
 use afterimage_storage::disk::RealDir;
-use afterimage_storage::group::{GroupStore, TargetStore};
+use afterimage_storage::group::{GroupStore, TargetStore, settle};
 use afterimage_storage::journal::JournalOptions;
 use afterimage_storage::lock::{DirLock, LockError};
 use afterimage_storage::volume::{Volume, VolumeError, VolumeIdentity};
@@ -113,6 +113,8 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     let (mut group, state) = GroupStore::open(dir)?;
     let known = state.as_ref().map_or(&[][..], |s| &s.volumes[..]);
     let volumes = open_volumes(&setup.group, known)?;
+    let bases: Vec<_> = volumes.iter().map(Volume::file).collect();
+    settle(&bases).context("cannot make the volumes durable as they are")?;
     let found = states_of(&setup.group, &volumes);
     let mut state = state.unwrap_or_else(|| GroupState::new(Role::Standby, Vec::new()));
     if state.volumes != found {

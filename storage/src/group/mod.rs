@@ -4,6 +4,7 @@
 //! [`TargetStore`] the journal; both work on volumes. They are the same over a real disk and a simulated one, and decide
 //! nothing: when something is done is the state machines' business.
 
+mod primary_volume;
 mod reinstate;
 mod source;
 mod target;
@@ -18,8 +19,9 @@ use crate::io::{Dir, File};
 use crate::journal::JournalError;
 use crate::superblock::{Superblock, SuperblockError};
 
+pub use primary_volume::PrimaryVolume;
 pub use reinstate::{ReinstateError, Reinstated, reinstate};
-pub use source::{SourceFiles, SourceStore, content_of, read_run, write_content, write_local};
+pub use source::{SourceFiles, SourceStore, content_of, read_run, write_content};
 pub use target::{StateWriter, TargetStore, compare_base, write_base};
 
 /// The superblock's file name.
@@ -58,6 +60,13 @@ pub enum GroupError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Makes volumes read as they are on stable storage. An earlier process may have failed to sync them; from then on the
+/// cache may hold what a power cut takes, a later sync succeeds without it, and a comparison would not find it. To be
+/// called before a target starts on its bases, and before a source starts without a log of what is not durable yet.
+pub fn settle(volumes: &[VolumeFile]) -> std::io::Result<()> {
+    volumes.iter().try_for_each(|volume| volume.sync().and_then(|()| volume.forget_cached()))
 }
 
 /// The durable state of a group.

@@ -52,7 +52,7 @@ pub fn reinstate(
     }
     let power_lost = state.boot_id != boot_id;
     // Any capacity holds what is there.
-    let (mut store, mut files) = SourceStore::open(group, &mut state, boot_id, 1)?;
+    let (mut store, mut files) = SourceStore::open(group, &mut state, boot_id, 1, volumes)?;
     let all = state.compare_all || files.hot.is_none();
     if power_lost {
         for extent in files.hot.iter().flatten() {

@@ -5,12 +5,12 @@ use std::io;
 use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::codec::{content_checksum, decode};
 use afterimage_protocol::frame::{Content, HASH_BYTES};
-use afterimage_protocol::source::{LocalError, ReadOutcome, Write};
+use afterimage_protocol::source::ReadOutcome;
 use afterimage_protocol::state::GroupState;
 use afterimage_protocol::*;
 use bytes::Bytes;
 
-use super::{GroupError, GroupStore, VolumeFile};
+use super::{GroupError, GroupStore, VolumeFile, settle};
 use crate::bitmap::{BitmapError, BitmapFile, BitmapSync, open_bitmap};
 use crate::hot_log::{HotLog, HotLogError};
 use crate::io::Dir;
@@ -23,6 +23,8 @@ pub struct SourceFiles {
     pub bitmaps: Vec<Bitmap>,
     /// The hot extents; `None` when the log or a bitmap was missing or damaged.
     pub hot: Option<Vec<Extent>>,
+    /// `false`: the volumes could not be synced. What was written to them before may be lost.
+    pub settled: bool,
 }
 
 /// The files of a source.
@@ -35,11 +37,15 @@ pub struct SourceStore {
 impl SourceStore {
     /// Opens, or makes, the files of a source. A damaged file is moved to `NAME.damaged` after it is noted durably that
     /// every block counts as dirty; `state` is changed with it.
+    ///
+    /// Where the hot-extent log does not say what of the `volumes` may not be durable yet, they are on stable storage, and
+    /// read as they are there, on return (see [`settle`]), or it is noted durably that every block counts as dirty.
     pub fn open(
         mut group: GroupStore,
         state: &mut GroupState,
         boot_id: [u8; 16],
         hot_capacity: usize,
+        volumes: &[VolumeFile],
     ) -> Result<(Self, SourceFiles), GroupError> {
         // What a promoted host has of an earlier time as a primary says nothing about this one.
         let other = state.bitmaps_of != state.generation();
@@ -88,13 +94,22 @@ impl SourceStore {
         if used && !whole {
             distrust(&mut group, state)?;
         }
+        // Also every bit of a volume: a process may have failed to flush it, and not have come to note that.
+        let all_dirty = bitmaps.iter().any(|b| b.blocks() > 0 && b.dirty_blocks() == b.blocks());
+        let mut settled = true;
+        if !used || state.compare_all || all_dirty {
+            settled = report(settle(volumes), "the volumes");
+            if used && !settled {
+                distrust(&mut group, state)?;
+            }
+        }
         let hot = (whole || !used).then_some(hot);
-        Ok((Self { group, hot_log, bitmaps: syncs }, SourceFiles { bitmaps, hot }))
+        Ok((Self { group, hot_log, bitmaps: syncs }, SourceFiles { bitmaps, hot, settled }))
     }
 
     /// Writes the state; whether it is durable.
     pub fn persist_state(&mut self, state: &GroupState) -> bool {
-        report(self.group.write(state))
+        report(self.group.write(state), "the state")
     }
 
     /// Writes the state; durable in both slots on return.
@@ -104,7 +119,7 @@ impl SourceStore {
 
     /// Writes the set of hot extents; whether it is durable.
     pub fn persist_hot(&mut self, extents: &[Extent]) -> bool {
-        report(self.hot_log.write(extents))
+        report(self.hot_log.write(extents), "the hot-extent log")
     }
 
     /// Handles that make words of the bitmaps durable, one for each volume; may be used from any thread.
@@ -115,14 +130,14 @@ impl SourceStore {
     /// Makes words of the bitmaps durable; whether they are.
     pub fn sync_bitmap(&self, words: &[(VolumeIndex, std::ops::Range<usize>)]) -> bool {
         words.iter().all(|(volume, range)| {
-            self.bitmaps.get(volume.0 as usize).is_some_and(|b| report(b.sync(range.clone())))
+            self.bitmaps.get(volume.0 as usize).is_some_and(|b| report(b.sync(range.clone()), "a bitmap"))
         })
     }
 }
 
-fn report<T, E: std::fmt::Display>(result: Result<T, E>) -> bool {
+fn report<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> bool {
     if let Err(error) = &result {
-        tracing::error!(%error, "the state of a group cannot be made durable");
+        tracing::error!(%error, "{what} of a group cannot be made durable");
     }
     result.is_ok()
 }
@@ -151,22 +166,6 @@ fn forget(dir: &dyn Dir, name: &str) -> Result<(), GroupError> {
 fn quarantine(dir: &dyn Dir, name: &str) -> Result<(), GroupError> {
     let moved = dir.rename(name, &format!("{name}.damaged")).and_then(|()| dir.sync());
     moved.map_err(|source| GroupError::Quarantine { name: name.to_owned(), source })
-}
-
-/// Performs a write on the local volume, and syncs it when it is to be durable on return.
-pub fn write_local(volume: &VolumeFile, write: &Write) -> Result<(), LocalError> {
-    write_content(volume, write.range, &write.content).map_err(local_error)?;
-    if write.fua {
-        volume.sync().map_err(local_error)?;
-    }
-    Ok(())
-}
-
-fn local_error(error: io::Error) -> LocalError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LocalError::NoSpace,
-        _ => LocalError::Io,
-    }
 }
 
 /// Writes `content`, which is verified first, to `range`. Not durable before a sync.

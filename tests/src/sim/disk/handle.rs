@@ -344,6 +344,13 @@ impl File for SimFile {
         self.sync_as(Inode::sync, Inode::sync_partly)
     }
 
+    fn forget_cached(&self) -> io::Result<()> {
+        self.look(0, 0, |inode| {
+            inode.forget_lost();
+            Ok(())
+        })
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.look(0, 0, |inode| Ok(inode.len()))
     }

@@ -250,6 +250,18 @@ impl Inode {
         }
     }
 
+    /// Pages that a failed sync dropped read as they are on stable storage from now on.
+    pub(super) fn forget_lost(&mut self) {
+        self.pull();
+        for page in std::mem::take(&mut self.lost) {
+            if !self.dirty.contains_key(&page) {
+                let durable = self.durable.page(page).cloned();
+                self.newest.put(page, durable);
+                self.push(page..page + 1);
+            }
+        }
+    }
+
     /// What a power cut leaves. Nothing is dirty afterwards, and nothing is mapped.
     pub(super) fn cut(&mut self, loss: Loss, rng: &mut Rng) {
         self.pull();

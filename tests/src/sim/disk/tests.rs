@@ -469,6 +469,27 @@ fn after_a_failed_sync_a_second_one_may_succeed_without_the_data() {
 }
 
 #[test]
+fn once_forgotten_what_a_failed_sync_dropped_reads_as_it_is_on_stable_storage() {
+    let seen = outcomes(|seed| {
+        let disk = SimDisk::new(seed);
+        let volume = disk.volume("v", 8192);
+        volume.write_at(&[1; 4096], 0).unwrap();
+        disk.fail("*", On::Sync, Failure::Io, Times::ONCE);
+        volume.sync().unwrap_err();
+        // What was written since is not on stable storage either, but not lost: it stays.
+        volume.write_at(&[2; 4096], 4096).unwrap();
+        volume.forget_cached().unwrap();
+        assert_eq!(read(&*volume, 4096, 1), [2]);
+        let forgotten = read(&*volume, 0, 4096);
+        volume.sync().unwrap();
+        disk.power_cut(&mut Rng::new(seed));
+        assert_eq!(peek(&disk, "volumes/v", 0, 4096), forgotten);
+        forgotten[0]
+    });
+    assert!(seen[&0] > 50 && seen[&1] > 50, "{seen:?}");
+}
+
+#[test]
 fn a_page_written_again_after_a_failed_sync_is_durable_after_the_next() {
     for seed in 0..200 {
         let disk = SimDisk::new(seed);

@@ -4,8 +4,9 @@ use afterimage_protocol::source::Mode;
 
 use super::{Violation, World};
 
-/// Rounds within which an epoch has to close, of [`ROUND_US`] each: several times what admission is held for.
-const ROUNDS: u64 = 2_000;
+/// Rounds within which an epoch has to close, of [`ROUND_US`] each: several times what admission is held for, and what a
+/// sync group rests after its way into sync has failed.
+const ROUNDS: u64 = 10_000;
 const ROUND_US: u64 = 1_000;
 
 impl World {

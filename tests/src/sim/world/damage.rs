@@ -44,16 +44,16 @@ impl World {
         let volume = self.rng.coin();
         let pattern = if volume {
             *self.rng.pick(&["volumes/v0", "volumes/v1"])
-        } else if self.faults.state_fault_used {
-            return;
         } else {
-            self.faults.state_fault_used = true;
             *self.rng.pick(&["group/superblock*", "group/hot-extents*", "group/bitmap-0*", "group/bitmap-1*"])
         };
         let on = *self.rng.pick(&[On::Write, On::Sync, On::Read, On::Space]);
-        // A volume whose sync fails has lost writes that nobody can name; its file system would be remounted.
-        if volume && on == On::Sync {
-            return;
+        // A volume whose sync fails has lost writes that nobody can name: that has to be noted.
+        if !volume || on == On::Sync {
+            if self.faults.state_fault_used {
+                return;
+            }
+            self.faults.state_fault_used = true;
         }
         let failure = if on == On::Space { Failure::NoSpace } else { Failure::Io };
         self.say(|| format!("  {pattern} {on:?} {failure:?}"));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use afterimage_protocol::Sequence;
+use afterimage_storage::group::PrimaryVolume;
 
 use super::copies::Copies;
 use super::given::Given;
@@ -14,7 +15,7 @@ use crate::sim::{Failure, On, Rng, Snapshot, Times};
 /// Weights of the eight ordinary actions: client, primary job, send, deliver, standby job, connect, start, timeouts.
 const ORDINARY: [u32; 8] = [140, 260, 200, 420, 200, 80, 60, 120];
 /// Base weights of the faults.
-const FAULTS: [(Fault, u32); 28] = [
+const FAULTS: [(Fault, u32); 29] = [
     (Fault::CutLink, 8),
     (Fault::OneWay, 5),
     (Fault::Heal, 30),
@@ -43,6 +44,7 @@ const FAULTS: [(Fault, u32); 28] = [
     (Fault::VolumeFails, 2),
     (Fault::OldCopyAtNote, 1),
     (Fault::OldSessions, 1),
+    (Fault::FlushFails, 1),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,8 @@ pub enum Fault {
     OldCopyAtNote,
     /// An old copy that is restored after two more sessions.
     OldSessions,
+    /// A flush of one of the primary's volumes fails, and soon after it is killed or without power; then clients are quiet.
+    FlushFails,
 }
 
 /// Steps in which a catch-up of everything ends, mostly.
@@ -125,6 +129,8 @@ pub struct Faults {
     pub lose_commit: bool,
     /// The connection of the next answer to a handshake ends.
     pub lose_opened: bool,
+    /// The primary ends when a flush has failed.
+    end_unflushed: bool,
     /// The standby is promoted when its newest checkpoint is not durable, and no sync is under way.
     promote_unsynced: bool,
     /// Old copies are out of bounds, or only those of an older session: a rule that they need is off.
@@ -181,6 +187,7 @@ impl Faults {
             lose_opened: false,
             hush_at_loss: false,
             hush: 0,
+            end_unflushed: false,
             promote_unsynced: false,
             copies: given.map_or(Copies::Any, Given::copies),
             state_fault_used: false,
@@ -245,6 +252,12 @@ impl World {
                 self.faults.hush = HUSH_STEPS / 2;
                 self.primary.fail_cooling = true;
             }
+            Fault::FlushFails if !self.faults.state_fault_used => {
+                self.faults.state_fault_used = true;
+                self.faults.end_unflushed = true;
+                let volume = *self.rng.pick(&["volumes/v0", "volumes/v1"]);
+                self.primary.disk.fail(volume, On::Sync, Failure::Io, Times::Count(1));
+            }
             Fault::DamageLive => self.damage_live(),
             _ if self.faults.plan.is_empty() => self.begin_plan(fault),
             _ => {}
@@ -308,6 +321,15 @@ impl World {
         if self.faults.promote_unsynced && self.standby.has_unsynced() {
             self.faults.promote_unsynced = false;
             return self.promote_now();
+        }
+        let unflushed = |p: &Process| p.volumes.iter().any(PrimaryVolume::flush_failed);
+        if self.faults.end_unflushed && self.primary.process.as_ref().is_some_and(unflushed) {
+            self.faults.end_unflushed = false;
+            let (f, rng) = (&mut self.faults, &mut self.rng);
+            f.hush = HUSH_STEPS;
+            f.follow(rng, 0..200, Next::KillPrimary);
+            f.follow(rng, 0..10, Next::StartPrimary);
+            f.follow(rng, 0..300, Next::PowerPrimary);
         }
         let Some((after, next)) = self.faults.plan.front_mut() else { return Ok(()) };
         if *after > 0 {

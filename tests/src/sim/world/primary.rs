@@ -3,14 +3,12 @@
 mod client;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use afterimage_protocol::frame::Content;
 use afterimage_protocol::source::*;
 use afterimage_protocol::state::{GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::group::*;
-use afterimage_storage::io::File;
 
 use super::Violation;
 use super::model::*;
@@ -50,7 +48,7 @@ enum Request {
 pub struct Process {
     pub source: Source,
     store: SourceStore,
-    pub volumes: Vec<Arc<dyn File>>,
+    pub volumes: Vec<PrimaryVolume>,
     jobs: Vec<Job>,
     /// Each with its sequence and its place among all writes, once it has them.
     requests: BTreeMap<RequestId, (Request, Option<(Sequence, u64)>)>,
@@ -139,21 +137,27 @@ impl Primary {
         let mut boot_id = [0; 16];
         boot_id[..8].copy_from_slice(&self.boot.to_le_bytes());
         let capacity = setup.config.hot_capacity;
-        let Ok((store, files)) = SourceStore::open(group, &mut state, boot_id, capacity) else {
+        let Ok((store, files)) = SourceStore::open(group, &mut state, boot_id, capacity, &volumes) else {
             return Ok(false);
         };
         let Ok(image) = read_image(&volumes) else { return Ok(false) };
         if power_cut {
             self.check_flushed(&image, history)?;
         }
-        let found =
-            Found { state, bitmaps: files.bitmaps, hot: files.hot, boot_id, fresh_generation: generation };
+        let found = Found {
+            state,
+            bitmaps: files.bitmaps,
+            hot: files.hot,
+            settled: files.settled,
+            boot_id,
+            fresh_generation: generation,
+        };
         let source = Source::start(setup.config.clone(), found, now);
         history.recovered(source.position().sequence, image);
         self.process = Some(Process {
             source,
             store,
-            volumes,
+            volumes: volumes.into_iter().map(PrimaryVolume::new).collect(),
             jobs: Vec::new(),
             requests: BTreeMap::new(),
             disconnect: false,
@@ -189,7 +193,17 @@ impl Primary {
     }
 
     pub fn ended(&mut self) {
-        self.process = None;
+        if let Some(p) = self.process.take() {
+            // Clients were told, and lose what no flush had covered.
+            let told = p.source.status().flush_failed;
+            let failed = |sector: usize| {
+                let volume = BLOCKS[sector / 8].0 as usize;
+                told[volume] || p.volumes[volume].flush_failed()
+            };
+            let flushed = |sector: &usize| self.flushed.get(sector).copied().unwrap_or_default();
+            let acked = self.acked.iter_mut().filter(|(sector, _)| failed(**sector));
+            acked.for_each(|(sector, place)| *place = flushed(sector));
+        }
         self.acknowledged = Sequence(0);
     }
 
@@ -228,7 +242,7 @@ impl Primary {
             }
             other => p.perform(other),
         };
-        if rng.chance(0.6) {
+        if rng.chance(0.6) || is_failed_flush(&report) {
             self.report(report, history, now);
         } else if let Some(p) = &mut self.process {
             p.jobs.push(Job::Report(report));
@@ -289,7 +303,12 @@ impl Primary {
                 Output::LocalFlush { token, volume } => {
                     // A flush may be as old as its start: what is written before it is reported is not covered.
                     let started = p.perform(Job::Flush(token, volume));
-                    p.jobs.push(Job::Report(started));
+                    if is_failed_flush(&started) {
+                        // The machine keeps the latest time that it was told.
+                        p.source.local_flushed(Time(0), token, false);
+                    } else {
+                        p.jobs.push(Job::Report(started));
+                    }
                 }
                 Output::Read { read, blocks, hash } => p.jobs.push(Job::Read(read, blocks, hash)),
                 Output::Complete { request, result } => completed.push((request, result)),
@@ -349,6 +368,12 @@ impl Primary {
     }
 }
 
+/// The machine is told at once. Nothing on the disk tells of it before the machine has set its bits, and what happens in
+/// between, in the few instructions that this takes, is not shown to be safe.
+fn is_failed_flush(report: &Report) -> bool {
+    matches!(report, Report::Flush(_, false) | Report::Write(_, Err(LocalError::Flush)))
+}
+
 impl Process {
     fn perform(&mut self, job: Job) -> Report {
         match job {
@@ -357,13 +382,15 @@ impl Process {
             Job::Bitmap(token, words) => Report::Bitmap(token, self.store.sync_bitmap(&words)),
             Job::Write(sequence, write) => {
                 let volume = &self.volumes[write.range.volume.0 as usize];
-                Report::Write(sequence, write_local(volume, &write))
+                Report::Write(sequence, volume.write(&write))
             }
-            Job::Flush(token, volume) => Report::Flush(token, self.volumes[volume.0 as usize].sync().is_ok()),
+            Job::Flush(token, volume) => {
+                Report::Flush(token, self.volumes[volume.0 as usize].flush().is_ok())
+            }
             Job::Read(read, blocks, hash) => {
                 let volume = &self.volumes[blocks.volume.0 as usize];
                 let size = SIZES[blocks.volume.0 as usize];
-                Report::Read(read, read_run(volume, size, blocks, hash))
+                Report::Read(read, read_run(volume.file(), size, blocks, hash))
             }
             Job::Report(report) => report,
         }

@@ -129,7 +129,8 @@ impl World {
     pub(super) fn check_rest(&mut self) -> Result<(), Violation> {
         self.check()?;
         let Some(p) = &self.primary.process else { return Ok(()) };
-        let image = read_image(&p.volumes)
+        let volumes: Vec<_> = p.volumes.iter().map(|v| v.file().clone()).collect();
+        let image = read_image(&volumes)
             .map_err(|e| Violation::new("rest", format!("the primary cannot be read: {e}")))?;
         if image != *self.history.now() {
             return Err(Violation::new("G4", "the primary's disk is not what its order says".into()));

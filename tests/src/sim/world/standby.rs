@@ -87,6 +87,9 @@ impl Standby {
     /// Starts the process; whether it did.
     pub fn start(&mut self, now: Time) -> bool {
         let volumes = open_volumes(&self.disk);
+        if settle(&volumes).is_err() {
+            return false;
+        }
         let Ok((group, state)) = GroupStore::open(self.disk.dir("group")) else { return false };
         let state = state.unwrap_or_else(|| GroupState::new(Role::Standby, volume_states()));
         if state.role != Role::Standby {

@@ -25,6 +25,8 @@ pub enum Theme {
     TwoExtents,
     /// Writes to the primary's volumes fail.
     VolumeFails,
+    /// Flushes of them fail.
+    FlushFails,
     /// The hot-extent log fails while there is no link.
     HotLogFails,
     /// The same, but the connections end at a commit, and clients seldom write.
@@ -54,7 +56,7 @@ pub enum Theme {
 }
 
 impl Theme {
-    const ALL: [Theme; 22] = [
+    const ALL: [Theme; 23] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -64,6 +66,7 @@ impl Theme {
         Theme::SlowWrites,
         Theme::TwoExtents,
         Theme::VolumeFails,
+        Theme::FlushFails,
         Theme::HotLogFails,
         Theme::HotLogAtCommit,
         Theme::CommitLost,
@@ -94,6 +97,7 @@ impl Theme {
             Theme::PrimaryPower | Theme::TwoExtents => &[Fault::PowerPrimary],
             Theme::SlowWrites => &[Fault::KillPrimary],
             Theme::VolumeFails => &[Fault::VolumeFails],
+            Theme::FlushFails => &[Fault::FlushFails],
             Theme::HotLogFails => &[Fault::HotLogFails, Fault::CutLink, Fault::SourceLetsGo],
             Theme::HotLogAtCommit => &[Fault::TrackingLost],
             Theme::CommitLost => &[Fault::CommitLost, Fault::SourceLetsGo],

@@ -1,10 +1,8 @@
 //! What goes over the wire and into the superblock, byte for byte: what an older program sent or stored is read, and this
 //! one writes the same.
 //!
-//! `AFTERIMAGE_WRITE_FIXTURES=1 cargo test -p afterimage-protocol --test fixtures` writes those of the current version;
+//! `AFTERIMAGE_WRITE_FIXTURES=1 cargo test -p tests --test wire_fixtures` writes those of the current version;
 //! those of an older one are never written again.
-
-#![expect(clippy::disallowed_methods, reason = "the fixtures are files; what is tested reads none")]
 
 use std::path::Path;
 
@@ -18,7 +16,7 @@ use bytes::Bytes;
 
 /// What the fixture `file` holds.
 fn read(file: &str, written: Option<&[u8]>) -> Bytes {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/wire").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/wire").join(file);
     if let Some(written) = written.filter(|_| std::env::var_os("AFTERIMAGE_WRITE_FIXTURES").is_some()) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, written).unwrap();
