@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use afterimage_contract::admin::{Activation, ErrorCode, Request, Response};
+use afterimage_contract::admin::{Activation, ErrorCode, Request, Response, Switchover};
 use afterimage_contract::config::Peer;
 use afterimage_contract::status::{Daemon, Status};
+use afterimage_protocol::source::{RolesStay, Source};
 
 use crate::clock::Clock;
 use crate::open::Host;
 use crate::reinstate::{self, Refused};
 use crate::status::group_status;
 use crate::supervisor::{Phase, Supervisor};
+
+/// How long clients are held for what is under way to get to the standby, before a switchover is given up.
+const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the administration socket has to do with.
 pub(crate) struct Admin {
@@ -35,6 +40,10 @@ impl Admin {
             Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
             Request::Reinstate { group, divergent } => match self.groups.get(&group) {
                 Some(supervisor) => reinstate(supervisor, self.host.clone(), divergent).await,
+                None => Response::unknown_group(&group),
+            },
+            Request::Switchover { group, dry_run } => match self.groups.get(&group) {
+                Some(supervisor) => switchover(supervisor, &self.peer.name, dry_run).await,
                 None => Response::unknown_group(&group),
             },
             Request::Promote { .. } => Response::error(
@@ -96,6 +105,45 @@ async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Resp
         ),
         Err(failed) => {
             Response::error(ErrorCode::Failed, failed.to_string(), "mend the cause, then try again")
+        }
+    }
+}
+
+async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Response {
+    let name = supervisor.config.name.clone();
+    let Phase::Served { group, .. } = supervisor.phase() else {
+        return Response::error(
+            ErrorCode::Refused,
+            format!("this host is not the primary of {name}"),
+            format!("a switchover is asked for on the primary; see: afterimage status {name}"),
+        );
+    };
+    let held_since = Instant::now();
+    let outcome = if dry_run {
+        group.look(Source::may_hand_over).map(|()| None)
+    } else {
+        tracing::info!(group = name, "clients are held: the peer is to take over");
+        group.hand_over(SWITCHOVER_TIMEOUT).await.map(Some)
+    };
+    match outcome {
+        Ok(sequence) => Response::ok(&Switchover {
+            group: name,
+            dry_run,
+            peer: peer.to_owned(),
+            sequence: sequence.map(|sequence| sequence.0),
+            held_us: sequence.map(|_| u64::try_from(held_since.elapsed().as_micros()).unwrap_or(u64::MAX)),
+        }),
+        Err(why) => {
+            let code = match why {
+                RolesStay::UnderWay => ErrorCode::Busy,
+                RolesStay::NotConnected | RolesStay::CatchingUp => ErrorCode::Refused,
+                _ => ErrorCode::Failed,
+            };
+            Response::error(
+                code,
+                format!("{name} was not switched over, and is served here as before: {why}"),
+                format!("try again once the standby has everything; see: afterimage status {name}"),
+            )
         }
     }
 }

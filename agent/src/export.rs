@@ -174,5 +174,6 @@ fn errno(error: LocalError) -> Errno {
     match error {
         LocalError::NoSpace => Errno::NoSpc,
         LocalError::Io | LocalError::Flush => Errno::Io,
+        LocalError::Ended => Errno::Shutdown,
     }
 }

@@ -5,10 +5,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
-use afterimage_protocol::source::{LocalError, Output, Source, Status, Write};
+use afterimage_protocol::source::{LocalError, Output, RolesStay, Source, Status, Write};
 use afterimage_protocol::state::{GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::bitmap::BitmapSync;
@@ -65,6 +66,8 @@ pub(crate) struct Group {
     /// The peer was promoted: every state that is written from now on says so.
     /// Once the peer was promoted: its generation, and where that left this host's, if it told.
     fenced: Mutex<Option<Option<(Generation, Sequence)>>>,
+    /// Whoever waits for a change of roles.
+    switchover: Mutex<Option<oneshot::Sender<Result<Sequence, RolesStay>>>>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
     _lock: DirLock,
@@ -110,6 +113,7 @@ impl Group {
             hang_up: watch::Sender::new((0, "")),
             closed: AtomicBool::new(false),
             fenced: Mutex::new(None),
+            switchover: Mutex::new(None),
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
             flushes_asked: AtomicUsize::new(0),
@@ -189,7 +193,7 @@ impl Group {
     }
 
     fn check_open(&self) -> Result<(), LocalError> {
-        if self.closed.load(Ordering::Acquire) { Err(LocalError::Io) } else { Ok(()) }
+        if self.closed.load(Ordering::Acquire) { Err(LocalError::Ended) } else { Ok(()) }
     }
 
     /// Feeds the source from a thread that may block for a short local write.
@@ -343,18 +347,54 @@ impl Group {
     /// After the fence was written nothing else may be: to be called under the store's lock.
     pub(crate) fn note_fence(&self, state: &mut GroupState) {
         if let Some(by) = *self.fenced.lock().unwrap_or_else(PoisonError::into_inner) {
-            state.role = Role::Fenced;
-            state.replaced_by = by;
+            state.replaced(by);
         }
     }
 
-    /// The peer was promoted: nothing is served any more, and that is durable on return if the result is true. Blocks.
-    pub fn fence(&self, peer: Option<&Lineage>) -> bool {
-        let ours = self.look(|source| source.state().generation());
-        let by = peer.map(|line| (line.current(), line.left_at(ours).unwrap_or_default()));
+    /// Holds clients and has the peer take over; the sequence at which it did, once this host is its standby.
+    pub async fn hand_over(self: &Arc<Self>, timeout: Duration) -> Result<Sequence, RolesStay> {
+        let (ended, end) = oneshot::channel();
+        {
+            let mut waits = self.switchover.lock().unwrap_or_else(PoisonError::into_inner);
+            if waits.is_some() {
+                return Err(RolesStay::UnderWay);
+            }
+            *waits = Some(ended);
+        }
+        let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
+        self.feed_from_control(|source, now| source.hand_over(now, timeout_us));
+        // Without an answer the agent stops.
+        end.await.unwrap_or(Err(RolesStay::ConnectionLost))
+    }
+
+    pub(crate) fn end_switchover(&self, outcome: Result<Sequence, RolesStay>) {
+        let waits = self.switchover.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match &outcome {
+            Ok(sequence) => {
+                tracing::info!(group = self.name, %sequence, "the peer has taken over: this host is its standby");
+            }
+            Err(why) => tracing::warn!(group = self.name, %why, "the roles stay as they are"),
+        }
+        if let Some(waits) = waits {
+            // Whoever asked may have gone.
+            let _ = waits.send(outcome);
+        }
+    }
+
+    /// The peer was promoted: nothing is served any more. What this host is from now on, and whether that is durable.
+    /// Blocks.
+    pub fn fence(&self, peer: Option<&Lineage>) -> (Role, bool) {
+        let (mut state, position) = self.look(|source| (source.state().clone(), source.position()));
+        let by = peer.map(|line| (line.current(), line.left_at(position.generation).unwrap_or_default()));
         *self.fenced.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
         self.abandon();
-        self.sync_all()
+        self.note_fence(&mut state);
+        (state.role, self.sync_all())
+    }
+
+    /// Whether only the peer knows who serves.
+    pub fn is_handed_over(&self) -> bool {
+        self.look(Source::is_handed_over)
     }
 }
 
@@ -378,7 +418,7 @@ async fn all(pending: Vec<Pending>) -> Result<(), LocalError> {
     let mut result = Ok(());
     for answer in pending {
         // Without an answer the group was closed.
-        result = result.and(answer.await.unwrap_or(Err(LocalError::Io)));
+        result = result.and(answer.await.unwrap_or(Err(LocalError::Ended)));
     }
     result
 }

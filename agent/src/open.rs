@@ -181,6 +181,9 @@ fn start(
     mut state: GroupState,
     volumes: Vec<Volume>,
 ) -> anyhow::Result<Parts> {
+    if host.alone && state.handing_over.take().is_some() {
+        tracing::warn!(group = group.name, "the peer may have taken over: it is not asked, as was wanted");
+    }
     let boot_id = boot_id()?;
     let hot_capacity = group.hot_extents as usize;
     let files: Vec<VolumeFile> = volumes.iter().map(Volume::file).collect();

@@ -60,6 +60,7 @@ impl Group {
                     group.feed(|source, now| source.blocks_read(now, read, outcome));
                 }),
                 Output::Disconnect { reason } => self.hang_up(reason),
+                Output::RolesStay(why) => self.end_switchover(Err(why)),
                 // Answered where it was taken from the source.
                 Output::Complete { .. } => {}
             }

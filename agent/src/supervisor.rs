@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use afterimage_contract::config;
+use afterimage_protocol::state::Role;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -147,7 +148,8 @@ impl Supervisor {
         tracing::info!(group = group.name, position = %group.look(|s| s.position()), "this host is the primary");
         let mut agreement = self.link.agreement();
         // A peer that has had a checkpoint may have been promoted while this host was down (section 6 of the design).
-        let may_be_replaced = group.look(|source| source.state().peer_has_checkpoint);
+        let may_be_replaced =
+            group.look(|source| source.state().peer_has_checkpoint || source.is_handed_over());
         let mut serving = None;
         let watched = Arc::new(Watched::new(group.clock.now()));
         let phase = |exports| Phase::Served { group: group.clone(), exports, watched: watched.clone() };
@@ -186,15 +188,23 @@ impl Supervisor {
             }
         };
         if let Some(Outcome::Fenced(peer)) = outcome {
-            tracing::error!(group = group.name, "the peer was promoted: this host serves the group no more");
-            let fenced = group.clone();
-            let durable =
-                host.main.spawn_blocking(move || fenced.fence(peer.as_ref())).await.unwrap_or(false);
+            let (fenced, sequence) = (group.clone(), group.look(|source| source.position().sequence));
+            let noted = host.main.spawn_blocking(move || fenced.fence(peer.as_ref())).await;
+            let (role, durable) = noted.unwrap_or((Role::Fenced, false));
             if !durable {
                 tracing::error!(group = group.name, "that the peer was promoted could not be noted");
             }
             stop_serving(serving).await;
-            self.enter(Phase::Fenced);
+            if role == Role::Standby {
+                self.enter(Phase::Standby);
+                group.end_switchover(Ok(sequence));
+            } else {
+                tracing::error!(
+                    group = group.name,
+                    "the peer was promoted: this host serves the group no more"
+                );
+                self.enter(Phase::Fenced);
+            }
         } else {
             stop_serving(serving).await;
             drain(&group).await;

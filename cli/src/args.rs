@@ -35,6 +35,13 @@ const REINSTATE_EXAMPLES: &str = "Examples:
 What only this host has is saved to a file first. Then the peer sends what differs, and nothing else; until all of it is
 there the old image stays as it is.";
 
+const SWITCHOVER_EXAMPLES: &str = "Examples:
+  afterimage switchover orders              on the primary: its peer takes over, this host becomes the standby
+  afterimage switchover orders --dry-run    only say whether it could begin now
+
+Clients are held, everything that they were answered for gets to the peer, the peer serves. Nothing is lost. Where a step
+fails before the peer was asked, this host serves on.";
+
 const RESOLVE_EXAMPLES: &str = "Examples:
   afterimage resolve orders --keep peer    on the side that gives way: its own writes are saved to a file first";
 
@@ -65,6 +72,9 @@ pub enum Command {
     /// Make this host the primary of a group, after the loss of the old one.
     #[command(after_help = PROMOTE_EXAMPLES)]
     Promote(PromoteArgs),
+    /// Change the roles as planned: the peer takes over, without loss.
+    #[command(after_help = SWITCHOVER_EXAMPLES)]
+    Switchover(SwitchoverArgs),
     /// Make this host the standby of a group again, after it was replaced by a promotion.
     #[command(after_help = REINSTATE_EXAMPLES)]
     Reinstate(ReinstateArgs),
@@ -148,6 +158,19 @@ pub struct StatusArgs {
 pub struct ReinstateArgs {
     /// The group to bring home.
     pub group: String,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `switchover`.
+#[derive(Debug, clap::Args)]
+pub struct SwitchoverArgs {
+    /// The group.
+    pub group: String,
+    /// Only say whether it could begin now.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print the outcome as JSON.
     #[arg(long)]
     pub json: bool,

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod promote;
 pub mod reinstate;
 pub mod status;
+pub mod switchover;
 pub mod text;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Daemon { .. } => Ok(()),
             Command::Status(status) => status::run(&args.config, status).await,
             Command::Promote(promote) => promote::run(&args.config, promote).await,
+            Command::Switchover(switchover) => switchover::run(&args.config, switchover).await,
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
             Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }

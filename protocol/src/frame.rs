@@ -159,6 +159,11 @@ pub enum Frame {
         /// When it was reached at the source.
         time: Time,
     },
+    /// The source admits nothing after `position` and asks the target to take over there. Never stored in a journal.
+    TakeOver {
+        /// The position of the image.
+        position: Position,
+    },
 }
 
 /// What one frame adds to its epoch's digest.
@@ -231,6 +236,7 @@ const KIND_COMPARE: u8 = 5;
 const KIND_EPOCH_COMMIT: u8 = 6;
 const KIND_EPOCH_ABORT: u8 = 7;
 const KIND_POINT: u8 = 8;
+const KIND_TAKE_OVER: u8 = 9;
 
 const FLAG_ZEROES: u8 = 1;
 const FLAG_PUNCH: u8 = 2;
@@ -338,6 +344,7 @@ impl Header {
             KIND_EPOCH_COMMIT => Frame::EpochCommit { epoch, position, time, frames: aux, digest: aux2 },
             KIND_EPOCH_ABORT => Frame::EpochAbort { epoch },
             KIND_POINT => Frame::Point { position, time },
+            KIND_TAKE_OVER => Frame::TakeOver { position },
             other => return Err(field("kind", other.into())),
         })
     }
@@ -440,6 +447,10 @@ impl Frame {
             Frame::EpochAbort { epoch } => {
                 b[AT_KIND] = KIND_EPOCH_ABORT;
                 put64(&mut b, AT_EPOCH, epoch.0);
+            }
+            Frame::TakeOver { position } => {
+                b[AT_KIND] = KIND_TAKE_OVER;
+                put_position(&mut b, position);
             }
             Frame::Point { position, time } => {
                 b[AT_KIND] = KIND_POINT;

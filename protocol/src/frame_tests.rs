@@ -36,6 +36,7 @@ fn samples() -> Vec<Frame> {
         Frame::EpochCommit { epoch: EpochId(3), position, time: Time(8), frames: 2, digest: 77 },
         Frame::EpochAbort { epoch: EpochId(3) },
         Frame::Point { position, time: Time(1) },
+        Frame::TakeOver { position },
     ]
 }
 

@@ -110,6 +110,11 @@ pub enum TargetMessage {
         /// The blocks, at most [`MAX_RANGES`] of them.
         blocks: Vec<BlockRange>,
     },
+    /// Answers [`crate::frame::Frame::TakeOver`] with no: the session goes on.
+    NotTaken {
+        /// Why, for a person.
+        text: String,
+    },
 }
 
 /// What the target says of itself.

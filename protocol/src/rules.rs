@@ -79,6 +79,8 @@ pub enum Rule {
     JoinTakesSequence,
     /// 19: the target keeps its bits until an epoch begun after the union has committed.
     TargetKeepsBits,
+    /// 20: a demotion flushes volumes and bitmaps before it is noted.
+    DemoteFlushes,
     /// 22: what a damaged journal lost is fetched again.
     DamageRefetched,
     /// 22: damage under an apply batch withdraws every point.
@@ -130,6 +132,7 @@ impl Rule {
         (Rule::JoinBits, 19, "join-bits"),
         (Rule::JoinTakesSequence, 19, "join-takes-sequence"),
         (Rule::TargetKeepsBits, 19, "target-keeps-bits"),
+        (Rule::DemoteFlushes, 20, "demote-flushes"),
         (Rule::DamageRefetched, 22, "damage-refetched"),
         (Rule::DamageUnderApply, 22, "damage-under-apply"),
         (Rule::NoteFirst, 23, "note-first"),

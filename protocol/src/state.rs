@@ -84,7 +84,10 @@ pub struct GroupState {
     pub replaced_by: Option<(Generation, Sequence)>,
     /// Source: clients were answered for writes that no session has carried since the last one began.
     pub alone: bool,
-    /// Target: the base is an old image that is kept until the first epoch has committed.
+    /// Source: the peer may have taken over at this sequence; nothing is admitted before it has said whether it did.
+    pub handing_over: Option<Sequence>,
+    /// Target: the base is this host's image as a primary, of which the journal knows nothing. Without a checkpoint it is
+    /// kept until the first epoch has committed.
     pub keeps_image: bool,
     /// The boot in which the agent last ran: another one means that unsynced bytes may be gone.
     pub boot_id: [u8; 16],
@@ -147,6 +150,7 @@ impl GroupState {
             lineage: Lineage::default(),
             replaced_by: None,
             alone: false,
+            handing_over: None,
             keeps_image: false,
             boot_id: [0; 16],
             bitmaps_of: Generation::NONE,
@@ -174,6 +178,40 @@ impl GroupState {
         self.lineage.parent()
     }
 
+    /// The peer was promoted: `by` is its generation, and where that left this host's. If this host had handed over at
+    /// that very place it is the standby from now on; else it is fenced, and an operator says what becomes of what only it
+    /// has.
+    pub fn replaced(&mut self, by: Option<(Generation, Sequence)>) {
+        let left_at = by.map(|(_, left_at)| left_at);
+        let Some(at) = self.handing_over.take().filter(|at| left_at == Some(*at)) else {
+            self.role = Role::Fenced;
+            self.replaced_by = by;
+            return;
+        };
+        let known = !self.compare_all;
+        self.become_standby();
+        if known {
+            // Nothing was admitted since, and all of it is on stable storage.
+            self.base = Some(BasePoint { position: Position::new(self.generation(), at), lsn: Lsn(0) });
+        }
+    }
+
+    /// A primary, or one that was, becomes the standby: the blocks of its bitmaps, or all if those cannot be believed, come
+    /// from the peer, and the image here stays until they have come.
+    pub fn become_standby(&mut self) {
+        self.role = Role::Standby;
+        self.lost = if self.compare_all { LostBlocks::All } else { LostBlocks::Bitmaps };
+        self.keeps_image = true;
+        self.base = None;
+        self.mark = 0;
+        self.noted = Sequence(0);
+        self.peer_has_checkpoint = false;
+        self.compare_all = false;
+        self.alone = false;
+        self.handing_over = None;
+        self.replaced_by = None;
+    }
+
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Vec::with_capacity(256);
@@ -194,6 +232,8 @@ impl GroupState {
         put_u64(&mut w, generation.0);
         put_u64(&mut w, left_at.0);
         w.push(self.alone.into());
+        w.push(self.handing_over.is_some().into());
+        put_u64(&mut w, self.handing_over.unwrap_or_default().0);
         w.push(self.keeps_image.into());
         put_u64(&mut w, self.bitmaps_of.0);
         w.extend_from_slice(&self.boot_id);
@@ -248,7 +288,7 @@ impl GroupState {
         let generation = Generation(r.u64()?);
         let mut past = Vec::new();
         let mut replaced_by = None;
-        let (mut alone, mut keeps_image) = (false, false);
+        let (mut alone, mut handing_over, mut keeps_image) = (false, None, false);
         let mut bitmaps_of = if role == Role::Standby { Generation::NONE } else { generation };
         if version == VERSION_1 {
             let has_parent = r.bool("parent")?;
@@ -266,6 +306,9 @@ impl GroupState {
             let by = (Generation(r.u64()?), Sequence(r.u64()?));
             replaced_by = replaced.then_some(by);
             alone = r.bool("alone flag")?;
+            let hands_over = r.bool("handover flag")?;
+            let at = Sequence(r.u64()?);
+            handing_over = hands_over.then_some(at);
             keeps_image = r.bool("kept image flag")?;
             bitmaps_of = Generation(r.u64()?);
         }
@@ -314,6 +357,7 @@ impl GroupState {
             lineage: Lineage::from_parts(past, generation),
             replaced_by,
             alone,
+            handing_over,
             keeps_image,
             boot_id,
             bitmaps_of,

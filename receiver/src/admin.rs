@@ -7,7 +7,7 @@ use afterimage_contract::status::Position;
 use afterimage_protocol::Generation;
 use tokio::sync::oneshot;
 
-use crate::group::{Group, Input, PromoteError, PromoteRequest, Promoted};
+use crate::group::{Group, Input, PromoteError, PromoteRequest, Promoted, fresh_generation};
 use crate::node::Node;
 use crate::status;
 
@@ -27,6 +27,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
         },
         Request::Activate { .. }
         | Request::Reinstate { .. }
+        | Request::Switchover { .. }
         | Request::PauseStream { .. }
         | Request::ResumeStream { .. } => Response::error(
             ErrorCode::WrongDaemon,
@@ -55,18 +56,6 @@ async fn promote(group: &Group, dry_run: bool) -> Response {
             Response::ok(&promotion(group.name(), generation, promoted))
         }
         Err(error) => refusal(group.name(), &error),
-    }
-}
-
-/// A generation that was never used: random, and not "none".
-fn fresh_generation() -> std::io::Result<Generation> {
-    let mut bytes = [0; 8];
-    loop {
-        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-        let generation = Generation(u64::from_le_bytes(bytes));
-        if generation != Generation::NONE {
-            return Ok(generation);
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use afterimage_transport::{
     PairingConnection, Pins,
 };
 use anyhow::Context;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -106,6 +107,8 @@ fn start_groups(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<Group>>>
             node: config.node.name.clone(),
             group: group.clone(),
             dir: config.node.state_dir.join(GROUPS_DIR).join(name),
+            agent_socket: config.agent_socket(),
+            runtime: Handle::current(),
         };
         Ok((name.clone(), Group::start(setup)?))
     };

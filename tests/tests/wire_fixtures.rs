@@ -79,6 +79,7 @@ fn frames() {
         Frame::EpochCommit { epoch, position: position(50), time: Time(5), frames: 3, digest: u64::MAX },
         Frame::EpochAbort { epoch },
         Frame::Point { position: position(51), time: Time(6) },
+        Frame::TakeOver { position: position(52) },
     ];
     let written: Vec<u8> = all.iter().flat_map(|frame| frame.to_bytes()).collect();
     let mut stored = stored("frames.v1.bin", &written);

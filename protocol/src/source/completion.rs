@@ -229,6 +229,9 @@ impl Source {
             None => {
                 self.flushes.swap_remove(at);
                 self.cooling_flushed(token);
+                if ok {
+                    self.handover_flushed(token);
+                }
             }
             Some(request) if !ok => {
                 self.flushes.swap_remove(at);

@@ -169,6 +169,7 @@ impl Source {
                 self.lose_tracking();
             }
         }
+        self.handover_synced(token, ok);
         if let Some(c) = self.hot.cooling.as_mut().filter(|c| c.sync == Some(token)) {
             c.sync = None;
             if !ok {

@@ -15,11 +15,13 @@
 //! | `session` | the handshake and what the target says afterwards |
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
+//! | `handover` | the planned change of roles |
 
 mod admission;
 mod clearing;
 mod completion;
 mod epoch;
+mod handover;
 mod hot;
 mod lock;
 mod queue;
@@ -40,10 +42,13 @@ use admission::Waiting;
 use clearing::Clearing;
 use completion::{Approach, InFlight, PendingFlush};
 use epoch::Epoch;
+use handover::Handover;
 use hot::HotSet;
 use lock::RangeLocks;
 use queue::Queue;
 use session::Session;
+
+pub use handover::RolesStay;
 
 /// Sequences reserved ahead in one durable note: a million writes a superblock write.
 const RESERVE_STEP: u64 = 1 << 20;
@@ -175,6 +180,8 @@ pub enum Output {
         /// Whether it succeeded.
         result: Result<(), LocalError>,
     },
+    /// A change of roles that was asked for did not come about, and clients are held no more.
+    RolesStay(RolesStay),
     /// End the session with the peer.
     Disconnect {
         /// Why, for the log.
@@ -182,7 +189,7 @@ pub enum Output {
     },
 }
 
-/// The local volume failed.
+/// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LocalError {
     /// An I/O error.
@@ -194,6 +201,9 @@ pub enum LocalError {
     /// What was written cannot be made durable: not this write, and perhaps none since the last flush.
     #[error("the local volume cannot be flushed")]
     Flush,
+    /// This host serves the group no more.
+    #[error("the group is not served here any more")]
+    Ended,
 }
 
 /// What a read for the catch-up found.
@@ -278,6 +288,7 @@ pub struct Source {
     applied: Sequence,
     /// The sync of the bitmaps that has to end before the first state is written.
     first_bits: Option<u64>,
+    handover: Option<Handover>,
     /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
     flush_failed: Vec<bool>,
     outputs: VecDeque<Output>,
@@ -391,10 +402,12 @@ impl Source {
             ready: false,
             applied: Sequence(0),
             first_bits: None,
+            handover: None,
             flush_failed: vec![!settled; volumes],
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
+        source.handover = Handover::found(&source.state, now);
         source.alone_until = source.state.alone.then_some(source.recovery);
         if first {
             // That every block is dirty must be durable before the generation is: nothing else remembers it.
@@ -417,10 +430,17 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.repair_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.degrade_at(),
+            self.hold_ends_at(),
+            self.read_again_at(),
+            self.clearing_at(),
+            self.handover_ends_at(),
+            self.repair_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Time has passed.
@@ -438,6 +458,7 @@ impl Source {
             self.loss_noted_by.take_if(|noting| *noting <= version);
             self.state_noted(version);
             self.session_noted(version);
+            self.handover_noted(version);
         } else if !self.state_failed {
             self.state_failed = true;
             self.ready = true;
@@ -458,6 +479,11 @@ impl Source {
         self.pump_repair();
         self.pump_clearing();
         self.complete_ready();
+        if self.pump_handover() {
+            // Nothing else may happen that would have them looked at.
+            self.admit_waiting();
+            self.pump_hot();
+        }
         self.pump_state();
     }
 
@@ -624,7 +650,7 @@ impl Source {
     /// What the machine waits for, for a person who looks into why it does.
     pub fn activity(&self) -> String {
         format!(
-            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}",
+            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}, handover {:?}",
             self.waiting.len(),
             self.in_flight.len(),
             self.flushes.len(),
@@ -634,6 +660,7 @@ impl Source {
             self.state.reserved,
             self.state_wanted,
             self.state_persisting,
+            self.handover,
         )
     }
 

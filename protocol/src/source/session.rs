@@ -73,6 +73,7 @@ impl Source {
             }
             TargetMessage::Differs { epoch, frame, blocks } => self.differs(epoch, frame, &blocks),
             TargetMessage::Pong { applied, .. } => self.applied = applied,
+            TargetMessage::NotTaken { text } => self.not_taken(&text),
             TargetMessage::Refused { .. } => {
                 self.outputs.push_back(Output::Disconnect { reason: "the peer refused the session" });
             }
@@ -112,6 +113,7 @@ impl Source {
         let ours = |p: &Option<Position>| p.filter(|p| p.generation == self.state.generation());
         let received = ours(&opened.received).map(|p| p.sequence);
         let durable = ours(&opened.durable).map(|p| p.sequence);
+        self.not_taken("it has begun a session as the standby");
         let joined = self.join(&opened, received, durable);
         self.state.session = session;
         let version = self.persist();

@@ -309,6 +309,7 @@ impl Target {
                     self.abort_epoch();
                 }
             }
+            Frame::TakeOver { position } => self.asked_to_take_over(position),
             Frame::Point { .. } => return Err(Violation::Unexpected("a point")),
         }
         self.release_held()
@@ -570,7 +571,7 @@ impl Target {
                 }
             }
             Frame::Point { position, .. } => self.checkpoint(*position, end),
-            Frame::Mark { .. } | Frame::Compare(_) => {}
+            Frame::Mark { .. } | Frame::Compare(_) | Frame::TakeOver { .. } => {}
         }
     }
 

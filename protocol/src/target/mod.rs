@@ -126,6 +126,12 @@ pub enum Output {
         /// Why, for the log.
         reason: String,
     },
+    /// The source hands over at this position, which is the newest checkpoint and durable: [`Target::promote`], or
+    /// [`Target::do_not_take_over`].
+    TakeOver {
+        /// The position.
+        position: Position,
+    },
     /// The promotion is done, or failed.
     Promoted(Result<Promotion, CannotPromote>),
 }
@@ -147,7 +153,7 @@ impl Recovery {
     /// The next entry that the journal still has, in order; its payload does not matter.
     pub fn entry(&mut self, start: Lsn, end: Lsn, frame: &Frame) {
         let first = *self.first.get_or_insert(start);
-        if self.target.state.base.is_some() {
+        if self.target.state.base.is_some() && !self.target.state.keeps_image {
             self.target.found_entry(first, start, end, frame);
         }
     }
@@ -176,6 +182,13 @@ impl Recovery {
             }
             target.persist();
         }
+        // No frame is taken before this is durable: a session begins with a note in the same state.
+        let of_before = target.state.base.is_some() && std::mem::take(&mut target.state.keeps_image);
+        if let Some(base) = target.state.base.as_mut().filter(|_| of_before) {
+            base.lsn = start;
+            target.offer_base();
+            target.persist();
+        }
         if target.state.base.is_some_and(|b| b.lsn > end) {
             // An apply batch was under way that can no longer be finished: the base is of no position.
             if target.rules.on(Rule::DamageUnderApply) {
@@ -192,8 +205,9 @@ impl Recovery {
         target.points.appended(end);
         target.points.all_durable();
         target.damage_pending = damaged;
-        if target.state.base.is_none() && start < end {
-            // Without a checkpoint what the journal holds counts for nothing, and must never be redone.
+        if (target.state.base.is_none() || of_before) && start < end {
+            // What the journal holds counts for nothing, and must never be redone.
+            target.skip.push((start, end));
             target.cut_journal(start);
         }
         target.pump(now);

@@ -76,6 +76,27 @@ impl Target {
         self.points.newest().filter(|_| !direct).ok_or(CannotPromote::NoCheckpoint)
     }
 
+    /// The source admits nothing after `position` until it hears what becomes of this.
+    pub(super) fn asked_to_take_over(&mut self, position: Position) {
+        let why = match self.may_promote() {
+            Err(error) => error.to_string(),
+            Ok(_) if self.epoch.is_some() => "an epoch is open".to_owned(),
+            Ok(_) if self.points.durable_point().is_none_or(|p| p.position != position) => {
+                format!("it does not have everything up to {position} on stable storage")
+            }
+            Ok(_) => {
+                self.outputs.push_back(Output::TakeOver { position });
+                return;
+            }
+        };
+        self.do_not_take_over(why);
+    }
+
+    /// Answers [`Output::TakeOver`] with no: the source serves on.
+    pub fn do_not_take_over(&mut self, why: String) {
+        self.send(TargetMessage::NotTaken { text: why });
+    }
+
     pub(super) fn pump_promotion(&mut self) {
         let Some(step) = self.promoting else { return };
         let Some(point) = self.points.newest() else { return };
@@ -152,7 +173,10 @@ impl Target {
     pub fn truncated(&mut self, now: Time, ok: bool) {
         self.now = self.now.max(now);
         match self.cutting.take() {
-            Some(at) if ok => self.points.cut(at),
+            Some(at) if ok => {
+                self.points.cut(at);
+                self.skip.retain(|(start, _)| *start < at);
+            }
             _ => self.fail("the journal cannot be cut"),
         }
         if let Some(step) = self.promoting.filter(|s| s.stage == Stage::Truncating) {

@@ -18,6 +18,7 @@ use afterimage_storage::journal::JournalOptions;
 use afterimage_storage::lock::{DirLock, LockError};
 use afterimage_storage::volume::{Volume, VolumeError, VolumeIdentity};
 use anyhow::{Context, bail};
+use tokio::runtime::Handle;
 
 use super::input::Input;
 use super::jobs::Jobs;
@@ -36,6 +37,10 @@ pub struct Setup {
     pub group: config::Group,
     /// The directory of the group's state.
     pub dir: PathBuf,
+    /// The agent of this host, which serves what is taken over.
+    pub agent_socket: PathBuf,
+    /// Where the agent is asked.
+    pub runtime: Handle,
 }
 
 /// What a group turned out to be.

@@ -46,3 +46,15 @@ pub enum PromoteError {
     #[error("the receiver stops")]
     Stopping,
 }
+
+/// A generation that was never used: random, and not "none".
+pub fn fresh_generation() -> std::io::Result<Generation> {
+    let mut bytes = [0; 8];
+    loop {
+        std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+        let generation = Generation(u64::from_le_bytes(bytes));
+        if generation != Generation::NONE {
+            return Ok(generation);
+        }
+    }
+}

@@ -54,6 +54,8 @@ pub struct Standby {
     pub ended: Option<String>,
     /// The outcome of a promotion, until it is asked for.
     pub promoted: Option<Result<Promotion, CannotPromote>>,
+    /// The source hands over, until that is dealt with.
+    pub handed_over: bool,
     /// What the disk said when the machine was told of a failure.
     pub trouble: Option<String>,
     /// The journal cannot be read: the group must be opened again.
@@ -88,6 +90,7 @@ impl Standby {
             newest_time: None,
             ended: None,
             promoted: None,
+            handed_over: false,
             trouble: None,
             damaged: false,
         }
@@ -245,6 +248,10 @@ impl Standby {
             }
             Output::Send { session, message } => self.send(session, message, link.as_deref()),
             Output::EndSession { session, reason } => self.end_session(session, reason, link),
+            Output::TakeOver { position } => {
+                info!(group = self.group, %position, "the source hands over");
+                self.handed_over = true;
+            }
             Output::Promoted(outcome) => self.promoted = Some(outcome),
         }
     }

@@ -249,6 +249,10 @@ impl Thread {
             info!(group = self.setup.group.name, position = %point.position, "first sync done");
         }
         self.had_checkpoint = newest.is_some();
+        if std::mem::take(&mut standby.handed_over) {
+            self.take_over();
+            return;
+        }
         if let Some(outcome) = standby.promoted.take() {
             self.promoted(outcome);
             return;

@@ -1,7 +1,7 @@
 //! A host that was replaced becomes a standby again: what only it has is saved, and then counts as lacking.
 
 use afterimage_protocol::bitmap::Bitmap;
-use afterimage_protocol::state::{GroupState, LostBlocks, Role};
+use afterimage_protocol::state::{GroupState, Role};
 use afterimage_protocol::*;
 
 use super::{GroupError, GroupStore, SourceStore, VolumeFile};
@@ -77,17 +77,9 @@ pub fn reinstate(
     };
     let dirty = files.bitmaps.iter().enumerate().flat_map(|(index, bitmap)| runs(index, bitmap));
     let saved = salvage::save(salvage_dir, &head, volumes, dirty)?;
-    state.role = Role::Standby;
+    state.compare_all = all;
+    state.become_standby();
     state.boot_id = boot_id;
-    state.lost = if all { LostBlocks::All } else { LostBlocks::Bitmaps };
-    state.keeps_image = true;
-    state.base = None;
-    state.mark = 0;
-    state.noted = Sequence(0);
-    state.peer_has_checkpoint = false;
-    state.compare_all = false;
-    state.alone = false;
-    state.replaced_by = None;
     store.write_state(&state)?;
     let blocks = files.bitmaps.iter().map(Bitmap::dirty_blocks).sum();
     Ok(Reinstated { saved, blocks, all })

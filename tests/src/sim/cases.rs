@@ -32,6 +32,7 @@ impl Case {
             Rule::HotTogether => (Some(Theme::TwoExtents), None, 300),
             Rule::CoolAfterFlush | Rule::CoolSyncsBitmap => (Some(Theme::PrimaryPower), None, 600),
             Rule::FailedFlush => (Some(Theme::FlushFails), None, 300),
+            Rule::DemoteFlushes => (Some(Theme::SwitchOver), None, 300),
             Rule::HotIntoBitmap => (Some(Theme::PrimaryTwice), None, 300),
             Rule::HotInherited => (Some(Theme::PrimaryTwice), None, 1000),
             Rule::EpochFirst => (Some(Theme::PrimaryAlone), None, 300),

@@ -115,6 +115,7 @@ fn frames() -> [(&'static str, Frame); 11] {
         ),
         ("epoch-abort", Frame::EpochAbort { epoch }),
         ("point", Frame::Point { position: position(), time: Time(8) }),
+        ("take-over", Frame::TakeOver { position: position() }),
     ]
 }
 

@@ -63,6 +63,15 @@ pub enum Request {
         #[serde(default)]
         divergent: bool,
     },
+    /// Agent: hold clients, have the peer take over at the last write, and become its standby; answers with a
+    /// [`Switchover`].
+    Switchover {
+        /// The group.
+        group: String,
+        /// Only say whether it could begin now.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Agent: end the group's stream and do not connect again until told, as if the link were cut.
     PauseStream {
         /// The group.
@@ -81,6 +90,8 @@ impl Request {
         match self {
             // Both fsync what may be gigabytes of page cache before they answer.
             Self::Promote { .. } | Self::Activate { .. } => Duration::from_secs(300),
+            // The peer applies what its journal holds.
+            Self::Switchover { .. } => Duration::from_secs(3600),
             // It copies all that differs.
             Self::Reinstate { .. } => Duration::from_secs(24 * 3600),
             _ => Duration::from_secs(10),
@@ -250,6 +261,22 @@ pub struct Reinstatement {
     pub blocks: u64,
     /// Whether it is not known which blocks differ, so that all are compared.
     pub compares_all: bool,
+}
+
+/// Answer to [`Request::Switchover`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switchover {
+    /// The group.
+    pub group: String,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// The peer, which is the primary now.
+    pub peer: String,
+    /// The last write in the image that it took over; `null` with `dry_run`.
+    pub sequence: Option<u64>,
+    /// How long clients were held here until this host knew that the peer had taken over, in microseconds; `null` with
+    /// `dry_run`.
+    pub held_us: Option<u64>,
 }
 
 /// Answer to [`Request::Activate`].

@@ -1,12 +1,13 @@
 //! A promotion as the group's thread does it: asked for, under way in the state machine, done.
 
+use afterimage_contract::admin::{Activation, Request, call};
 use afterimage_protocol::target::{CannotPromote, Promotion};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Place, Thread};
 use crate::clock;
 use crate::group::open::Elsewhere;
-use crate::group::promote::{PromoteError, PromoteRequest, Promoted};
+use crate::group::promote::{PromoteError, PromoteRequest, Promoted, fresh_generation};
 use crate::group::snapshot::Phase;
 
 impl Thread {
@@ -42,9 +43,38 @@ impl Thread {
         let _ = request.answer.send(Err(error));
     }
 
+    /// The source admits nothing any more and asks this host to take over.
+    pub(super) fn take_over(&mut self) {
+        let Place::Standby(standby) = &mut self.place else { return };
+        match fresh_generation() {
+            Ok(generation) => standby.target.promote(clock::now(), generation),
+            Err(error) => {
+                standby.target.do_not_take_over(format!("its system gives no random numbers: {error}"));
+            }
+        }
+        standby.settle(&mut self.link);
+    }
+
+    /// Has the agent of this host serve the group at once; it would find out by itself, a little later.
+    fn wake_agent(&self) {
+        let (socket, group) = (self.setup.agent_socket.clone(), self.name().to_owned());
+        self.setup.runtime.spawn(async move {
+            let answer = call(&socket, &Request::Activate { group: group.clone() }).await;
+            let serving: Result<Activation, _> = answer.and_then(|response| response.into_answer());
+            match serving {
+                Ok(Activation { serving: true, exports, .. }) => {
+                    info!(group, exports = exports.join(", "), "the group is served here now");
+                }
+                Ok(_) => warn!(group, "the agent of this host does not serve the group yet"),
+                Err(error) => {
+                    warn!(group, %error, "the agent of this host cannot be asked to serve the group")
+                }
+            }
+        });
+    }
+
     /// The state machine is done with a promotion.
     pub(super) fn promoted(&mut self, outcome: Result<Promotion, CannotPromote>) {
-        let Some(request) = self.promotion.take() else { return };
         let outcome = match outcome {
             Ok(promotion) => {
                 let mut time = None;
@@ -66,6 +96,12 @@ impl Thread {
                 Err(error.into())
             }
         };
-        let _ = request.answer.send(outcome);
+        match self.promotion.take() {
+            // Whoever asked may have gone.
+            Some(request) => drop(request.answer.send(outcome)),
+            // The source had asked, and hears of it when it comes again.
+            None if outcome.is_ok() => self.wake_agent(),
+            None => {}
+        }
     }
 }

@@ -24,18 +24,10 @@ impl World {
         if !self.bring_home()? {
             return Ok(false);
         }
-        std::mem::swap(&mut self.primary.disk, &mut self.standby.disk);
-        self.primary.boot += 1;
+        self.excuse_standby();
+        self.swap_hosts();
         self.primary.server_replaced();
         self.history.forked();
-        self.connections.clear();
-        self.standby.promoted = None;
-        self.faults.forget_copy();
-        self.faults.primary_power_cut = false;
-        self.setup.compare = false;
-        self.excuse_standby();
-        self.primary.unaware = false;
-        self.over = false;
         Ok(true)
     }
 

@@ -15,7 +15,7 @@ use crate::sim::{Failure, On, Rng, Snapshot, Times};
 /// Weights of the eight ordinary actions: client, primary job, send, deliver, standby job, connect, start, timeouts.
 const ORDINARY: [u32; 8] = [140, 260, 200, 420, 200, 80, 60, 120];
 /// Base weights of the faults.
-const FAULTS: [(Fault, u32); 29] = [
+const FAULTS: [(Fault, u32); 30] = [
     (Fault::CutLink, 8),
     (Fault::OneWay, 5),
     (Fault::Heal, 30),
@@ -45,6 +45,7 @@ const FAULTS: [(Fault, u32); 29] = [
     (Fault::OldCopyAtNote, 1),
     (Fault::OldSessions, 1),
     (Fault::FlushFails, 1),
+    (Fault::SwitchOver, 3),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub enum Fault {
     OldCopyAtNote,
     /// An old copy that is restored after two more sessions.
     OldSessions,
+    /// The operator asks for a switchover.
+    SwitchOver,
     /// A flush of one of the primary's volumes fails, and soon after it is killed or without power; then clients are quiet.
     FlushFails,
 }
@@ -258,6 +261,7 @@ impl World {
                 let volume = *self.rng.pick(&["volumes/v0", "volumes/v1"]);
                 self.primary.disk.fail(volume, On::Sync, Failure::Io, Times::Count(1));
             }
+            Fault::SwitchOver => self.switch_over(),
             Fault::DamageLive => self.damage_live(),
             _ if self.faults.plan.is_empty() => self.begin_plan(fault),
             _ => {}
@@ -357,7 +361,7 @@ impl World {
         Ok(())
     }
 
-    fn power_primary(&mut self) {
+    pub(super) fn power_primary(&mut self) {
         self.kill_primary();
         self.primary.disk.power_cut(&mut self.rng);
         self.primary.boot += 1;

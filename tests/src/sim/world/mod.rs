@@ -20,6 +20,7 @@ mod promotion;
 mod rest;
 mod setup;
 mod standby;
+mod switchover;
 mod theme;
 
 use afterimage_protocol::rules::Rules;
@@ -90,6 +91,8 @@ pub struct World {
     leaps: f64,
     /// The standby has become a primary: the run is over.
     over: bool,
+    /// The standby is becoming one, as the primary asked it to.
+    taking_over: bool,
     connections: Vec<Connection>,
     /// What goes from source to target, and back.
     link: [bool; 2],
@@ -157,6 +160,7 @@ impl World {
             session_count: 0,
             leaps,
             over: false,
+            taking_over: false,
             connections: Vec::new(),
             link: [true; 2],
             outcome: Outcome::default(),
@@ -262,6 +266,7 @@ impl World {
             self.say(|| format!("local error of write {sequence}"));
         }
         self.notice_deaths();
+        self.follow_switchover()?;
         self.collect();
         self.check_claims()?;
         if self.rng.chance(0.15) {

@@ -138,6 +138,11 @@ impl History {
         self.images.clear();
     }
 
+    /// Count of writes so far.
+    pub fn count(&self) -> u64 {
+        self.writes
+    }
+
     /// Sequences up to `sequence` were taken by something that is not a write.
     pub fn passed(&mut self, sequence: Sequence) {
         while self.last < sequence {

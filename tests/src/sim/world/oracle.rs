@@ -9,9 +9,9 @@ use super::{Violation, World};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Claims {
     /// The newest checkpoint that it called durable.
-    durable: Sequence,
+    pub(super) durable: Sequence,
     /// There was a checkpoint: from the end of the first sync on there always is one.
-    promotable: bool,
+    pub(super) promotable: bool,
 }
 
 impl World {

@@ -313,6 +313,7 @@ impl Primary {
                 Output::Read { read, blocks, hash } => p.jobs.push(Job::Read(read, blocks, hash)),
                 Output::Complete { request, result } => completed.push((request, result)),
                 Output::Disconnect { .. } => p.disconnect = true,
+                Output::RolesStay(_) => {}
             }
         }
         history.passed(p.source.position().sequence);
@@ -359,6 +360,24 @@ impl Primary {
 
     pub fn requests(&self) -> usize {
         self.process.as_ref().map_or(0, |p| p.requests.len())
+    }
+
+    /// The peer was promoted as `by` says, where this host had handed over.
+    pub fn demote(&mut self, by: (Generation, Sequence)) -> Result<GroupState, Violation> {
+        let Some(p) = &mut self.process else {
+            return Err(Violation::new("rest", "the old primary is down".into()));
+        };
+        let mut state = p.source.state().clone();
+        state.replaced(Some(by));
+        if state.role != Role::Standby {
+            return Err(Violation::new("G5", format!("not handed over at {by:?}: {:?}", p.source.state())));
+        }
+        let flushed = p.volumes.iter().all(|v| v.flush().is_ok());
+        let synced = p.store.bitmap_syncs().iter().all(|bitmap| bitmap.sync_all().is_ok());
+        if !synced || !p.store.persist_state(&state) || (!flushed && state.base.is_some()) {
+            return Err(Violation::new("rest", "the demotion cannot be made durable".into()));
+        }
+        Ok(state)
     }
 
     /// The old volume was replaced by time: after a power cut what was only acknowledged may be gone.

@@ -36,6 +36,7 @@ impl World {
         self.say(|| "standby is killed".into());
         self.standby.disk.kill();
         self.standby.process = None;
+        self.standby.handed_over = false;
         self.standby.outbox.clear();
         self.standby.ended.clear();
         for c in &mut self.connections {

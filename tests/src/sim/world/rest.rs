@@ -115,6 +115,7 @@ impl World {
         let sync = self.setup.config.mode == source::Mode::Async || status.in_sync;
         let newest = t.target.newest();
         let conditions = [
+            (!self.taking_over, "the standby is taking over"),
             (self.primary.requests() == 0, "clients wait"),
             (status.streaming, "the catch-up does not end"),
             (newest.is_some_and(|c| c.position == p.source.position()), "the standby stays behind"),

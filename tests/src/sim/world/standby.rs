@@ -51,6 +51,8 @@ pub struct Standby {
     pub outbox: Vec<(SessionId, TargetMessage)>,
     pub ended: Vec<SessionId>,
     pub promoted: Option<Result<Promotion, CannotPromote>>,
+    /// The source asks it to take over.
+    pub handed_over: bool,
     shape: Shape,
     journal_bytes: u64,
     rules: Rules,
@@ -64,6 +66,7 @@ impl Standby {
             outbox: Vec::new(),
             ended: Vec::new(),
             promoted: None,
+            handed_over: false,
             shape,
             journal_bytes: *rng.pick(&[400_000, 4 << 20]),
             rules,
@@ -154,6 +157,7 @@ impl Standby {
                 Output::Trim { before } => p.broken |= p.store.trim(before).is_err(),
                 Output::Send { session, message } => self.outbox.push((session, message)),
                 Output::EndSession { session, .. } => self.ended.push(session),
+                Output::TakeOver { .. } => self.handed_over = true,
                 Output::Promoted(result) => self.promoted = Some(result),
             }
         }

@@ -27,6 +27,8 @@ pub enum Theme {
     VolumeFails,
     /// Flushes of them fail.
     FlushFails,
+    /// The roles change, and the old primary loses its power.
+    SwitchOver,
     /// The hot-extent log fails while there is no link.
     HotLogFails,
     /// The same, but the connections end at a commit, and clients seldom write.
@@ -56,7 +58,7 @@ pub enum Theme {
 }
 
 impl Theme {
-    const ALL: [Theme; 23] = [
+    const ALL: [Theme; 24] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -67,6 +69,7 @@ impl Theme {
         Theme::TwoExtents,
         Theme::VolumeFails,
         Theme::FlushFails,
+        Theme::SwitchOver,
         Theme::HotLogFails,
         Theme::HotLogAtCommit,
         Theme::CommitLost,
@@ -98,6 +101,7 @@ impl Theme {
             Theme::SlowWrites => &[Fault::KillPrimary],
             Theme::VolumeFails => &[Fault::VolumeFails],
             Theme::FlushFails => &[Fault::FlushFails],
+            Theme::SwitchOver => &[Fault::SwitchOver],
             Theme::HotLogFails => &[Fault::HotLogFails, Fault::CutLink, Fault::SourceLetsGo],
             Theme::HotLogAtCommit => &[Fault::TrackingLost],
             Theme::CommitLost => &[Fault::CommitLost, Fault::SourceLetsGo],

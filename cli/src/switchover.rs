@@ -1,0 +1,93 @@
+//! `afterimage switchover`: the planned change of roles, without loss.
+
+use std::path::Path;
+
+use afterimage_contract::admin::{AdminError, Request, Switchover, call};
+use serde_json::json;
+
+use crate::args::SwitchoverArgs;
+use crate::exit::CommandError;
+use crate::host;
+use crate::text::emit;
+
+/// Version of the JSON that `switchover --json` prints.
+pub const JSON_VERSION: u32 = 1;
+
+/// Has the peer take over a group whose primary is this host.
+pub async fn run(config: &Path, args: &SwitchoverArgs) -> Result<(), CommandError> {
+    let config = host::configuration(config)?;
+    host::ensure_group(&config, &args.group)?;
+    let request = Request::Switchover { group: args.group.clone(), dry_run: args.dry_run };
+    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let done: Switchover = answer.map_err(|error| explain(error, args))?;
+    if args.json {
+        let document = json!({ "version": JSON_VERSION, "switchover": done });
+        emit(&format!("{document:#}\n"))
+    } else {
+        emit(&render(&done))
+    }
+}
+
+/// An error of the agent. Where the request was sent and no answer came, the outcome is not known.
+fn explain(error: AdminError, args: &SwitchoverArgs) -> CommandError {
+    let uncertain =
+        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
+    let mut error = CommandError::from(error);
+    if uncertain && !args.dry_run {
+        let group = &args.group;
+        error.message += &format!(
+            "\nwhich host is the primary of {group} is not known; it is one of the two, and both find out once they \
+             reach each other; see, on both: afterimage status {group}"
+        );
+    }
+    error
+}
+
+/// The outcome for people.
+pub fn render(done: &Switchover) -> String {
+    let Switchover { group, peer, .. } = done;
+    if done.dry_run {
+        return format!("{group} could be switched over to {peer} now; nothing was changed\n");
+    }
+    let mut lines = vec![format!("{group} is switched over: {peer} is its primary, this host its standby")];
+    if let Some(sequence) = done.sequence {
+        lines.push(format!("  image      sequence {sequence}: every write that was answered here"));
+    }
+    if let Some(held_us) = done.held_us {
+        lines.push(format!("  held       {:.1} ms, until this host knew of it", held_us as f64 / 1e3));
+    }
+    lines.push(format!("clients go on at {peer}; see there: afterimage status {group}"));
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(dry_run: bool) -> Switchover {
+        Switchover {
+            group: "orders".into(),
+            dry_run,
+            peer: "beta".into(),
+            sequence: (!dry_run).then_some(77),
+            held_us: (!dry_run).then_some(12_345),
+        }
+    }
+
+    #[test]
+    fn it_says_who_is_what_now() {
+        let text = render(&done(false));
+        assert_eq!(
+            text,
+            "orders is switched over: beta is its primary, this host its standby\n  \
+             image      sequence 77: every write that was answered here\n  \
+             held       12.3 ms, until this host knew of it\n\
+             clients go on at beta; see there: afterimage status orders\n"
+        );
+    }
+
+    #[test]
+    fn a_dry_run_changes_nothing_and_says_so() {
+        assert_eq!(render(&done(true)), "orders could be switched over to beta now; nothing was changed\n");
+    }
+}
