@@ -194,7 +194,6 @@ impl Supervisor {
             if !durable {
                 tracing::error!(group = group.name, "that the peer was promoted could not be noted");
             }
-            stop_serving(serving).await;
             if role == Role::Standby {
                 self.enter(Phase::Standby);
                 group.end_switchover(Ok(sequence));
@@ -205,6 +204,7 @@ impl Supervisor {
                 );
                 self.enter(Phase::Fenced);
             }
+            stop_serving(serving).await;
         } else {
             stop_serving(serving).await;
             drain(&group).await;

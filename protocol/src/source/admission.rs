@@ -79,7 +79,7 @@ impl Source {
         if held || exhausted || untracked || self.state.role != crate::state::Role::Primary {
             return Verdict::Wait;
         }
-        if self.locks.conflicts(blocks) {
+        if self.locks.conflicts(blocks) || !self.is_alone_noted() {
             return Verdict::Wait;
         }
         if !self.tracking_lost && !self.hot.admit(blocks, self.rules.on(Rule::HotTogether)) {
@@ -146,7 +146,9 @@ impl Source {
         self.set_bits(blocks);
         self.sequence = self.sequence.next();
         let sequence = self.sequence;
-        self.note_alone(sequence);
+        if self.is_alone() {
+            self.alone_until = Some(sequence);
+        }
         if let Some(e) = self.epoch.as_mut().filter(|e| e.committed.is_none()) {
             e.written(blocks);
             if !self.session.is_active() && self.rules.on(Rule::EpochResumeRewrites) {
@@ -166,16 +168,23 @@ impl Source {
         self.outputs.push_back(Output::LocalWrite { sequence, write });
     }
 
-    /// A write that no session carries: if the peer is promoted now, both histories go on (section 6 of the design).
-    fn note_alone(&mut self, sequence: Sequence) {
-        if self.session.is_active() || !self.state.peer_has_checkpoint {
-            return;
+    /// Whether a write that is admitted now is carried by no session: if the peer is promoted, both histories go on
+    /// (section 6 of the design).
+    fn is_alone(&self) -> bool {
+        !self.session.is_active() && self.state.peer_has_checkpoint
+    }
+
+    /// Whether it is durable that such a write is admitted; asks for it. After a kill nothing else would tell that
+    /// clients were answered here.
+    fn is_alone_noted(&mut self) -> bool {
+        if !self.is_alone() || self.state_failed {
+            return true;
         }
-        self.alone_until = Some(sequence);
         if !self.state.alone {
             self.state.alone = true;
-            self.persist();
+            self.alone_noted_by = Some(self.persist());
         }
+        self.alone_noted_by.is_none()
     }
 
     /// A record with the next sequence.

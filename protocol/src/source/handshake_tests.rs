@@ -103,6 +103,7 @@ impl Bench {
                 Output::Read { read, blocks, .. } => self.reads.push_back((read, blocks)),
                 Output::Complete { request, .. } => self.done.push(request),
                 Output::Disconnect { reason } => panic!("{reason}"),
+                Output::RolesStay(why) => panic!("{why}"),
             }
         }
         panic!("the source does not come to rest");

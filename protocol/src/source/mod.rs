@@ -257,6 +257,8 @@ pub struct Source {
     disconnected_since: Time,
     /// The last write that was admitted without a session, while the target may lack it.
     alone_until: Option<Sequence>,
+    /// The version of the state that says durably that there is one, while it is not.
+    alone_noted_by: Option<u64>,
     waiting: VecDeque<Waiting>,
     locks: RangeLocks,
     hot: HotSet,
@@ -376,6 +378,7 @@ impl Source {
             approach: Approach::default(),
             disconnected_since: now,
             alone_until: None,
+            alone_noted_by: None,
             waiting: VecDeque::new(),
             locks: RangeLocks::default(),
             in_flight: BTreeMap::new(),
@@ -456,6 +459,7 @@ impl Source {
         if ok {
             self.ready = true;
             self.loss_noted_by.take_if(|noting| *noting <= version);
+            self.alone_noted_by.take_if(|noting| *noting <= version);
             self.state_noted(version);
             self.session_noted(version);
             self.handover_noted(version);

@@ -26,6 +26,10 @@ struct Bench {
     issued: u64,
     completed: Vec<RequestId>,
     failed: Vec<RequestId>,
+    /// The last change of roles that did not come about.
+    roles_stay: Option<RolesStay>,
+    /// The target was asked to take over here.
+    asked: Option<Position>,
     /// Flushes of the volume fail.
     flush_fails: bool,
     /// The hot-extent log cannot be written.
@@ -84,6 +88,8 @@ impl Bench {
             issued: 0,
             completed: Vec::new(),
             failed: Vec::new(),
+            roles_stay: None,
+            asked: None,
             flush_fails: false,
             hot_log_fails: false,
             states_wait: false,
@@ -146,6 +152,7 @@ impl Bench {
                     self.failed.push(request);
                 }
                 Output::Disconnect { reason } => panic!("{reason}"),
+                Output::RolesStay(why) => self.roles_stay = Some(why),
             }
         }
     }
@@ -157,6 +164,7 @@ impl Bench {
             let Some(frame) = self.source.next_frame(self.now) else { break };
             match frame {
                 Frame::Record(r) => self.sent.push_back((self.now, r.position.sequence)),
+                Frame::TakeOver { position } => self.asked = Some(position),
                 Frame::EpochCommit { position, .. } => self.sent.push_back((self.now, position.sequence)),
                 _ => {}
             }
@@ -393,4 +401,127 @@ fn a_flush_after_a_restart_covers_what_was_acknowledged_before() {
     let commit = bench.source.position().sequence;
     bench.acknowledge_durable(commit);
     assert!(bench.completed.contains(&flush));
+}
+
+#[test]
+fn a_write_without_a_session_waits_until_it_is_noted_that_this_host_goes_on_alone() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.source.disconnected(bench.now);
+    bench.step_until(|source| !source.in_sync);
+    // That was noted with the write that waited for the link. Back, and away again.
+    let has = bench.source.position().sequence;
+    bench.connect(Some(has), Some(has), Lost::None);
+    bench.acknowledge_durable(has);
+    assert!(!bench.source.state().alone);
+    bench.source.disconnected(bench.now);
+    bench.states_wait = true;
+    let request = bench.issue(0, BLOCK_BYTES);
+    bench.run();
+    assert!(bench.source.state().alone && bench.source.in_flight.is_empty());
+    bench.states_wait = false;
+    for version in std::mem::take(&mut bench.waiting_states) {
+        bench.source.state_persisted(bench.now, version, true);
+    }
+    bench.run();
+    bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
+    bench.source.timeout(bench.now);
+    bench.run();
+    assert!(bench.completed.contains(&request), "{}", bench.source.activity());
+}
+
+/// A group in sync whose target has been asked to take over, with a client's write waiting.
+fn handed_over() -> (Bench, RequestId) {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.write();
+    let written = bench.send();
+    bench.acknowledge_received(written);
+    bench.source.hand_over(bench.now, SYNC_TIMEOUT_US);
+    let request = bench.write();
+    bench.send();
+    assert_eq!(bench.asked, None, "what was answered is not durable at the target");
+    bench.acknowledge_durable(written);
+    bench.send();
+    assert_eq!(bench.asked.map(|p| p.sequence), Some(written));
+    assert!(bench.source.in_flight.is_empty() && !bench.completed.contains(&request));
+    (bench, request)
+}
+
+#[test]
+fn a_source_that_hands_over_admits_nothing_and_becomes_the_standby_at_the_last_write() {
+    let (bench, request) = handed_over();
+    let mut state = bench.source.state().clone();
+    let at = bench.source.position();
+    state.replaced(Some((Generation(77), at.sequence)));
+    assert_eq!((state.role, state.base.map(|b| b.position)), (Role::Standby, Some(at)));
+    // A promotion anywhere else is none that was asked for.
+    let mut state = bench.source.state().clone();
+    state.replaced(Some((Generation(77), Sequence(at.sequence.0 - 1))));
+    assert_eq!(state.role, Role::Fenced);
+    assert!(!bench.completed.contains(&request));
+}
+
+#[test]
+fn a_target_that_does_not_take_over_leaves_the_source_as_it_was() {
+    let (mut bench, request) = handed_over();
+    bench.states_wait = true;
+    bench.source.message(bench.now, TargetMessage::NotTaken { text: "no".into() });
+    bench.run();
+    assert!(bench.source.in_flight.is_empty(), "after a crash the target would be asked who serves");
+    bench.states_wait = false;
+    for version in std::mem::take(&mut bench.waiting_states) {
+        bench.source.state_persisted(bench.now, version, true);
+    }
+    bench.run();
+    let written = bench.send();
+    bench.acknowledge_durable(written);
+    assert!(bench.completed.contains(&request));
+    assert_eq!(bench.roles_stay, Some(RolesStay::NotTaken("no".into())));
+    assert_eq!(bench.source.state().handing_over, None);
+}
+
+#[test]
+fn a_session_that_begins_says_that_the_target_did_not_take_over() {
+    let (mut bench, request) = handed_over();
+    let has = bench.source.position().sequence;
+    bench.source.disconnected(bench.now);
+    bench.now = bench.now.plus_us(100 * SYNC_TIMEOUT_US);
+    bench.source.timeout(bench.now);
+    bench.run();
+    assert!(bench.source.in_flight.is_empty(), "only the target knows who serves");
+    bench.connect(Some(has), Some(has), Lost::None);
+    let written = bench.send();
+    bench.acknowledge_durable(written);
+    assert!(bench.completed.contains(&request), "{}", bench.source.activity());
+}
+
+#[test]
+fn before_the_target_is_asked_the_source_gives_up_by_itself() {
+    for (lost, why) in [(false, RolesStay::TooSlow), (true, RolesStay::ConnectionLost)] {
+        let mut bench = Bench::in_sync(AckLevel::Received);
+        bench.write();
+        let written = bench.send();
+        bench.acknowledge_received(written);
+        bench.source.hand_over(bench.now, SYNC_TIMEOUT_US / 2);
+        let request = bench.write();
+        if lost {
+            bench.source.disconnected(bench.now);
+        } else {
+            bench.now = bench.now.plus_us(SYNC_TIMEOUT_US / 2);
+            bench.source.timeout(bench.now);
+        }
+        bench.run();
+        assert_eq!(bench.roles_stay, Some(why));
+        assert_eq!(bench.source.in_flight.len(), 1, "clients are held no more");
+        assert!(bench.asked.is_none() && !bench.completed.contains(&request));
+    }
+}
+
+#[test]
+fn a_volume_that_cannot_be_flushed_is_not_handed_over() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.flush_fails = true;
+    bench.source.hand_over(bench.now, SYNC_TIMEOUT_US);
+    bench.run();
+    assert_eq!(bench.roles_stay, Some(RolesStay::Failed));
+    assert_eq!(bench.source.state().handing_over, None);
 }
