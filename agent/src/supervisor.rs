@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use afterimage_contract::config;
+use afterimage_contract::hooks::{Event, Facts, Hooks};
+use afterimage_contract::status::{Protection, Role};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -48,6 +50,7 @@ pub(crate) enum Phase {
 pub(crate) struct Supervisor {
     pub config: config::Group,
     pub link: Link,
+    pub hooks: Hooks,
     phase: Mutex<Phase>,
     looks: mpsc::Sender<oneshot::Sender<()>>,
 }
@@ -56,9 +59,10 @@ pub(crate) struct Supervisor {
 pub(crate) type Looks = mpsc::Receiver<oneshot::Sender<()>>;
 
 impl Supervisor {
-    pub fn new(config: config::Group) -> (Arc<Self>, Looks) {
+    pub fn new(config: config::Group, hooks: Hooks) -> (Arc<Self>, Looks) {
         let (looks, receiver) = mpsc::channel(1);
-        (Arc::new(Self { config, link: Link::new(), phase: Mutex::new(Phase::Starting), looks }), receiver)
+        let phase = Mutex::new(Phase::Starting);
+        (Arc::new(Self { config, link: Link::new(), hooks, phase, looks }), receiver)
     }
 
     pub fn phase(&self) -> Phase {
@@ -74,6 +78,16 @@ impl Supervisor {
         if self.looks.send(done).await.is_ok() {
             // An error is the end of the agent.
             let _ = looked.await;
+        }
+    }
+
+    /// Where the group's volumes are served now.
+    pub fn exports(&self) -> Vec<String> {
+        match self.phase() {
+            Phase::Served { exports: Some(exports), .. } => {
+                exports.iter().flat_map(|exported| exported.at.clone()).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -149,7 +163,7 @@ impl Supervisor {
         // A peer that has had a checkpoint may have been promoted while this host was down (section 6 of the design).
         let may_be_replaced = group.look(|source| source.state().peer_has_checkpoint);
         let mut serving = None;
-        let watched = Arc::new(Watched::new(group.clock.now()));
+        let watched = Arc::new(Watched::new(group.clock.now(), self.config.objectives.rpo));
         let phase = |exports| Phase::Served { group: group.clone(), exports, watched: watched.clone() };
         if may_be_replaced && !host.alone {
             tracing::info!(
@@ -167,7 +181,7 @@ impl Supervisor {
         helpers.spawn(group.clone().run_timer());
         let (watcher, watched_group) = (self.clone(), group.clone());
         let watching = watched.clone();
-        helpers.spawn(async move { watching.run(&watched_group, &watcher.link, &watcher.config).await });
+        let watch = helpers.spawn(async move { watching.run(&watched_group, &watcher).await });
         let (end_link, link_stop) = watch::channel(false);
         let (supervisor, linked_group, dialer) = (self.clone(), group.clone(), dialer.clone());
         let mut link =
@@ -195,7 +209,11 @@ impl Supervisor {
             }
             stop_serving(serving).await;
             self.enter(Phase::Fenced);
+            watched.look(&group, self);
+            self.hooks.tell(Event::AfterDemotion, self.demoted(&group));
         } else {
+            // The end of the session is no loss of the link.
+            watch.abort();
             stop_serving(serving).await;
             drain(&group).await;
             end_link.send_replace(true);
@@ -212,6 +230,21 @@ impl Supervisor {
         }
         helpers.shutdown().await;
         let_go(group).await;
+    }
+}
+
+impl Supervisor {
+    /// What the hooks are told when this host was replaced.
+    fn demoted(&self, group: &Group) -> Facts {
+        let position = group.look(|source| source.position());
+        Facts {
+            role: Some(Role::Fenced),
+            generation: Some(position.generation.to_string()),
+            sequence: Some(position.sequence.0),
+            protection: Some(Protection::Fenced),
+            reason: self.link.state().last_error,
+            ..Facts::new(&group.name)
+        }
     }
 }
 

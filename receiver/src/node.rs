@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use afterimage_contract::admin::Server;
 use afterimage_contract::config::Config;
+use afterimage_contract::hooks::Hooks;
 use afterimage_protocol::Time;
 use afterimage_storage::lock::DirLock;
 use afterimage_transport::{
@@ -13,6 +14,7 @@ use afterimage_transport::{
     PairingConnection, Pins,
 };
 use anyhow::Context;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -35,6 +37,8 @@ pub struct Node {
     pub config: Config,
     /// The keys that are trusted.
     pub pins: Arc<Pins>,
+    /// The operator's programs.
+    pub hooks: Hooks,
     /// When the receiver started.
     pub started: Time,
     groups: BTreeMap<String, Arc<Group>>,
@@ -77,7 +81,8 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         .with_context(|| format!("cannot listen on {}", config.receiver_socket().display()))?;
 
     let groups = start_groups(&config)?;
-    let node = Arc::new(Node { config, pins, started: clock::now(), groups });
+    let hooks = Hooks::new(&config, Handle::current());
+    let node = Arc::new(Node { hooks, config, pins, started: clock::now(), groups });
     info!(
         node = node.config.node.name,
         listen = %node.config.node.listen,
