@@ -58,6 +58,11 @@ impl Event {
         }
     }
 
+    /// Whether a failure of the hook can stop what it is run for: that has not happened yet.
+    pub const fn can_stop(self) -> bool {
+        matches!(self, Self::BeforePromotion | Self::BeforeSwitchover)
+    }
+
     /// What a failure of the hook does. What has happened already cannot be stopped.
     pub fn on_failure(self, config: &Hooks) -> OnFailure {
         match self {

@@ -30,6 +30,7 @@ use tokio::sync::{Mutex, oneshot};
 
 pub use event::Event;
 pub use facts::Facts;
+pub use program::find;
 
 use crate::config::{self, Config, OnFailure};
 use crate::units::format_duration;

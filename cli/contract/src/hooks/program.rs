@@ -14,7 +14,7 @@ const ROOT: u32 = 0;
 
 /// The program in `dir` for an event; `None` if there is none. It runs with the rights of the daemon, so it is refused if
 /// anyone but root or the daemon's user could have written it, or put it there. Blocks.
-pub(super) fn find(dir: &Path, event: Event) -> Result<Option<PathBuf>, HookError> {
+pub fn find(dir: &Path, event: Event) -> Result<Option<PathBuf>, HookError> {
     let path = dir.join(event.name());
     let Some(found) = look(&path)? else { return Ok(None) };
     let refuse = |path: &Path, why: String| Err(HookError::Refused { path: path.to_owned(), why });
