@@ -210,7 +210,7 @@ impl Supervisor {
             stop_serving(serving).await;
             self.enter(Phase::Fenced);
             watched.look(&group, self);
-            self.hooks.tell(Event::AfterDemotion, self.demoted(&group));
+            self.hooks.tell(Event::AfterDemotion, self.facts(&group, Role::Fenced));
         } else {
             // The end of the session is no loss of the link.
             watch.abort();
@@ -234,14 +234,15 @@ impl Supervisor {
 }
 
 impl Supervisor {
-    /// What the hooks are told when this host was replaced.
-    fn demoted(&self, group: &Group) -> Facts {
+    /// What the hooks are told when this host's role changes, or is about to.
+    pub fn facts(&self, group: &Group, role: Role) -> Facts {
         let position = group.look(|source| source.position());
         Facts {
-            role: Some(Role::Fenced),
+            role: Some(role),
             generation: Some(position.generation.to_string()),
             sequence: Some(position.sequence.0),
-            protection: Some(Protection::Fenced),
+            protection: (role == Role::Fenced).then_some(Protection::Fenced),
+            exports: self.exports(),
             reason: self.link.state().last_error,
             ..Facts::new(&group.name)
         }

@@ -1,5 +1,5 @@
-//! Looks at a group once a second: since when it is protected as it is, how fast a catch-up goes, and what the hooks are to
-//! be told.
+//! Looks at a group once a second: since when it is protected as it is, how fast a catch-up goes, and what the hooks
+//! are to be told.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -73,7 +73,7 @@ fn wait_told(pair: &Pair, side: Side, line: &str) -> Result<()> {
     let began = Instant::now();
     while !told(pair, side).lines().any(|told| told.starts_with(line)) {
         if began.elapsed() > LIMIT {
-            bail!("{} was never told {line:?}, but:\n{}", side.name(), told(pair, side));
+            bail!("{} was never told {line:?}, but:\n{}\n{}", side.name(), told(pair, side), pair.logs());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -83,6 +83,7 @@ fn wait_told(pair: &Pair, side: Side, line: &str) -> Result<()> {
 fn write(pair: &Pair, side: Side) -> Result<()> {
     let mut client = pair.connect(side, "disk", LIMIT)?;
     client.write(0, &filler(7, 4096))?;
+    client.flush()?;
     client.disconnect().context("end the connection")
 }
 
@@ -143,6 +144,8 @@ fn a_split_brain_is_told() -> Result<()> {
     pair.host_mut(Side::Beta).kill()?;
     pair.wait_protection(Side::Alpha, "disconnected", LIMIT)?;
     write(&pair, Side::Alpha)?;
+    // That clients were answered alone is on the disk soon after, not before.
+    std::thread::sleep(LOOKS);
     pair.host_mut(Side::Alpha).kill()?;
     pair.start_receiver(Side::Beta)?;
     pair.start_agent(Side::Beta)?;

@@ -24,8 +24,8 @@ pub(super) fn head(page: &mut Page, subject: &Subject, names: &Names) {
         names.node,
     ));
     page.text(
-        "Every command is run as root, or as the user that the daemons run as. Exit status: 0 done; 1 failed, and nothing \
-         changed unless the message says so; 2 wrong use; 3 refused, because it would be unsafe.",
+        "Every command is run as root, or as the user that the daemons run as. Exit status: 0 done; 1 failed, and \
+         nothing changed unless the message says so; 2 wrong use; 3 refused, because it would be unsafe.",
     );
 }
 
@@ -126,8 +126,8 @@ fn standing(names: &Names) -> String {
         format!("{primary} is the primary, {standby} is not")
     } else {
         format!(
-            "who is the primary is **not known here**; below, {primary} stands for the primary, as in the configuration: look \
-             before you act"
+            "who is the primary is **not known here**; below, {primary} stands for the primary, as in the \
+             configuration: look before you act"
         )
     }
 }

@@ -1,8 +1,9 @@
 //! Hooks: the operator's own programs, run when something happens to a group. Described in `docs/hooks.md`.
 //!
-//! The daemons say what happens ([`Hooks::run`] where the outcome matters, [`Hooks::tell`] where it has happened); here is
-//! decided whether there is a program for it, whether it may be run, and when. A run is bounded in time, has its output
-//! kept for the log, and occupies a thread of its own: neither a caller nor its runtime waits for a disk or a child.
+//! The daemons say what happens ([`Hooks::run`] where the outcome matters, [`Hooks::tell`] where it has happened); here
+//! is decided whether there is a program for it, whether it may be run, and when. A run is bounded in time, has its
+//! output kept for the log, and occupies a thread of its own: neither a caller nor its runtime waits for a disk or a
+//! child.
 //!
 //! | module | noun |
 //! |---|---|
@@ -113,8 +114,8 @@ struct Group {
 }
 
 impl Hooks {
-    /// The hooks that `config` asks for, if it does. What is told is worked off on `runtime`; when that ends, what was not
-    /// told yet stays untold.
+    /// The hooks that `config` asks for, if it does. What is told is worked off on `runtime`; when that ends, what was
+    /// not told yet stays untold.
     pub fn new(config: &Config, runtime: Handle) -> Self {
         let group = |name: &String| (name.clone(), Arc::default());
         Self(config.hooks.clone().map(|hooks| {
@@ -133,8 +134,8 @@ impl Hooks {
         self.0.is_some()
     }
 
-    /// Runs the hook of `event` now and returns when it has ended, within the configured limit and a few seconds; `Ok` at
-    /// once if there is none. While a hook of the same event runs for the same group, it waits for that first.
+    /// Runs the hook of `event` now and returns when it has ended, within the configured limit and a few seconds; `Ok`
+    /// at once if there is none. While a hook of the same event runs for the same group, it waits for that first.
     ///
     /// # Errors
     /// If the hook did not do its work and the event's policy is to abort. Under the other policy, and for events that
@@ -152,8 +153,9 @@ impl Hooks {
         }
     }
 
-    /// Notes that something has happened, and returns at once. The hooks of a group's events run one after the other, in
-    /// the order in which they happened; an event that happens again before its hook has begun counts once, as the newer.
+    /// Notes that something has happened, and returns at once. The hooks of a group's events run one after the other,
+    /// in the order in which they happened; an event that happens again before its hook has begun counts once, as the
+    /// newer.
     pub fn tell(&self, event: Event, facts: Facts) {
         let Some(inner) = &self.0 else { return };
         let Some(group) = inner.groups.get(&facts.group) else { return };

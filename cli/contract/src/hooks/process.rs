@@ -1,5 +1,5 @@
-//! One run of a program: started in a process group of its own, read while it runs, and ended at its time limit together
-//! with all that it started.
+//! One run of a program: started in a process group of its own, read while it runs, and ended at its time limit
+//! together with all that it started.
 
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
@@ -102,8 +102,8 @@ impl Drop for Running {
     }
 }
 
-/// What was written before the end and not read yet. A process that left the group may hold the pipe open: its output is
-/// not waited for.
+/// What was written before the end and not read yet. A process that left the group may hold the pipe open: its output
+/// is not waited for.
 fn drain(reader: &mut PipeReader, tail: &mut Tail) -> io::Result<()> {
     let mut bytes = 0;
     while bytes < PIPE_BYTES {

@@ -12,8 +12,8 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const EXECUTABLE_BY_OWNER: u32 = 0o100;
 const ROOT: u32 = 0;
 
-/// The program in `dir` for an event; `None` if there is none. It runs with the rights of the daemon, so it is refused if
-/// anyone but root or the daemon's user could have written it, or put it there. Blocks.
+/// The program in `dir` for an event; `None` if there is none. It runs with the rights of the daemon, so it is refused
+/// if anyone but root or the daemon's user could have written it, or put it there. Blocks.
 pub fn find(dir: &Path, event: Event) -> Result<Option<PathBuf>, HookError> {
     let path = dir.join(event.name());
     let Some(found) = look(&path)? else { return Ok(None) };
