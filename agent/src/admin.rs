@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use afterimage_contract::admin::{Activation, ErrorCode, Request, Response, Switchover};
 use afterimage_contract::config::Peer;
-use afterimage_contract::status::{Daemon, Status};
+use afterimage_contract::hooks::Event;
+use afterimage_contract::status::{Daemon, Role, Status};
 use afterimage_protocol::source::{RolesStay, Source};
 
 use crate::clock::Clock;
@@ -118,6 +119,17 @@ async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Respo
             format!("a switchover is asked for on the primary; see: afterimage status {name}"),
         );
     };
+    if !dry_run && group.look(Source::may_hand_over).is_ok() {
+        let facts = supervisor.facts(&group, Role::Primary);
+        if let Err(error) = supervisor.hooks.run(Event::BeforeSwitchover, &facts).await {
+            return Response::error(
+                ErrorCode::Failed,
+                format!("{name} was not switched over, and nothing has changed: {error}"),
+                "mend the hook and try again; or set hooks.before_switchover.on_failure = \"continue\" and restart \
+                 afterimage-agent",
+            );
+        }
+    }
     let held_since = Instant::now();
     let outcome = if dry_run {
         group.look(Source::may_hand_over).map(|()| None)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use afterimage_contract::admin;
 use afterimage_contract::config::Config;
+use afterimage_contract::hooks::Hooks;
 use afterimage_transport::{Identity, Pins};
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
@@ -88,10 +89,11 @@ async fn control_all(
     };
     let socket = config.agent_socket();
     let server = admin::Server::bind(&socket).with_context(|| format!("cannot listen on {socket:?}"))?;
+    let hooks = Hooks::new(&config, Handle::current());
     let mut groups = BTreeMap::new();
     let mut supervised: Vec<(Arc<Supervisor>, Looks)> = Vec::new();
     for (name, group) in config.groups.clone() {
-        let (supervisor, looks) = Supervisor::new(group);
+        let (supervisor, looks) = Supervisor::new(group, hooks.clone());
         groups.insert(name, supervisor.clone());
         supervised.push((supervisor, looks));
     }

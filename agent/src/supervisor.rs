@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use afterimage_contract::config;
-use afterimage_protocol::state::Role;
+use afterimage_contract::hooks::{Event, Facts, Hooks};
+use afterimage_contract::status::{Protection, Role};
+use afterimage_protocol::state;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -49,6 +51,7 @@ pub(crate) enum Phase {
 pub(crate) struct Supervisor {
     pub config: config::Group,
     pub link: Link,
+    pub hooks: Hooks,
     phase: Mutex<Phase>,
     looks: mpsc::Sender<oneshot::Sender<()>>,
 }
@@ -57,9 +60,10 @@ pub(crate) struct Supervisor {
 pub(crate) type Looks = mpsc::Receiver<oneshot::Sender<()>>;
 
 impl Supervisor {
-    pub fn new(config: config::Group) -> (Arc<Self>, Looks) {
+    pub fn new(config: config::Group, hooks: Hooks) -> (Arc<Self>, Looks) {
         let (looks, receiver) = mpsc::channel(1);
-        (Arc::new(Self { config, link: Link::new(), phase: Mutex::new(Phase::Starting), looks }), receiver)
+        let phase = Mutex::new(Phase::Starting);
+        (Arc::new(Self { config, link: Link::new(), hooks, phase, looks }), receiver)
     }
 
     pub fn phase(&self) -> Phase {
@@ -75,6 +79,16 @@ impl Supervisor {
         if self.looks.send(done).await.is_ok() {
             // An error is the end of the agent.
             let _ = looked.await;
+        }
+    }
+
+    /// Where the group's volumes are served now.
+    pub fn exports(&self) -> Vec<String> {
+        match self.phase() {
+            Phase::Served { exports: Some(exports), .. } => {
+                exports.iter().flat_map(|exported| exported.at.clone()).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -151,7 +165,7 @@ impl Supervisor {
         let may_be_replaced =
             group.look(|source| source.state().peer_has_checkpoint || source.is_handed_over());
         let mut serving = None;
-        let watched = Arc::new(Watched::new(group.clock.now()));
+        let watched = Arc::new(Watched::new(group.clock.now(), self.config.objectives.rpo));
         let phase = |exports| Phase::Served { group: group.clone(), exports, watched: watched.clone() };
         if may_be_replaced && !host.alone {
             tracing::info!(
@@ -169,7 +183,7 @@ impl Supervisor {
         helpers.spawn(group.clone().run_timer());
         let (watcher, watched_group) = (self.clone(), group.clone());
         let watching = watched.clone();
-        helpers.spawn(async move { watching.run(&watched_group, &watcher.link, &watcher.config).await });
+        let watch = helpers.spawn(async move { watching.run(&watched_group, &watcher).await });
         let (end_link, link_stop) = watch::channel(false);
         let (supervisor, linked_group, dialer) = (self.clone(), group.clone(), dialer.clone());
         let mut link =
@@ -190,11 +204,13 @@ impl Supervisor {
         if let Some(Outcome::Fenced(peer)) = outcome {
             let (fenced, sequence) = (group.clone(), group.look(|source| source.position().sequence));
             let noted = host.main.spawn_blocking(move || fenced.fence(peer.as_ref())).await;
-            let (role, durable) = noted.unwrap_or((Role::Fenced, false));
+            let (role, durable) = noted.unwrap_or((state::Role::Fenced, false));
             if !durable {
                 tracing::error!(group = group.name, "that the peer was promoted could not be noted");
             }
-            if role == Role::Standby {
+            if role == state::Role::Standby {
+                watch.abort();
+                self.hooks.tell(Event::AfterSwitchover, self.facts(&group, Role::Standby));
                 self.enter(Phase::Standby);
                 group.end_switchover(Ok(sequence));
             } else {
@@ -203,9 +219,13 @@ impl Supervisor {
                     "the peer was promoted: this host serves the group no more"
                 );
                 self.enter(Phase::Fenced);
+                watched.look(&group, self);
+                self.hooks.tell(Event::AfterDemotion, self.facts(&group, Role::Fenced));
             }
             stop_serving(serving).await;
         } else {
+            // The end of the session is no loss of the link.
+            watch.abort();
             stop_serving(serving).await;
             drain(&group).await;
             end_link.send_replace(true);
@@ -222,6 +242,22 @@ impl Supervisor {
         }
         helpers.shutdown().await;
         let_go(group).await;
+    }
+}
+
+impl Supervisor {
+    /// What the hooks are told when this host's role changes, or is about to.
+    pub fn facts(&self, group: &Group, role: Role) -> Facts {
+        let position = group.look(|source| source.position());
+        Facts {
+            role: Some(role),
+            generation: Some(position.generation.to_string()),
+            sequence: Some(position.sequence.0),
+            protection: (role == Role::Fenced).then_some(Protection::Fenced),
+            exports: self.exports(),
+            reason: self.link.state().last_error,
+            ..Facts::new(&group.name)
+        }
     }
 }
 

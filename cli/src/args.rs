@@ -45,6 +45,11 @@ fails before the peer was asked, this host serves on.";
 const RESOLVE_EXAMPLES: &str = "Examples:
   afterimage resolve orders --keep peer    on the side that gives way: its own writes are saved to a file first";
 
+const RUNBOOK_EXAMPLES: &str = "Examples:
+  afterimage runbook orders >orders.md    on each host, after every change of the configuration
+
+Keep it where it can be read when the hosts cannot.";
+
 const PAIR_EXAMPLES: &str = "Examples:
   afterimage pair --new        on one host, whose receiver is running: prints the token for the other one
   afterimage pair TOKEN        on the other host
@@ -81,6 +86,9 @@ pub enum Command {
     /// End a split brain: say which side stays.
     #[command(after_help = RESOLVE_EXAMPLES)]
     Resolve(ResolveArgs),
+    /// Print what to do when something happens to a group: the exact steps and commands, as Markdown.
+    #[command(after_help = RUNBOOK_EXAMPLES)]
+    Runbook(RunbookArgs),
     /// Show this host's key and the peers it trusts.
     Identity,
     /// Make two hosts trust each other: a token from one, used on the other.
@@ -187,6 +195,13 @@ pub struct ResolveArgs {
     /// Print the outcome as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `runbook`.
+#[derive(Debug, clap::Args)]
+pub struct RunbookArgs {
+    /// The group.
+    pub group: String,
 }
 
 /// The side that stays.

@@ -39,12 +39,23 @@ pub async fn status(config: &Config) -> Result<Status, CommandError> {
     if let (Err(agent), Err(receiver)) = (&agent, &receiver) {
         return Err(CommandError::failed(format!("neither daemon can be asked\n{agent}\n{receiver}")));
     }
+    Ok(merged(config, report(agent), report(receiver)))
+}
+
+/// As [`status`], and where nobody answers the document says so.
+pub async fn document(config: &Config) -> Status {
+    let (agent_socket, receiver_socket) = (config.agent_socket(), config.receiver_socket());
+    let (agent, receiver) = tokio::join!(ask(&agent_socket), ask(&receiver_socket));
+    merged(config, report(agent), report(receiver))
+}
+
+fn merged(config: &Config, agent: DaemonReport, receiver: DaemonReport) -> Status {
     let configured: Vec<_> = config.groups.keys().map(String::as_str).collect();
-    let mut status = merge(&config.node.name, now_us(), &configured, report(agent), report(receiver));
+    let mut status = merge(&config.node.name, now_us(), &configured, agent, receiver);
     for group in &mut status.groups {
         warn_of_objectives(config, group);
     }
-    Ok(status)
+    status
 }
 
 async fn ask(socket: &Path) -> Result<Status, AdminError> {

@@ -1,6 +1,6 @@
 //! The operator's command, `afterimage`. [`args`] is what can be typed; each command has a module that asks
 //! the daemons of this host ([`host`]) through their administration sockets and prints what they answer. Text
-//! is made by pure functions ([`status::render`], [`promote::render`]) and tested as such.
+//! is made by pure functions ([`status::render`], [`promote::render`], [`runbook::render`]) and tested as such.
 
 pub mod args;
 pub mod config_check;
@@ -11,6 +11,7 @@ pub mod host;
 pub mod identity;
 pub mod promote;
 pub mod reinstate;
+pub mod runbook;
 pub mod status;
 pub mod switchover;
 pub mod text;
@@ -56,6 +57,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Promote(promote) => promote::run(&args.config, promote).await,
             Command::Switchover(switchover) => switchover::run(&args.config, switchover).await,
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
+            Command::Runbook(runbook) => runbook::run(&args.config, runbook).await,
             Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }
     })

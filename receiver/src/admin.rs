@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::group::{Group, Input, PromoteError, PromoteRequest, Promoted, fresh_generation};
 use crate::node::Node;
-use crate::status;
+use crate::{hooks, status};
 
 /// Answers one request.
 pub async fn answer(node: Arc<Node>, request: Request) -> Response {
@@ -23,7 +23,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
                 "promotion at a chosen point is not available yet",
                 "leave out --at to promote at the newest point",
             ),
-            Some(group) => promote(group, dry_run).await,
+            Some(group) => promote(&node, group, dry_run).await,
         },
         Request::Activate { .. }
         | Request::Reinstate { .. }
@@ -37,7 +37,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
     }
 }
 
-async fn promote(group: &Group, dry_run: bool) -> Response {
+async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool) -> Response {
     let generation = match fresh_generation() {
         Ok(generation) => generation,
         Err(error) => {
@@ -48,15 +48,35 @@ async fn promote(group: &Group, dry_run: bool) -> Response {
             );
         }
     };
-    let (answer, outcome) = oneshot::channel();
-    group.send(Input::Promote(PromoteRequest { dry_run, generation, answer }));
-    match outcome.await.unwrap_or(Err(PromoteError::Stopping)) {
+    // A hook may put the other host out of service: it is not run for a promotion that would be refused.
+    let would = match ask(group, true, generation).await {
+        Ok(would) => would,
+        Err(error) => return refusal(group.name(), &error),
+    };
+    if dry_run {
+        return Response::ok(&promotion(group.name(), None, would));
+    }
+    if let Err(error) = hooks::before_promotion(node, group.name(), &would).await {
+        return Response::error(
+            ErrorCode::Failed,
+            format!("group {} was not promoted, and nothing has changed: {error}", group.name()),
+            "mend the hook and promote again; or set hooks.before_promotion.on_failure = \"continue\" and restart \
+             afterimage-receiver",
+        );
+    }
+    match ask(group, false, generation).await {
         Ok(promoted) => {
-            let generation = (!dry_run).then_some(generation);
-            Response::ok(&promotion(group.name(), generation, promoted))
+            hooks::after_promotion(node, group.name(), generation, &promoted);
+            Response::ok(&promotion(group.name(), Some(generation), promoted))
         }
         Err(error) => refusal(group.name(), &error),
     }
+}
+
+async fn ask(group: &Group, dry_run: bool, generation: Generation) -> Result<Promoted, PromoteError> {
+    let (answer, outcome) = oneshot::channel();
+    group.send(Input::Promote(PromoteRequest { dry_run, generation, answer }));
+    outcome.await.unwrap_or(Err(PromoteError::Stopping))
 }
 
 fn promotion(group: &str, generation: Option<Generation>, promoted: Promoted) -> Promotion {

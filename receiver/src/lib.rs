@@ -12,10 +12,12 @@
 //! | `link` | a session as the group's thread sees it |
 //! | `group` | a group's thread: inputs, state machine, files, helper threads |
 //! | `admin`, `status` | what the operator asks for and sees |
+//! | `hooks` | what the operator's programs are told around a promotion |
 
 mod admin;
 mod clock;
 mod group;
+mod hooks;
 mod link;
 mod node;
 mod session;

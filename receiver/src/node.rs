@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use afterimage_contract::admin::Server;
 use afterimage_contract::config::Config;
+use afterimage_contract::hooks::Hooks;
 use afterimage_protocol::Time;
 use afterimage_storage::lock::DirLock;
 use afterimage_transport::{
@@ -36,6 +37,8 @@ pub struct Node {
     pub config: Config,
     /// The keys that are trusted.
     pub pins: Arc<Pins>,
+    /// The operator's programs.
+    pub hooks: Hooks,
     /// When the receiver started.
     pub started: Time,
     groups: BTreeMap<String, Arc<Group>>,
@@ -77,8 +80,9 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let server = Server::bind(config.receiver_socket())
         .with_context(|| format!("cannot listen on {}", config.receiver_socket().display()))?;
 
-    let groups = start_groups(&config)?;
-    let node = Arc::new(Node { config, pins, started: clock::now(), groups });
+    let hooks = Hooks::new(&config, Handle::current());
+    let groups = start_groups(&config, &hooks)?;
+    let node = Arc::new(Node { hooks, config, pins, started: clock::now(), groups });
     info!(
         node = node.config.node.name,
         listen = %node.config.node.listen,
@@ -101,7 +105,7 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     Ok(())
 }
 
-fn start_groups(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<Group>>> {
+fn start_groups(config: &Config, hooks: &Hooks) -> anyhow::Result<BTreeMap<String, Arc<Group>>> {
     let start = |(name, group): (&String, &afterimage_contract::config::Group)| {
         let setup = Setup {
             node: config.node.name.clone(),
@@ -109,6 +113,7 @@ fn start_groups(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<Group>>>
             dir: config.node.state_dir.join(GROUPS_DIR).join(name),
             agent_socket: config.agent_socket(),
             runtime: Handle::current(),
+            hooks: hooks.clone(),
         };
         Ok((name.clone(), Group::start(setup)?))
     };

@@ -79,7 +79,6 @@ fn frames() {
         Frame::EpochCommit { epoch, position: position(50), time: Time(5), frames: 3, digest: u64::MAX },
         Frame::EpochAbort { epoch },
         Frame::Point { position: position(51), time: Time(6) },
-        Frame::TakeOver { position: position(52) },
     ];
     let written: Vec<u8> = all.iter().flat_map(|frame| frame.to_bytes()).collect();
     let mut stored = stored("frames.v1.bin", &written);
@@ -89,6 +88,13 @@ fn frames() {
         stored = stored.slice(length..);
     }
     assert!(stored.is_empty());
+}
+
+#[test]
+fn frame_of_a_switchover() {
+    let frame = Frame::TakeOver { position: position(52) };
+    let stored = stored("take-over-frame.v1.bin", &frame.to_bytes());
+    assert_eq!(Frame::decode(&stored).unwrap().0, frame);
 }
 
 /// Another version of a compressor may find other bytes; those of an older one have to be understood.
@@ -170,6 +176,7 @@ fn messages_of_the_target() {
         },
         TargetMessage::Lacks { blocks: vec![blocks(5, 6)] },
         opened(Lost::Told, None),
+        TargetMessage::NotTaken { text: "an epoch is open".into() },
     ];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("target-message-{n}.v2.bin"), &encode(message));
@@ -184,6 +191,7 @@ fn group_state() {
     state.lineage = standing(Role::Standby).lineage;
     state.replaced_by = Some((Generation(9), Sequence(10)));
     state.alone = true;
+    state.handing_over = Some(Sequence(98));
     state.keeps_image = true;
     state.boot_id = *b"0123456789abcdef";
     state.incarnation = Incarnation(3);
@@ -200,6 +208,7 @@ fn group_state() {
     // Version 1 knew the parent only.
     let oldest = GroupState::decode(&read("group-state.v1.bin", None)).unwrap();
     state.lineage = Lineage::from_parts(vec![(position(7).generation, Sequence(7))], position(0).generation);
-    (state.replaced_by, state.alone, state.keeps_image) = (None, false, false);
+    (state.replaced_by, state.handing_over) = (None, None);
+    (state.alone, state.keeps_image) = (false, false);
     assert_eq!(oldest, state);
 }

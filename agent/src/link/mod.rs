@@ -41,6 +41,8 @@ pub(crate) struct LinkState {
     pub last_error: Option<String>,
     /// One side refuses the other; mending that takes a person.
     pub refused: bool,
+    /// The peer refuses because both hosts have writes of their own.
+    pub split_brain: bool,
     /// There is no pinned key of the peer.
     pub unpaired: bool,
 }

@@ -69,7 +69,10 @@ impl Link {
             Ok(never) => match never {},
             Err(Broken::Refused { code, text, standing }) => {
                 let retry = code == Refusal::NotReady;
-                self.note(|state| state.refused = !retry);
+                self.note(|state| {
+                    state.refused = !retry;
+                    state.split_brain = code == Refusal::SplitBrain;
+                });
                 self.failed(End::Refused(code, standing), text)
             }
             Err(Broken::Lost(text)) => {
@@ -116,7 +119,10 @@ impl Link {
             }
         }
         tracing::info!(group = group.name, peer = %connection.remote_address(), "session with the peer");
-        self.note(|state| state.refused = false);
+        self.note(|state| {
+            state.refused = false;
+            state.split_brain = false;
+        });
         let heard = Arc::new(Heard::new(group.clock.now()));
         let sender = Arc::new(Sender::new(group.clone()));
         let mut tasks = JoinSet::new();

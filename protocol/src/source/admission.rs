@@ -182,6 +182,8 @@ impl Source {
         }
         if !self.state.alone {
             self.state.alone = true;
+            // Taken back once the target has all of it, also if the session is back before anything was admitted.
+            self.alone_until = Some(self.sequence);
             self.alone_noted_by = Some(self.persist());
         }
         self.alone_noted_by.is_none()

@@ -418,6 +418,7 @@ fn a_write_without_a_session_waits_until_it_is_noted_that_this_host_goes_on_alon
     let request = bench.issue(0, BLOCK_BYTES);
     bench.run();
     assert!(bench.source.state().alone && bench.source.in_flight.is_empty());
+    assert_eq!(bench.source.alone_until, Some(has));
     bench.states_wait = false;
     for version in std::mem::take(&mut bench.waiting_states) {
         bench.source.state_persisted(bench.now, version, true);

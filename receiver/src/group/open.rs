@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 
 use afterimage_contract::config;
+use afterimage_contract::hooks::Hooks;
 use afterimage_protocol::lineage::{Standing, refuse};
 use afterimage_protocol::message::{Refusal, TargetMessage, VolumeInfo};
 use afterimage_protocol::rules::Rules;
@@ -29,7 +30,7 @@ use crate::clock;
 const JOURNAL_SEGMENTS: u64 = 4;
 
 /// What a group needs to be opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setup {
     /// This host's name.
     pub node: String,
@@ -41,6 +42,8 @@ pub struct Setup {
     pub agent_socket: PathBuf,
     /// Where the agent is asked.
     pub runtime: Handle,
+    /// The hooks of this host.
+    pub hooks: Hooks,
 }
 
 /// What a group turned out to be.

@@ -115,7 +115,6 @@ fn frames() -> [(&'static str, Frame); 11] {
         ),
         ("epoch-abort", Frame::EpochAbort { epoch }),
         ("point", Frame::Point { position: position(), time: Time(8) }),
-        ("take-over", Frame::TakeOver { position: position() }),
     ]
 }
 
@@ -131,6 +130,8 @@ fn frame() -> Samples {
         hashes: raw(2 * HASH_BYTES),
     });
     samples.push(("valid-compare".into(), compare.to_bytes().to_vec()));
+    let take_over = Frame::TakeOver { position: position() };
+    samples.push(("valid-take-over".into(), take_over.to_bytes().to_vec()));
     // Compressed, and claiming to be what a bomb would be.
     let Content::Data(mut payload) = data(Codec::Zstd, 1 << 20) else { unreachable!() };
     payload.raw_bytes = 4096;

@@ -35,7 +35,9 @@ async fn answer(request: Request) -> Response {
         }
         Request::PauseStream { .. } => std::future::pending().await,
         Request::ResumeStream { .. } => panic!("as asked"),
-        Request::Promote { group, .. } | Request::Reinstate { group, .. } => Response::unknown_group(&group),
+        Request::Promote { group, .. }
+        | Request::Switchover { group, .. }
+        | Request::Reinstate { group, .. } => Response::unknown_group(&group),
         Request::Status => Response::ok(&"x".repeat(MAX_RESPONSE_LEN.bytes() as usize)),
     }
 }

@@ -39,6 +39,7 @@ fn root(document: &DeTable<'_>, findings: &mut Findings) -> Option<Config> {
     let mut root = Section::new(Place::file(), document);
     let node = required_section(&mut root, "node", findings).and_then(|s| node(s, findings));
     let peer = required_section(&mut root, "peer", findings).and_then(|s| peer(s, node.as_ref(), findings));
+    let hooks = root.section("hooks", findings).map(|s| hooks(s, findings));
     let groups = root.section("group", findings);
     root.finish(findings);
 
@@ -55,7 +56,7 @@ fn root(document: &DeTable<'_>, findings: &mut Findings) -> Option<Config> {
         findings,
     };
     let groups = reader.groups(groups);
-    Some(Config { node: node?, peer: peer?, groups, warnings: Vec::new() })
+    Some(Config { node: node?, peer: peer?, hooks, groups, warnings: Vec::new() })
 }
 
 fn required_section<'t>(
@@ -315,6 +316,31 @@ impl GroupReader<'_, '_> {
 
 const REMOTE_REFUSED: &str = "other hosts could reach this address, and NBD asks for no password; \
     use 127.0.0.1 or [::1], or set tcp_remote = true";
+
+fn hooks(mut section: Section, findings: &mut Findings) -> Hooks {
+    let dir = section.optional("dir", findings, absolute_path);
+    let timeout =
+        section.optional("timeout", findings, |v| duration(v, MIN_HOOKS_TIMEOUT, MAX_HOOKS_TIMEOUT));
+    let before_promotion = section.section("before_promotion", findings);
+    let before_promotion = before_promotion.map_or(DEFAULT_ON_FAILURE, |s| on_failure(s, findings));
+    let before_switchover = section.section("before_switchover", findings);
+    let before_switchover = before_switchover.map_or(DEFAULT_ON_FAILURE, |s| on_failure(s, findings));
+    section.finish(findings);
+    Hooks {
+        dir: dir.map_or_else(|| DEFAULT_HOOKS_DIR.into(), |(dir, _)| dir),
+        timeout: value_or(&timeout, DEFAULT_HOOKS_TIMEOUT),
+        before_promotion,
+        before_switchover,
+    }
+}
+
+fn on_failure(mut section: Section, findings: &mut Findings) -> OnFailure {
+    let policy = section.optional("on_failure", findings, |v| {
+        choice(v, &[("abort", OnFailure::Abort), ("continue", OnFailure::Continue)])
+    });
+    section.finish(findings);
+    value_or(&policy, DEFAULT_ON_FAILURE)
+}
 
 fn objectives(mut section: Section, findings: &mut Findings) -> Objectives {
     let rpo = section.optional("rpo", findings, |v| duration(v, Duration::ZERO, MAX_HISTORY));

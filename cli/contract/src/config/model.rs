@@ -65,6 +65,16 @@ pub const MIN_MAX_RATE: ByteRate = ByteRate::from_bytes_per_s(64 << 10);
 pub const DEFAULT_CAPTURE: Capture = Capture::Inline;
 /// `group.*.volume.export.tcp_remote`: NBD knows no password.
 pub const DEFAULT_TCP_REMOTE: bool = false;
+/// `hooks.dir`.
+pub const DEFAULT_HOOKS_DIR: &str = "/etc/afterimage/hooks";
+/// `hooks.timeout`: a DNS update or an address move takes seconds, and a promotion waits for what is before it.
+pub const DEFAULT_HOOKS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Least `hooks.timeout`: a script must have the time to start.
+pub const MIN_HOOKS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Greatest `hooks.timeout`: the operator's command waits 5 minutes for a promotion, the hook before it included.
+pub const MAX_HOOKS_TIMEOUT: Duration = Duration::from_secs(120);
+/// `hooks.before_*.on_failure`: what runs before something is there to stop it.
+pub const DEFAULT_ON_FAILURE: OnFailure = OnFailure::Abort;
 /// Most groups on a host: each has its own stream, queue and journal.
 pub const MAX_GROUPS: usize = 64;
 /// Most volumes in a group: one write order serves them all.
@@ -81,6 +91,8 @@ pub struct Config {
     pub node: Node,
     /// The other host.
     pub peer: Peer,
+    /// The operator's programs; `None` without a `[hooks]` section: then none is looked for.
+    pub hooks: Option<Hooks>,
     /// The groups by name.
     pub groups: BTreeMap<String, Group>,
     /// What is legal and probably not meant, in the order of the lines. To be shown, once.
@@ -119,6 +131,29 @@ pub struct Peer {
     pub name: String,
     /// Where its receiver listens.
     pub address: HostPort,
+}
+
+/// `[hooks]`: programs that are run when something happens to a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// Where they are, each named after its event. Absolute.
+    pub dir: PathBuf,
+    /// How long one may run.
+    pub timeout: Duration,
+    /// What a failure of the hook before a promotion does.
+    pub before_promotion: OnFailure,
+    /// What a failure of the hook before a switchover does.
+    pub before_switchover: OnFailure,
+}
+
+/// What the failure of a hook does to that before which it is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// It is not done, and nothing has changed.
+    Abort,
+    /// It is done all the same.
+    Continue,
 }
 
 /// `[group.NAME]`: the volumes that share one write order.

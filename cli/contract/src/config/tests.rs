@@ -52,6 +52,47 @@ fn a_short_file_gets_the_documented_defaults() {
 }
 
 #[test]
+fn hooks_are_run_only_where_they_are_asked_for() {
+    assert_eq!(parse(GOOD).unwrap().hooks, None);
+    let with = |section: &str| parse(&format!("{GOOD}{section}")).map(|config| config.hooks.unwrap());
+    let default = Hooks {
+        dir: "/etc/afterimage/hooks".into(),
+        timeout: Duration::from_secs(30),
+        before_promotion: OnFailure::Abort,
+        before_switchover: OnFailure::Abort,
+    };
+    assert_eq!(with("[hooks]\n"), Ok(default.clone()));
+    let all = "[hooks]\ndir = \"/srv/hooks/\"\ntimeout = \"2m\"\n\
+        before_promotion.on_failure = \"continue\"\nbefore_switchover = { on_failure = \"abort\" }\n";
+    let read = Hooks {
+        dir: "/srv/hooks".into(),
+        timeout: Duration::from_secs(120),
+        before_promotion: OnFailure::Continue,
+        ..default
+    };
+    assert_eq!(with(all), Ok(read));
+    for (section, message) in [
+        ("[hooks]\ntimout = \"5s\"\n", "19: hooks.timout: unknown key; did you mean `timeout`?"),
+        ("[hooks]\ntimeout = \"3m\"\n", "19: hooks.timeout: 3m is too long; at most 2m"),
+        (
+            "[hooks]\ndir = \"hooks\"\n",
+            "19: hooks.dir: expected an absolute path without \"..\", found \"hooks\"",
+        ),
+        (
+            "[hooks]\nbefore_promotion = { on_failure = \"abrt\" }\n",
+            "19: hooks.before_promotion.on_failure: unknown value \"abrt\"; did you mean \"abort\"?",
+        ),
+        (
+            "[hooks]\nafter_promotion = { on_failure = \"abort\" }\n",
+            "19: hooks.after_promotion: unknown key; did you mean `before_promotion`?",
+        ),
+        ("[hook]\n", "18: hook: unknown key; did you mean `hooks`?"),
+    ] {
+        assert_eq!(with(section), Err(vec![format!("a.toml:{message}")]));
+    }
+}
+
+#[test]
 fn every_key_is_read() {
     let more = r#"
 [group.all]
@@ -491,24 +532,35 @@ fn the_example_parses_without_a_warning_and_shows_true_defaults() {
 fn every_key_is_documented() {
     let page = include_str!("../../../../docs/configuration.md");
     let mut keys = Vec::new();
-    for section in ["node", "peer", "group.orders", "group.orders.volume[0]"] {
+    let good = format!("{GOOD}[hooks]\n");
+    for section in ["node", "peer", "hooks", "group.orders", "group.orders.volume[0]"] {
         let header = match section {
             "group.orders.volume[0]" => "name = \"pgdata\"\n",
             "group.orders" => "[group.orders]\n",
             "peer" => "[peer]\n",
+            "hooks" => "[hooks]\n",
             _ => "[node]\n",
         };
-        let text = GOOD.replacen(header, &format!("{header}zzzzzzzzzzzzzzzz = 1\n"), 1);
+        let text = good.replacen(header, &format!("{header}zzzzzzzzzzzzzzzz = 1\n"), 1);
         let message = parse(&text).unwrap_err().remove(0);
         keys.extend(message.split_once("known here: ").unwrap().1.split(", ").map(str::to_owned));
     }
-    assert_eq!(keys.len(), 4 + 2 + 14 + 4);
-    for key in keys.iter().filter(|key| !matches!(key.as_str(), "journal" | "volume" | "export")) {
+    assert_eq!(keys.len(), 4 + 2 + 4 + 14 + 4);
+    for key in keys.iter().filter(|key| {
+        !matches!(key.as_str(), "journal" | "volume" | "export" | "before_promotion" | "before_switchover")
+    }) {
         assert!(page.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
-    for key in
-        ["journal.dir", "journal.max_size", "export.nbd", "export.tcp", "export.tcp_remote", "export.attach"]
-    {
+    for key in [
+        "before_promotion.on_failure",
+        "before_switchover.on_failure",
+        "journal.dir",
+        "journal.max_size",
+        "export.nbd",
+        "export.tcp",
+        "export.tcp_remote",
+        "export.attach",
+    ] {
         assert!(page.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
 }

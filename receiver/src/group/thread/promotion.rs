@@ -1,14 +1,13 @@
 //! A promotion as the group's thread does it: asked for, under way in the state machine, done.
 
-use afterimage_contract::admin::{Activation, Request, call};
 use afterimage_protocol::target::{CannotPromote, Promotion};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Place, Thread};
-use crate::clock;
 use crate::group::open::Elsewhere;
 use crate::group::promote::{PromoteError, PromoteRequest, Promoted, fresh_generation};
 use crate::group::snapshot::Phase;
+use crate::{clock, hooks};
 
 impl Thread {
     /// Answers a dry run, or begins the promotion.
@@ -55,26 +54,9 @@ impl Thread {
         standby.settle(&mut self.link);
     }
 
-    /// Has the agent of this host serve the group at once; it would find out by itself, a little later.
-    fn wake_agent(&self) {
-        let (socket, group) = (self.setup.agent_socket.clone(), self.name().to_owned());
-        self.setup.runtime.spawn(async move {
-            let answer = call(&socket, &Request::Activate { group: group.clone() }).await;
-            let serving: Result<Activation, _> = answer.and_then(|response| response.into_answer());
-            match serving {
-                Ok(Activation { serving: true, exports, .. }) => {
-                    info!(group, exports = exports.join(", "), "the group is served here now");
-                }
-                Ok(_) => warn!(group, "the agent of this host does not serve the group yet"),
-                Err(error) => {
-                    warn!(group, %error, "the agent of this host cannot be asked to serve the group")
-                }
-            }
-        });
-    }
-
     /// The state machine is done with a promotion.
     pub(super) fn promoted(&mut self, outcome: Result<Promotion, CannotPromote>) {
+        let generation = outcome.as_ref().ok().map(|promotion| promotion.generation);
         let outcome = match outcome {
             Ok(promotion) => {
                 let mut time = None;
@@ -100,8 +82,11 @@ impl Thread {
             // Whoever asked may have gone.
             Some(request) => drop(request.answer.send(outcome)),
             // The source had asked, and hears of it when it comes again.
-            None if outcome.is_ok() => self.wake_agent(),
-            None => {}
+            None => {
+                if let (Ok(promoted), Some(generation)) = (outcome, generation) {
+                    hooks::after_switchover(&self.setup, generation, &promoted);
+                }
+            }
         }
     }
 }
