@@ -174,6 +174,15 @@ impl Source {
         !self.session.is_active() && self.state.peer_has_checkpoint
     }
 
+    /// The target has all that no session had carried.
+    pub(super) fn end_alone(&mut self) {
+        let durable = self.durable;
+        if self.session.is_active() && self.alone_until.take_if(|until| *until <= durable).is_some() {
+            self.state.alone = false;
+            self.persist();
+        }
+    }
+
     /// Whether it is durable that such a write is admitted; asks for it. After a kill nothing else would tell that
     /// clients were answered here.
     fn is_alone_noted(&mut self) -> bool {

@@ -476,6 +476,7 @@ impl Source {
         self.now = self.now.max(now);
         self.degrade_if_late(now);
         self.regain_sync();
+        self.end_alone();
         self.reserve();
         self.admit_waiting();
         self.pump_hot();

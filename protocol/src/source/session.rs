@@ -91,10 +91,6 @@ impl Source {
         if durable {
             self.durable = self.durable.max(sequence);
             self.queue.free(sequence);
-            if self.alone_until.take_if(|until| *until <= sequence).is_some() {
-                self.state.alone = false;
-                self.persist();
-            }
             let done = self.epoch.as_ref().and_then(|e| e.committed).is_some_and(|s| s <= sequence);
             if done {
                 // What was staged by frame is covered by the commit.
