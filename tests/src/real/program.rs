@@ -12,6 +12,7 @@ pub const BIN_DIR_VARIABLE: &str = "AFTERIMAGE_BIN_DIR";
 /// Programs that tests use, and the Debian package of each.
 const PACKAGES: &[(&str, &str)] = &[
     ("blkdiscard", "util-linux"),
+    ("chown", "coreutils"),
     ("debugfs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("fio", "fio"),
@@ -35,6 +36,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-nbd", "qemu-utils"),
     ("qemu-storage-daemon", "qemu-system-common"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("runuser", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("tc", "iproute2"),
     ("umount", "mount"),
