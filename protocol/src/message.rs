@@ -110,6 +110,15 @@ pub enum TargetMessage {
         /// The blocks, at most [`MAX_RANGES`] of them.
         blocks: Vec<BlockRange>,
     },
+    /// Answers a check of a verification.
+    Checked {
+        /// The check.
+        id: CheckId,
+        /// Its blocks that differ at its position.
+        differing: Vec<BlockRange>,
+        /// Count of its blocks that could not be compared.
+        unchecked: u64,
+    },
 }
 
 /// What the target says of itself.

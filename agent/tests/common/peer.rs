@@ -266,7 +266,7 @@ impl Image {
                 self.commit = Some((frames, digest, position))
             }
             Frame::Compare(_) => panic!("nothing to compare with"),
-            Frame::Mark { .. } | Frame::EpochAbort { .. } | Frame::Point { .. } => {}
+            Frame::Mark { .. } | Frame::EpochAbort { .. } | Frame::Point { .. } | Frame::Check(_) => {}
         }
         if let (Some((_, frames, digest)), Some((want, want_digest, position))) = (self.epoch, self.commit)
             && frames == want

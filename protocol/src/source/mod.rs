@@ -15,6 +15,7 @@
 //! | `session` | the handshake and what the target says afterwards |
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
+//! | `verify` | the comparison of both copies |
 
 mod admission;
 mod clearing;
@@ -24,6 +25,7 @@ mod hot;
 mod lock;
 mod queue;
 mod session;
+mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -44,6 +46,8 @@ use hot::HotSet;
 use lock::RangeLocks;
 use queue::Queue;
 use session::Session;
+use verify::Verifier;
+pub use verify::{Verification, VerifyOptions, VerifyState};
 
 /// Sequences reserved ahead in one durable note: a million writes a superblock write.
 const RESERVE_STEP: u64 = 1 << 20;
@@ -175,6 +179,8 @@ pub enum Output {
         /// Whether it succeeded.
         result: Result<(), LocalError>,
     },
+    /// Store the report of a verification in place of the last one, whole or not at all: [`Source::verification_noted`].
+    NoteVerification(Box<Verification>),
     /// End the session with the peer.
     Disconnect {
         /// Why, for the log.
@@ -280,6 +286,7 @@ pub struct Source {
     first_bits: Option<u64>,
     /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
     flush_failed: Vec<bool>,
+    verifier: Verifier,
     outputs: VecDeque<Output>,
 }
 
@@ -392,6 +399,7 @@ impl Source {
             applied: Sequence(0),
             first_bits: None,
             flush_failed: vec![!settled; volumes],
+            verifier: Verifier::default(),
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
@@ -417,10 +425,9 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.degrade_at(), self.hold_ends_at(), self.read_again_at(), self.clearing_at(), self.repair_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let ends = [self.degrade_at(), self.hold_ends_at(), self.clearing_at()];
+        let reads = [self.read_again_at(), self.repair_at(), self.verify_at()];
+        ends.into_iter().chain(reads).flatten().min()
     }
 
     /// Time has passed.
@@ -456,6 +463,7 @@ impl Source {
         self.pump_hot();
         self.pump_epoch();
         self.pump_repair();
+        self.pump_verify();
         self.pump_clearing();
         self.complete_ready();
         self.pump_state();

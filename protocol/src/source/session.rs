@@ -73,6 +73,7 @@ impl Source {
             }
             TargetMessage::Differs { epoch, frame, blocks } => self.differs(epoch, frame, &blocks),
             TargetMessage::Pong { applied, .. } => self.applied = applied,
+            TargetMessage::Checked { id, differing, unchecked } => self.checked(id, &differing, unchecked),
             TargetMessage::Refused { .. } => {
                 self.outputs.push_back(Output::Disconnect { reason: "the peer refused the session" });
             }

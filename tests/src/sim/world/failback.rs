@@ -28,6 +28,7 @@ impl World {
         self.primary.boot += 1;
         self.primary.server_replaced();
         self.history.forked();
+        self.flips.forget();
         self.connections.clear();
         self.standby.promoted = None;
         self.faults.forget_copy();

@@ -21,6 +21,7 @@ mod rest;
 mod setup;
 mod standby;
 mod theme;
+mod verify;
 
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::*;
@@ -35,6 +36,7 @@ use self::setup::{Setup, source_config};
 use self::standby::Standby;
 use self::theme::Shape;
 pub use self::theme::Theme;
+use self::verify::Flips;
 use crate::sim::Rng;
 
 /// A guarantee was broken.
@@ -84,6 +86,7 @@ pub struct World {
     shape: Shape,
     faults: Faults,
     claims: Claims,
+    flips: Flips,
     /// Sessions that both sides agreed on.
     session_count: u64,
     /// How often time makes a leap.
@@ -154,6 +157,7 @@ impl World {
             shape,
             faults,
             claims: Claims::default(),
+            flips: Flips::default(),
             session_count: 0,
             leaps,
             over: false,

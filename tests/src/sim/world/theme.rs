@@ -53,10 +53,12 @@ pub enum Theme {
     OldSessions,
     /// A record is lost on its way.
     LostRecord,
+    /// The copies are verified again and again.
+    Verify,
 }
 
 impl Theme {
-    const ALL: [Theme; 23] = [
+    const ALL: [Theme; 24] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -80,6 +82,7 @@ impl Theme {
         Theme::OldCopyAtNote,
         Theme::OldSessions,
         Theme::LostRecord,
+        Theme::Verify,
     ];
 
     /// Any.
@@ -111,6 +114,7 @@ impl Theme {
             Theme::OldCopyAtNote => &[Fault::OldCopyAtNote],
             Theme::OldSessions => &[Fault::OldSessions],
             Theme::LostRecord => &[Fault::LoseRecord],
+            Theme::Verify => &[Fault::Verify, Fault::FlipBase],
         }
     }
 
