@@ -13,7 +13,7 @@
 //! | `volume`, `waiters` | a local volume; clients' requests that wait |
 //! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
 //! | `link` | the session with the peer |
-//! | `admin`, `status`, `watcher` | what the operator asks and is told |
+//! | `admin`, `status`, `verify`, `watcher` | what the operator asks and is told |
 
 mod admin;
 mod clock;
@@ -28,6 +28,7 @@ mod reinstate;
 mod serve;
 mod status;
 mod supervisor;
+mod verify;
 mod volume;
 mod waiters;
 mod watcher;

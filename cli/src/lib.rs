@@ -13,6 +13,7 @@ pub mod promote;
 pub mod reinstate;
 pub mod status;
 pub mod text;
+pub mod verify;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Status(status) => status::run(&args.config, status).await,
             Command::Promote(promote) => promote::run(&args.config, promote).await,
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
+            Command::Verify(verify) => verify::run(&args.config, verify).await,
             Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }
     })

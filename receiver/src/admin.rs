@@ -27,6 +27,9 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
         },
         Request::Activate { .. }
         | Request::Reinstate { .. }
+        | Request::Verify { .. }
+        | Request::Verification { .. }
+        | Request::CancelVerification { .. }
         | Request::PauseStream { .. }
         | Request::ResumeStream { .. } => Response::error(
             ErrorCode::WrongDaemon,

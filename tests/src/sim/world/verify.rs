@@ -9,7 +9,7 @@ use super::model::*;
 use super::{Violation, World};
 
 /// Rounds that a verification may take when nothing keeps it.
-const ROUNDS: u64 = 6_000;
+const ROUNDS: u64 = 30_000;
 
 /// The tracked sectors of the standby's base in which a bit flipped.
 #[derive(Default)]
