@@ -252,7 +252,10 @@ impl World {
             7 => self.timeouts(),
             other => self.fault(other - 8)?,
         }
-        self.follow_plan()?;
+        // What was planned for a standby does not happen to a primary.
+        if !self.over {
+            self.follow_plan()?;
+        }
         self.after_step()
     }
 
