@@ -510,13 +510,19 @@ fn every_key_is_documented() {
         let message = parse(&text).unwrap_err().remove(0);
         keys.extend(message.split_once("known here: ").unwrap().1.split(", ").map(str::to_owned));
     }
-    assert_eq!(keys.len(), 4 + 2 + 14 + 4);
-    for key in keys.iter().filter(|key| !matches!(key.as_str(), "journal" | "volume" | "export")) {
+    assert_eq!(keys.len(), 4 + 2 + 15 + 4);
+    for key in keys.iter().filter(|key| !matches!(key.as_str(), "journal" | "verify" | "volume" | "export")) {
         assert!(page.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
-    for key in
-        ["journal.dir", "journal.max_size", "export.nbd", "export.tcp", "export.tcp_remote", "export.attach"]
-    {
+    for key in [
+        "journal.dir",
+        "journal.max_size",
+        "verify.rate",
+        "export.nbd",
+        "export.tcp",
+        "export.tcp_remote",
+        "export.attach",
+    ] {
         assert!(page.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
 }
