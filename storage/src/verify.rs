@@ -22,7 +22,8 @@ struct Copy {
     bytes: Vec<u8>,
 }
 
-type Copies = BTreeMap<(VolumeIndex, u64), Copy>;
+/// By volume, block and check: a source that fell behind in between asks for the same blocks again.
+type Copies = BTreeMap<(VolumeIndex, u64, CheckId), Copy>;
 
 /// Compares the checks of `comparison` with `volumes` and, where it says so, with what `entries` yields: the journal from the
 /// first entry that the volumes may lack. What cannot be read counts as not compared.
@@ -52,7 +53,7 @@ fn result(volumes: &[VolumeFile], due: &DueCheck, mut copies: Option<&mut Copies
             let journaled = due.journaled.iter().any(|r| r.first <= b && b < r.end());
             let n = (b - part.first) * BLOCK_BYTES;
             let equal = if journaled {
-                let copy = copies.as_mut().and_then(|copies| copies.remove(&(part.volume, b)));
+                let copy = copies.as_mut().and_then(|copies| copies.remove(&(part.volume, b, check.id)));
                 copy.map(|copy| is_equal(check, b, &copy.bytes))
             } else {
                 ours.as_ref().map(|bytes| {
@@ -113,7 +114,7 @@ fn replayed(
             for b in range.iter() {
                 let one = BlockRange { first: b, count: 1, ..*range };
                 if let Some(bytes) = read(volumes, &due.check, one) {
-                    copies.insert((range.volume, b), Copy { at: due.at, bytes });
+                    copies.insert((range.volume, b, due.check.id), Copy { at: due.at, bytes });
                 }
             }
         }
@@ -130,7 +131,7 @@ fn replayed(
             continue;
         };
         let blocks = range.blocks();
-        let key = |b| (blocks.volume, b);
+        let key = |b| (blocks.volume, b, CheckId(0));
         let hit = copies.range(key(blocks.first)..key(blocks.end())).any(|(_, copy)| end <= copy.at);
         if !hit || skips(start) {
             continue;
@@ -148,7 +149,7 @@ fn replayed(
                 }
             },
         };
-        for ((_, b), copy) in
+        for ((_, b, _), copy) in
             copies.range_mut(key(blocks.first)..key(blocks.end())).filter(|(_, c)| end <= c.at)
         {
             let base = b * BLOCK_BYTES;
