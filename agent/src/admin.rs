@@ -15,6 +15,7 @@ use crate::open::Host;
 use crate::reinstate::{self, Refused};
 use crate::status::group_status;
 use crate::supervisor::{Phase, Supervisor};
+use crate::verify;
 
 /// How long clients are held for what is under way to get to the standby, before a switchover is given up.
 const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +38,11 @@ impl Admin {
                 Some(supervisor) => activate(supervisor).await,
                 None => Response::unknown_group(&group),
             },
+            Request::Verify { group, repair, rate_bytes_per_s } => {
+                self.about(&group, |supervisor| verify::begin(supervisor, repair, rate_bytes_per_s))
+            }
+            Request::Verification { group } => self.about(&group, verify::report),
+            Request::CancelVerification { group } => self.about(&group, verify::cancel),
             Request::PauseStream { group } => self.stream(&group, |supervisor| supervisor.link.pause()),
             Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
             Request::Reinstate { group, divergent } => match self.groups.get(&group) {
@@ -53,6 +59,10 @@ impl Admin {
                 "ask the receiver; `afterimage promote` does",
             ),
         }
+    }
+
+    fn about(&self, group: &str, answer: impl FnOnce(&Supervisor) -> Response) -> Response {
+        self.groups.get(group).map_or_else(|| Response::unknown_group(group), |supervisor| answer(supervisor))
     }
 
     fn stream(&self, group: &str, switch: impl FnOnce(&Supervisor)) -> Response {

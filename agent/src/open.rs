@@ -201,7 +201,10 @@ fn start(
     let config = source_config(group, &state);
     let fresh_generation = Generation(random::nonzero().context("cannot get a random number")?);
     let found = Found { state, bitmaps, hot, settled, boot_id, fresh_generation };
-    let source = Source::start(config, found, host.clock.now());
+    let mut source = Source::start(config, found, host.clock.now());
+    if let Some(report) = store.verification() {
+        source.resume_verification(host.clock.now(), report);
+    }
     Ok(Parts {
         name: group.name.clone(),
         source,

@@ -59,6 +59,12 @@ impl Group {
                     let outcome = group.read_blocks(blocks, hash);
                     group.feed(|source, now| source.blocks_read(now, read, outcome));
                 }),
+                Output::NoteVerification(report) => self.job(move |group| {
+                    let mut store = group.store.lock().unwrap_or_else(PoisonError::into_inner);
+                    store.note_verification(&report);
+                    drop(store);
+                    group.feed(|source, now| source.verification_noted(now));
+                }),
                 Output::Disconnect { reason } => self.hang_up(reason),
                 Output::RolesStay(why) => self.end_switchover(Err(why)),
                 // Answered where it was taken from the source.

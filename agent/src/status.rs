@@ -12,6 +12,7 @@ use crate::link::LinkState;
 use crate::open::OpenError;
 use crate::serve::Exported;
 use crate::supervisor::{Phase, Supervisor};
+use crate::verify;
 use crate::watcher::Watched;
 
 /// The status of a group, or `None` when the group is not this agent's business.
@@ -165,6 +166,9 @@ fn served(
         ));
     }
     status.warnings.extend(source_warnings(&source, &config.name));
+    status.verification = verify::shown(group, config);
+    let found = status.verification.as_ref().and_then(|shown| verify::warning(shown, &config.name));
+    status.warnings.extend(found);
     status
 }
 

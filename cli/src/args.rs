@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use afterimage_contract::admin::At;
 use afterimage_contract::config::DEFAULT_PATH;
+use afterimage_contract::units::ByteRate;
 use clap::{Parser, Subcommand};
 
 const EXIT_STATUS: &str = "Exit status:
@@ -41,6 +42,17 @@ const SWITCHOVER_EXAMPLES: &str = "Examples:
 
 Clients are held, everything that they were answered for gets to the peer, the peer serves. Nothing is lost. Where a step
 fails before the peer was asked, this host serves on.";
+
+const VERIFY_EXAMPLES: &str = "Examples:
+  afterimage verify orders                      compare both copies, and say what differs
+  afterimage verify orders --repair             and make the standby equal to this host where it differs
+  afterimage verify orders --rate 200MiB/s      faster than configured
+  afterimage verify orders --status             how far it is, or how the last one ended
+
+Run it on the primary; the volumes stay in use. It goes on in the agent when the command is interrupted, and after a restart;
+asked again, the command joins it. The exit status is 1 while blocks differ.
+
+It cannot know which side is right: look at the data before --repair, which takes the primary's.";
 
 const RESOLVE_EXAMPLES: &str = "Examples:
   afterimage resolve orders --keep peer    on the side that gives way: its own writes are saved to a file first";
@@ -83,6 +95,9 @@ pub enum Command {
     /// Make this host the standby of a group again, after it was replaced by a promotion.
     #[command(after_help = REINSTATE_EXAMPLES)]
     Reinstate(ReinstateArgs),
+    /// Compare both copies of a group, block for block, while they are in use.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
     /// End a split brain: say which side stays.
     #[command(after_help = RESOLVE_EXAMPLES)]
     Resolve(ResolveArgs),
@@ -180,6 +195,28 @@ pub struct SwitchoverArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The group to compare.
+    pub group: String,
+    /// Make the standby's blocks that differ equal to the primary's.
+    #[arg(long)]
+    pub repair: bool,
+    /// The most to read in a second, such as 200MiB/s; what is configured otherwise.
+    #[arg(long)]
+    pub rate: Option<ByteRate>,
+    /// Begin nothing: say how far it is, or how the last one ended.
+    #[arg(long, conflicts_with_all = ["repair", "rate", "cancel"])]
+    pub status: bool,
+    /// Give up the one that is under way.
+    #[arg(long, conflicts_with_all = ["repair", "rate"])]
+    pub cancel: bool,
+    /// Print the outcome as JSON (docs/status.md).
     #[arg(long)]
     pub json: bool,
 }

@@ -15,6 +15,7 @@ pub mod runbook;
 pub mod status;
 pub mod switchover;
 pub mod text;
+pub mod verify;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Switchover(switchover) => switchover::run(&args.config, switchover).await,
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
             Command::Runbook(runbook) => runbook::run(&args.config, runbook).await,
+            Command::Verify(verify) => verify::run(&args.config, verify).await,
             Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }
     })

@@ -107,6 +107,19 @@ pub struct Compare {
     pub hashes: Bytes,
 }
 
+/// Hashes of blocks as they are at a position, for the target to compare with its image there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its number.
+    pub id: CheckId,
+    /// The last record before it on the ordered stream: the blocks were read under the range lock when this was the newest.
+    pub position: Position,
+    /// The blocks, as bytes: at most [`MAX_PAYLOAD_BYTES`] with hashes.
+    pub range: ByteRange,
+    /// [`HASH_BYTES`] for each block of the range, in order (BLAKE3, truncated); empty if all of them are zero.
+    pub hashes: Bytes,
+}
+
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -164,6 +177,8 @@ pub enum Frame {
         /// The position of the image.
         position: Position,
     },
+    /// Hashes to be compared at their place in the order. Never stored in a journal.
+    Check(Check),
 }
 
 /// What one frame adds to its epoch's digest.
@@ -237,6 +252,7 @@ const KIND_EPOCH_COMMIT: u8 = 6;
 const KIND_EPOCH_ABORT: u8 = 7;
 const KIND_POINT: u8 = 8;
 const KIND_TAKE_OVER: u8 = 9;
+const KIND_CHECK: u8 = 10;
 
 const FLAG_ZEROES: u8 = 1;
 const FLAG_PUNCH: u8 = 2;
@@ -292,7 +308,7 @@ impl Header {
         let (aux, aux2) = (self.u64(AT_AUX), self.u64(AT_AUX2));
         let range =
             ByteRange::new(VolumeIndex(self.u32(AT_VOLUME)), self.u64(AT_OFFSET), self.u64(AT_LENGTH));
-        let has_range = matches!(kind, KIND_RECORD | KIND_BLOCK | KIND_COMPARE);
+        let has_range = matches!(kind, KIND_RECORD | KIND_BLOCK | KIND_COMPARE | KIND_CHECK);
         if has_range {
             if range.volume.0 as usize >= MAX_VOLUMES {
                 return Err(field("volume", range.volume.0.into()));
@@ -304,7 +320,7 @@ impl Header {
                 return Err(field("range offset", range.offset));
             }
             // Not for blocks: in a journal, what is left of them beside a newer record may begin anywhere.
-            if kind == KIND_COMPARE && !range.offset.is_multiple_of(BLOCK_BYTES) {
+            if matches!(kind, KIND_COMPARE | KIND_CHECK) && !range.offset.is_multiple_of(BLOCK_BYTES) {
                 return Err(field("range offset", range.offset));
             }
         } else if !payload.is_empty() {
@@ -345,6 +361,17 @@ impl Header {
             KIND_EPOCH_ABORT => Frame::EpochAbort { epoch },
             KIND_POINT => Frame::Point { position, time },
             KIND_TAKE_OVER => Frame::TakeOver { position },
+            KIND_CHECK => {
+                let zeroes = flags & FLAG_ZEROES != 0;
+                let hashes = if zeroes { 0 } else { range.blocks().count * HASH_BYTES as u64 };
+                if payload.len() as u64 != hashes {
+                    return Err(field("payload length", payload.len() as u64));
+                }
+                if !zeroes && range.length > MAX_PAYLOAD_BYTES {
+                    return Err(field("range length", range.length));
+                }
+                Frame::Check(Check { id: CheckId(aux), position, range, hashes: payload })
+            }
             other => return Err(field("kind", other.into())),
         })
     }
@@ -457,6 +484,13 @@ impl Frame {
                 put_position(&mut b, position);
                 put64(&mut b, AT_TIME, time.0);
             }
+            Frame::Check(c) => {
+                b[AT_KIND] = KIND_CHECK;
+                b[AT_FLAGS] = if c.hashes.is_empty() { FLAG_ZEROES } else { 0 };
+                put_position(&mut b, &c.position);
+                put64(&mut b, AT_AUX, c.id.0);
+                put_range(&mut b, &c.range);
+            }
         }
         let payload = self.payload();
         put32(&mut b, AT_ENCODED, payload.len() as u32);
@@ -471,6 +505,7 @@ impl Frame {
             Frame::Record(Record { content: Content::Data(p), .. })
             | Frame::Block(Block { content: Content::Data(p), .. }) => p.encoded.clone(),
             Frame::Compare(c) => c.hashes.clone(),
+            Frame::Check(c) => c.hashes.clone(),
             _ => Bytes::new(),
         }
     }

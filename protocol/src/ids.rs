@@ -47,6 +47,11 @@ id! {
     /// One block or compare frame within an epoch; counts up from 0 and is never used twice in an epoch.
     FrameId
 }
+
+id! {
+    /// One check of a verification; unique among those of a run of the source.
+    CheckId
+}
 id! {
     /// One run of the source process, counted durably.
     Incarnation

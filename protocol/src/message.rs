@@ -115,6 +115,15 @@ pub enum TargetMessage {
         /// Why, for a person.
         text: String,
     },
+    /// Answers a check of a verification.
+    Checked {
+        /// The check.
+        id: CheckId,
+        /// Its blocks that differ at its position.
+        differing: Vec<BlockRange>,
+        /// Count of its blocks that could not be compared.
+        unchecked: u64,
+    },
 }
 
 /// What the target says of itself.

@@ -91,6 +91,12 @@ pub enum Rule {
     StalePeer,
     /// 23: a peer whose state is not of the last session is compared in full.
     StaleSession,
+    /// 25: a check travels in the order, and is compared at its sequence only.
+    CheckInOrder,
+    /// 25: what is compared is the base with the journal up to the check.
+    CheckView,
+    /// 25: no batch goes beyond a check that was not compared yet.
+    CheckHoldsApply,
 }
 
 impl Rule {
@@ -138,6 +144,9 @@ impl Rule {
         (Rule::NoteFirst, 23, "note-first"),
         (Rule::StalePeer, 23, "stale-peer"),
         (Rule::StaleSession, 23, "stale-session"),
+        (Rule::CheckInOrder, 25, "check-in-order"),
+        (Rule::CheckView, 25, "check-view"),
+        (Rule::CheckHoldsApply, 25, "check-holds-apply"),
     ];
 
     /// The rule called `name`.

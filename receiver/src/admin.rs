@@ -28,6 +28,9 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
         Request::Activate { .. }
         | Request::Reinstate { .. }
         | Request::Switchover { .. }
+        | Request::Verify { .. }
+        | Request::Verification { .. }
+        | Request::CancelVerification { .. }
         | Request::PauseStream { .. }
         | Request::ResumeStream { .. } => Response::error(
             ErrorCode::WrongDaemon,

@@ -15,4 +15,5 @@ mod sealed;
 pub mod superblock;
 #[cfg(test)]
 mod test_disk;
+pub mod verify;
 pub mod volume;

@@ -26,7 +26,7 @@ impl Found {
         let mut found = Self { disk, volume, state: GroupState::new(Role::Primary, volumes) };
         found.open();
         found.state.lineage = Lineage::new(Generation(7));
-        found.state.incarnation = Incarnation(1);
+        (found.state.bitmaps_of, found.state.incarnation) = (Generation(7), Incarnation(1));
         found.state.boot_id = BOOT;
         found.group().write(&found.state).unwrap();
         found.volume.write_at(&[1; 4096], 0).unwrap();

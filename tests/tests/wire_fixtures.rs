@@ -10,6 +10,7 @@ use afterimage_protocol::codec;
 use afterimage_protocol::frame::*;
 use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::*;
+use afterimage_protocol::source::{Verification, VerifyOptions, VerifyState};
 use afterimage_protocol::state::*;
 use afterimage_protocol::*;
 use bytes::Bytes;
@@ -75,11 +76,27 @@ fn frames() {
         Frame::Mark { sequence: Sequence(45), sync: true },
         Frame::EpochBegin { epoch, generation: position(0).generation, incarnation: Incarnation(9) },
         Frame::Block(Block { epoch, frame, range, read_at: Sequence(46), after, content: data(Codec::Raw) }),
-        Frame::Compare(Compare { epoch, frame, range, read_at: Sequence(46), after, hashes }),
+        Frame::Compare(Compare { epoch, frame, range, read_at: Sequence(46), after, hashes: hashes.clone() }),
         Frame::EpochCommit { epoch, position: position(50), time: Time(5), frames: 3, digest: u64::MAX },
         Frame::EpochAbort { epoch },
         Frame::Point { position: position(51), time: Time(6) },
     ];
+    // Once stored and sent, an example stays as it is: what came later has a file of its own.
+    let range = ByteRange::new(VolumeIndex(3), 1 << 40, 8192);
+    let checks: Vec<u8> = [hashes.clone(), Bytes::new()]
+        .into_iter()
+        .flat_map(|hashes| {
+            let check = Check { id: CheckId(78), position: position(52), range, hashes };
+            Frame::Check(check).to_bytes()
+        })
+        .collect();
+    let mut checks = stored("check-frames.v1.bin", &checks);
+    for hashes in [hashes.clone(), Bytes::new()] {
+        let (frame, length) = Frame::decode(&checks).unwrap();
+        assert_eq!(frame, Frame::Check(Check { id: CheckId(78), position: position(52), range, hashes }));
+        checks = checks.slice(length..);
+    }
+    assert!(checks.is_empty());
     let written: Vec<u8> = all.iter().flat_map(|frame| frame.to_bytes()).collect();
     let mut stored = stored("frames.v1.bin", &written);
     for expected in &all {
@@ -177,10 +194,34 @@ fn messages_of_the_target() {
         TargetMessage::Lacks { blocks: vec![blocks(5, 6)] },
         opened(Lost::Told, None),
         TargetMessage::NotTaken { text: "an epoch is open".into() },
+        TargetMessage::Checked { id: CheckId(70_000), differing: vec![blocks(7, 8)], unchecked: 300 },
     ];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("target-message-{n}.v2.bin"), &encode(message));
         assert_eq!(&decode::<TargetMessage>(&stored).unwrap(), message);
+    }
+}
+
+#[test]
+fn verification() {
+    let verification = Verification {
+        generation: Generation(7),
+        state: VerifyState::UnderWay,
+        options: VerifyOptions { repair: true, rate: 50 << 20 },
+        started: Time(1_700_000_000_000_000),
+        ended: None,
+        cursor: (VolumeIndex(3), 1 << 28),
+        passed_blocks: 1 << 30,
+        unchecked_blocks: 5,
+        mismatched_blocks: 3,
+        repaired_blocks: 2,
+        differing: vec![blocks(7, 2), blocks(9, 1)],
+        mending: vec![blocks(9, 1)],
+    };
+    let found = stored("verification.v1.bin", &verification.encode());
+    assert_eq!(Verification::decode(&found).as_ref(), Some(&verification));
+    for cut in 0..found.len() {
+        assert_eq!(Verification::decode(&found[..cut]), None);
     }
 }
 

@@ -266,7 +266,8 @@ impl Image {
                 self.commit = Some((frames, digest, position))
             }
             Frame::Compare(_) => panic!("nothing to compare with"),
-            Frame::Mark { .. } | Frame::EpochAbort { .. } | Frame::Point { .. } | Frame::TakeOver { .. } => {}
+            Frame::Mark { .. } | Frame::EpochAbort { .. } | Frame::Point { .. } => {}
+            Frame::TakeOver { .. } | Frame::Check(_) => {}
         }
         if let (Some((_, frames, digest)), Some((want, want_digest, position))) = (self.epoch, self.commit)
             && frames == want

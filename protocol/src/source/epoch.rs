@@ -32,9 +32,9 @@ const MAX_REWRITTEN_BYTES: u64 = 32 << 20;
 
 #[derive(Debug)]
 pub(super) struct Read {
-    epoch: EpochId,
-    blocks: BlockRange,
-    hash: bool,
+    pub epoch: EpochId,
+    pub blocks: BlockRange,
+    pub hash: bool,
 }
 
 #[derive(Debug)]
@@ -268,6 +268,8 @@ impl Source {
             }
         } else if r.epoch == REPAIR {
             self.repaired(r.blocks, outcome);
+        } else if r.epoch == verify::VERIFY {
+            self.check_read(read, r.blocks, outcome);
         }
         self.pump(now);
     }

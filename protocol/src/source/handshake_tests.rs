@@ -102,6 +102,7 @@ impl Bench {
                 Output::LocalFlush { token, .. } => self.source.local_flushed(now, token, true),
                 Output::Read { read, blocks, .. } => self.reads.push_back((read, blocks)),
                 Output::Complete { request, .. } => self.done.push(request),
+                Output::NoteVerification(_) => self.source.verification_noted(now),
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => panic!("{why}"),
             }

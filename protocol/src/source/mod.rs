@@ -16,6 +16,7 @@
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
 //! | `handover` | the planned change of roles |
+//! | `verify` | the comparison of both copies |
 
 mod admission;
 mod clearing;
@@ -26,6 +27,7 @@ mod hot;
 mod lock;
 mod queue;
 mod session;
+mod verify;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -47,6 +49,8 @@ use hot::HotSet;
 use lock::RangeLocks;
 use queue::Queue;
 use session::Session;
+use verify::Verifier;
+pub use verify::{Verification, VerifyOptions, VerifyState};
 
 pub use handover::RolesStay;
 
@@ -182,6 +186,8 @@ pub enum Output {
     },
     /// A change of roles that was asked for did not come about, and clients are held no more.
     RolesStay(RolesStay),
+    /// Store the report of a verification in place of the last one, whole or not at all: [`Source::verification_noted`].
+    NoteVerification(Box<Verification>),
     /// End the session with the peer.
     Disconnect {
         /// Why, for the log.
@@ -293,6 +299,7 @@ pub struct Source {
     handover: Option<Handover>,
     /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
     flush_failed: Vec<bool>,
+    verifier: Verifier,
     outputs: VecDeque<Output>,
 }
 
@@ -407,6 +414,7 @@ impl Source {
             first_bits: None,
             handover: None,
             flush_failed: vec![!settled; volumes],
+            verifier: Verifier::default(),
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
@@ -433,17 +441,9 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        [
-            self.degrade_at(),
-            self.hold_ends_at(),
-            self.read_again_at(),
-            self.clearing_at(),
-            self.handover_ends_at(),
-            self.repair_at(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let ends = [self.degrade_at(), self.hold_ends_at(), self.clearing_at(), self.handover_ends_at()];
+        let reads = [self.read_again_at(), self.repair_at(), self.verify_at()];
+        ends.into_iter().chain(reads).flatten().min()
     }
 
     /// Time has passed.
@@ -482,6 +482,7 @@ impl Source {
         self.pump_hot();
         self.pump_epoch();
         self.pump_repair();
+        self.pump_verify();
         self.pump_clearing();
         self.complete_ready();
         if self.pump_handover() {

@@ -74,6 +74,7 @@ impl Source {
             TargetMessage::Differs { epoch, frame, blocks } => self.differs(epoch, frame, &blocks),
             TargetMessage::Pong { applied, .. } => self.applied = applied,
             TargetMessage::NotTaken { text } => self.not_taken(&text),
+            TargetMessage::Checked { id, differing, unchecked } => self.checked(id, &differing, unchecked),
             TargetMessage::Refused { .. } => {
                 self.outputs.push_back(Output::Disconnect { reason: "the peer refused the session" });
             }

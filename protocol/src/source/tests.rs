@@ -1,5 +1,7 @@
 //! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
 
+mod verify;
+
 use super::*;
 use crate::bitmap::mem_words;
 use crate::message::{Lost, Opened, TargetMessage, VolumeInfo};
@@ -37,6 +39,8 @@ struct Bench {
     /// Writes of the state wait.
     states_wait: bool,
     waiting_states: Vec<u64>,
+    /// Reports of verifications, as they were noted.
+    notes: Vec<Verification>,
 }
 
 impl Bench {
@@ -94,6 +98,7 @@ impl Bench {
             hot_log_fails: false,
             states_wait: false,
             waiting_states: Vec::new(),
+            notes: Vec::new(),
         };
         bench.run();
         bench.connect(None, None, Lost::None);
@@ -150,6 +155,10 @@ impl Bench {
                 Output::Complete { request, result } => {
                     assert_eq!(result, Err(LocalError::Flush));
                     self.failed.push(request);
+                }
+                Output::NoteVerification(report) => {
+                    self.notes.push(*report);
+                    self.source.verification_noted(now);
                 }
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => self.roles_stay = Some(why),

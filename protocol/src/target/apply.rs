@@ -31,7 +31,7 @@ impl Target {
     pub(super) fn apply_at(&self) -> Option<Time> {
         match self.apply {
             Apply::Failed { until } => Some(until),
-            Apply::Idle if self.failed.is_none() && self.promoting.is_none() => {
+            Apply::Idle if self.failed.is_none() && self.promoting.is_none() && !self.holds_apply() => {
                 let from = self.state.base.map_or(self.journal_start, |b| b.lsn);
                 let point = self.points.next_to_apply(from)?;
                 Some(point.time.plus_us(self.config.history_us).max(self.next_batch))
@@ -49,7 +49,7 @@ impl Target {
 
     pub(super) fn pump_apply(&mut self) {
         let Some(base) = self.state.base else { return };
-        if !matches!(self.apply, Apply::Idle) || self.promoting.is_some() {
+        if !matches!(self.apply, Apply::Idle) || self.promoting.is_some() || self.holds_apply() {
             return;
         }
         if self.journal_start < base.lsn {
@@ -69,7 +69,9 @@ impl Target {
             return;
         }
         let durable_only = self.rules.on(Rule::ApplyDurable);
-        let point = self.points.to_apply(base.lsn, aged, BATCH_BYTES, durable_only);
+        let limit = if durable_only { self.points.durable() } else { self.points.end() };
+        let limit = self.apply_limit().map_or(limit, |held| held.min(limit));
+        let point = self.points.to_apply(base.lsn, aged, BATCH_BYTES, limit);
         if let Some(point) = point.filter(|p| !rests || p.lsn.0 >= base.lsn.0 + LARGE_BYTES) {
             self.next_batch = self.now.plus_us(INTERVAL_US);
             self.begin_batch(point);
@@ -141,10 +143,7 @@ impl Target {
         self.journal_start = to;
         self.points.applied(to);
         self.skip.retain(|(_, end)| *end > to);
-        let drained = self.points.newest().is_none_or(|p| p.lsn <= to);
-        if drained {
-            self.overlay.clear();
-        }
+        self.overlay.applied(to);
         self.outputs.push_back(Output::Trim { before: to });
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::codec;
-use crate::frame::{Block, Codec, Payload, frame_digest};
+use crate::frame::{Block, Check, Codec, Payload, frame_digest};
 use crate::intervals::Intervals;
 
 /// Bound of the frames that wait for others, in bytes: what the source's window lets it send, with room to spare.
@@ -272,8 +272,8 @@ impl Target {
         if let Some(range) = frame.written_range() {
             self.check_range(range)?;
         }
-        if let Frame::Compare(c) = &frame {
-            self.check_range(c.range)?;
+        if let Frame::Compare(Compare { range, .. }) | Frame::Check(Check { range, .. }) = &frame {
+            self.check_range(*range)?;
         }
         let ordered = !matches!(frame, Frame::Block(_) | Frame::Compare(_));
         if let Some(e) = self.epoch.as_mut().filter(|e| e.commit.is_some() && ordered) {
@@ -311,6 +311,7 @@ impl Target {
             }
             Frame::TakeOver { position } => self.asked_to_take_over(position),
             Frame::Point { .. } => return Err(Violation::Unexpected("a point")),
+            Frame::Check(check) => self.take_check(check)?,
         }
         self.release_held()
     }
@@ -384,7 +385,7 @@ impl Target {
         let Some(e) = self.epoch.take() else { return };
         self.lost_handed_over |= e.clears_lost;
         if !e.direct {
-            self.overlay.union(&e.touched);
+            self.overlay.union(&e.touched, self.points.end());
             self.aborting = Some(e.begin);
             self.outputs.push_back(Output::Append(Frame::EpochAbort { epoch: e.id }));
         }
@@ -543,7 +544,7 @@ impl Target {
                     self.loose_record(end, r.position.sequence);
                 }
                 None => {
-                    self.overlay.insert(r.range.blocks());
+                    self.overlay.insert(r.range.blocks(), end);
                     self.checkpoint(r.position, end);
                 }
             },
@@ -561,7 +562,7 @@ impl Target {
                     e.commit_end = Some(end);
                     self.sync_wanted = true;
                 } else if let Some(e) = self.epoch.take_if(|e| e.id == *epoch) {
-                    self.overlay.union(&e.touched);
+                    self.overlay.union(&e.touched, end);
                     self.checkpoint(*position, end);
                     self.sync_wanted = true;
                     if e.clears_lost {
@@ -571,7 +572,7 @@ impl Target {
                 }
             }
             Frame::Point { position, .. } => self.checkpoint(*position, end),
-            Frame::Mark { .. } | Frame::Compare(_) | Frame::TakeOver { .. } => {}
+            Frame::Mark { .. } | Frame::Compare(_) | Frame::TakeOver { .. } | Frame::Check(_) => {}
         }
     }
 
@@ -601,10 +602,10 @@ impl Target {
         if covered && checkpoint {
             // At or before the base's own checkpoint: redone, but not offered.
             if let Some(range) = frame.written_range() {
-                self.overlay.insert(range.blocks());
+                self.overlay.insert(range.blocks(), end);
             }
             if let Some(e) = self.epoch.take() {
-                self.overlay.union(&e.touched);
+                self.overlay.union(&e.touched, end);
             }
             self.points.appended(end);
             return;
@@ -712,7 +713,7 @@ impl Target {
         if let Some(c) = e.commit.as_ref().filter(|c| c.noting.is_some_and(|v| v > 0 && v <= version)) {
             if let Some(end) = e.commit_end.filter(|_| e.kept) {
                 let (position, held) = (c.position, std::mem::take(&mut e.held_ordered));
-                self.overlay.union(&e.touched);
+                self.overlay.union(&e.touched, end);
                 self.epoch = None;
                 self.checkpoint(position, end);
                 self.points.synced(self.points.durable());

@@ -11,6 +11,8 @@
 //! | `intake` | frames as they come: order, epochs, what waits for what |
 //! | `points` | checkpoints: received, durable, acknowledged |
 //! | `apply` | redo from the journal to the base |
+//! | `unapplied` | the blocks that the journal holds and the base may lack |
+//! | `verify` | checks of a verification |
 //! | `promote` | the end of being a target |
 
 mod apply;
@@ -18,6 +20,8 @@ mod intake;
 mod points;
 mod promote;
 mod session;
+mod unapplied;
+mod verify;
 
 use std::collections::VecDeque;
 
@@ -34,6 +38,9 @@ use intake::{EarlyFrames, OpenEpoch};
 use points::Points;
 pub use promote::{CannotPromote, Promotion};
 use session::Session;
+use unapplied::Unapplied;
+use verify::Checks;
+pub use verify::{CheckResult, Comparison, DueCheck};
 
 /// A journal is synced at the latest this long after an entry came, in microseconds, if nothing asks for it sooner.
 const SYNC_DELAY_US: u64 = 5_000;
@@ -96,6 +103,8 @@ pub enum Output {
     },
     /// Compare with the base: [`Target::compared`].
     Compare(Compare),
+    /// Compare with the image at each check's place: [`Target::verified`]. The base is left alone meanwhile.
+    Verify(Comparison),
     /// Make the bases of all volumes durable: [`Target::base_synced`].
     SyncBase,
     /// Redo the journal from its start up to `to`: [`Target::applied`].
@@ -228,7 +237,7 @@ pub struct Target {
     /// Entries of epochs that were never committed.
     skip: Vec<(Lsn, Lsn)>,
     /// Blocks that the journal holds and the base may lack.
-    overlay: BlockSet,
+    overlay: Unapplied,
     /// Where the epoch begins whose abort is being appended.
     aborting: Option<Lsn>,
     /// The sequence of the next record, when some are on their way to the journal.
@@ -252,6 +261,7 @@ pub struct Target {
     base_syncing: Option<u64>,
     base_writes: u64,
     apply: Apply,
+    checks: Checks,
     /// A batch that nobody waits for begins no sooner.
     next_batch: Time,
     promoting: Option<promote::Step>,
@@ -276,7 +286,7 @@ impl Target {
             epoch: None,
             early: EarlyFrames::default(),
             skip: Vec::new(),
-            overlay: BlockSet::default(),
+            overlay: Unapplied::default(),
             aborting: None,
             coming: None,
             lost_bitmaps: Vec::new(),
@@ -292,6 +302,7 @@ impl Target {
             base_syncing: None,
             base_writes: 0,
             apply: Apply::Idle,
+            checks: Checks::default(),
             next_batch: Time(0),
             promoting: None,
             state_version: 0,
@@ -374,6 +385,7 @@ impl Target {
         self.retry_apply();
         self.pump_promotion();
         self.pump_apply();
+        self.pump_checks();
         self.pump_state();
     }
 
@@ -400,6 +412,7 @@ impl Target {
         self.session = Session::None;
         self.coming = None;
         self.early = EarlyFrames::default();
+        self.checks.forget_waiting();
         self.lost_handed_over = false;
         if self.epoch.as_ref().is_some_and(|e| e.is_being_noted()) {
             // The end of a first sync is on its way to the superblock: it stands.

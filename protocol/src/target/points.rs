@@ -113,16 +113,9 @@ impl Points {
         self.end.0.saturating_sub(self.durable.0)
     }
 
-    /// The furthest checkpoint to apply up to: durable, aged, within `batch_bytes` of `from` unless the next one is
+    /// The furthest checkpoint to apply up to: at or before `limit`, aged, within `batch_bytes` of `from` unless the next one is
     /// further away by itself.
-    pub fn to_apply(
-        &self,
-        from: Lsn,
-        oldest_us: Time,
-        batch_bytes: u64,
-        durable_only: bool,
-    ) -> Option<Checkpoint> {
-        let limit = if durable_only { self.durable } else { self.end };
+    pub fn to_apply(&self, from: Lsn, oldest_us: Time, batch_bytes: u64, limit: Lsn) -> Option<Checkpoint> {
         // In order of place and of time: a long history is not looked through for what is not ripe yet.
         let ripe = |p: &&Checkpoint| p.lsn <= limit && p.time <= oldest_us;
         let mut points = self.applicable.iter().skip_while(|p| p.lsn <= from).take_while(ripe);
@@ -146,6 +139,7 @@ impl Points {
 impl Target {
     pub(super) fn checkpoint(&mut self, position: Position, lsn: Lsn) {
         self.points.found(Checkpoint { position, lsn, time: self.now });
+        self.checks.reached(position, lsn);
     }
 
     /// With rule 1 off, a record inside an epoch is acknowledged like any other.

@@ -1,5 +1,7 @@
 //! The target alone, fed by hand: what the simulator meets rarely or not at all.
 
+mod verify;
+
 use bytes::Bytes;
 
 use super::*;
@@ -22,6 +24,8 @@ struct Bench {
     sent: Vec<TargetMessage>,
     ended: Vec<String>,
     redone: Vec<(Lsn, Vec<(Lsn, Lsn)>)>,
+    /// Checks to be compared, which the tests report.
+    comparisons: Vec<Comparison>,
 }
 
 impl Bench {
@@ -41,6 +45,7 @@ impl Bench {
             sent: Vec::new(),
             ended: Vec::new(),
             redone: Vec::new(),
+            comparisons: Vec::new(),
         };
         bench.open();
         bench
@@ -96,6 +101,7 @@ impl Bench {
                     self.redone.push((to, skip));
                     self.target.applied(Time(1), true);
                 }
+                Output::Verify(comparison) => self.comparisons.push(comparison),
                 Output::WriteBase { .. } => self.target.base_written(Time(1), true),
                 Output::Send { message, .. } => self.sent.push(message),
                 Output::EndSession { reason, .. } => self.ended.push(reason),

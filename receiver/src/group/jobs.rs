@@ -9,10 +9,12 @@ use std::sync::{Arc, mpsc};
 use afterimage_contract::daemon::or_abort;
 use afterimage_protocol::Lsn;
 use afterimage_protocol::state::GroupState;
+use afterimage_protocol::target::{CheckResult, Comparison};
 use afterimage_storage::apply::{self, ApplyError, ApplyStats, DEFAULT_BUDGET_BYTES};
 use afterimage_storage::group::{StateWriter, VolumeFile};
 use afterimage_storage::journal::{Reader, SyncTicket};
 use afterimage_storage::lock::DirLock;
+use afterimage_storage::verify;
 
 use super::input::Input;
 
@@ -22,6 +24,8 @@ pub enum Done {
     Journal(SyncTicket, io::Result<()>),
     /// A redo of the journal.
     Apply(Result<ApplyStats, ApplyError>),
+    /// A comparison of the checks of a verification.
+    Verify(Vec<CheckResult>),
     /// A sync of all volumes.
     Base(io::Result<()>),
     /// A write of this version of the state, and whether it is durable.
@@ -79,6 +83,12 @@ impl Jobs {
         });
     }
 
+    /// Compares checks with the volumes and, as far as the comparison says so, `entries`.
+    pub fn verify(&mut self, comparison: Comparison, entries: Option<Reader>, volumes: Vec<VolumeFile>) {
+        self.base_under_way += 1;
+        self.run(Helper::Base, move || Done::Verify(verify::compare(&volumes, &comparison, entries)));
+    }
+
     /// Syncs all volumes.
     pub fn sync_base(&mut self, volumes: Vec<VolumeFile>) {
         self.base_under_way += 1;
@@ -128,7 +138,7 @@ impl Jobs {
 
     fn count(&mut self, done: Done) -> Done {
         self.under_way -= 1;
-        if matches!(done, Done::Apply(_) | Done::Base(_)) {
+        if matches!(done, Done::Apply(_) | Done::Base(_) | Done::Verify(_)) {
             self.base_under_way -= 1;
         }
         done

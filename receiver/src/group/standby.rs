@@ -219,7 +219,8 @@ impl Standby {
                 let differing = compare_base(&self.volumes, &compare);
                 self.target.compared(clock::now(), &compare, differing);
             }
-            Output::SyncJournal | Output::SyncBase | Output::Apply { .. } if self.closing => {}
+            Output::SyncJournal | Output::SyncBase | Output::Apply { .. } | Output::Verify(_)
+                if self.closing => {}
             Output::SyncJournal => match self.store.start_sync() {
                 Ok(ticket) => self.jobs.sync_journal(ticket),
                 // One that was started before a cut: its result is this one's too.
@@ -229,6 +230,10 @@ impl Standby {
             Output::SyncBase => self.jobs.sync_base(self.volumes.clone()),
             Output::Apply { to, skip } => {
                 self.jobs.apply(self.store.read_to(to), skip, self.volumes.clone());
+            }
+            Output::Verify(comparison) => {
+                let entries = comparison.replay_to.map(|to| self.store.read_to(to));
+                self.jobs.verify(comparison, entries, self.volumes.clone());
             }
             Output::Truncate { at } => {
                 let cut = self.store.truncate(at);
@@ -296,6 +301,7 @@ impl Standby {
                 self.note("cannot apply the journal", &error);
                 self.target.applied(now, false);
             }
+            Done::Verify(results) => self.target.verified(now, results),
             Done::Base(result) => {
                 if let Err(error) = &result {
                     self.note("cannot sync a volume", error);

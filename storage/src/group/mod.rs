@@ -21,6 +21,7 @@ use crate::superblock::{Superblock, SuperblockError};
 
 pub use primary_volume::PrimaryVolume;
 pub use reinstate::{ReinstateError, Reinstated, reinstate};
+pub(crate) use source::hashes_of;
 pub use source::{SourceFiles, SourceStore, content_of, read_run, write_content};
 pub use target::{StateWriter, TargetStore, compare_base, write_base};
 

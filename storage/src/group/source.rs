@@ -5,7 +5,7 @@ use std::io;
 use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::codec::{content_checksum, decode};
 use afterimage_protocol::frame::{Content, HASH_BYTES};
-use afterimage_protocol::source::ReadOutcome;
+use afterimage_protocol::source::{ReadOutcome, Verification};
 use afterimage_protocol::state::GroupState;
 use afterimage_protocol::*;
 use bytes::Bytes;
@@ -13,9 +13,13 @@ use bytes::Bytes;
 use super::{GroupError, GroupStore, VolumeFile, settle};
 use crate::bitmap::{BitmapError, BitmapFile, BitmapSync, open_bitmap};
 use crate::hot_log::{HotLog, HotLogError};
-use crate::io::Dir;
+use crate::io::{Dir, Open};
+use crate::sealed;
 
 const HOT_LOG: &str = "hot-extents";
+const VERIFICATION_NAME: &str = "verification";
+/// A report with the most ranges fits twice.
+const VERIFICATION: sealed::Kind = sealed::Kind { magic: *b"AIVR", version: 1, max_payload: 1 << 20 };
 
 /// What was found when a source's files were opened: what [`afterimage_protocol::source::Found`] wants.
 pub struct SourceFiles {
@@ -120,6 +124,30 @@ impl SourceStore {
     /// Writes the set of hot extents; whether it is durable.
     pub fn persist_hot(&mut self, extents: &[Extent]) -> bool {
         report(self.hot_log.write(extents), "the hot-extent log")
+    }
+
+    /// Stores the report of a verification in place of the last one; whether it is durable.
+    pub fn note_verification(&mut self, verification: &Verification) -> bool {
+        let sealed = VERIFICATION.seal(0, &verification.encode());
+        let stored = sealed::create(&*self.group.dir, VERIFICATION_NAME, sealed.len() as u64, &[(0, sealed)]);
+        report(stored, "the report of a verification")
+    }
+
+    /// The last report of a verification; `None` if there is none that can be read.
+    pub fn verification(&self) -> Option<Verification> {
+        let dir = &*self.group.dir;
+        if !dir.exists(VERIFICATION_NAME).ok()? {
+            return None;
+        }
+        let file = dir.open(VERIFICATION_NAME, Open::Existing).ok()?;
+        let report = match sealed::read(&VERIFICATION, &*file, 0) {
+            sealed::Found::Valid { payload, .. } => Verification::decode(&payload),
+            _ => None,
+        };
+        if report.is_none() {
+            tracing::warn!("the report of the last verification cannot be read");
+        }
+        report
     }
 
     /// Handles that make words of the bitmaps durable, one for each volume; may be used from any thread.
@@ -233,7 +261,7 @@ fn try_read_run(
 }
 
 /// The truncated BLAKE3 hash of each block of `bytes`.
-pub(super) fn hashes_of(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn hashes_of(bytes: &[u8]) -> Vec<u8> {
     let mut hashes = Vec::with_capacity(bytes.len() / BLOCK_BYTES as usize * HASH_BYTES);
     for block in bytes.chunks(BLOCK_BYTES as usize) {
         hashes.extend_from_slice(&blake3::hash(block).as_bytes()[..HASH_BYTES]);

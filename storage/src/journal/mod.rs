@@ -490,7 +490,7 @@ struct Part {
 impl Part {
     /// Refuses what could not be read again: once acknowledged, that would be damage.
     fn new(frame: &Frame) -> Result<Self, JournalError> {
-        if matches!(frame, Frame::Compare(_) | Frame::TakeOver { .. }) {
+        if matches!(frame, Frame::Compare(_) | Frame::TakeOver { .. } | Frame::Check(_)) {
             return Err(JournalError::Refused { source: None });
         }
         let part = Self { header: frame.header(), payload: frame.payload(), range: frame.written_range() };

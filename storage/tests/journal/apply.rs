@@ -11,7 +11,7 @@ use afterimage_storage::journal::Journal;
 use crate::disk::{Disk, Fault};
 use crate::frames::*;
 
-const VOLUME_BYTES: u64 = 256 << 10;
+pub const VOLUME_BYTES: u64 = 256 << 10;
 
 fn contents(volume: &Arc<dyn File>) -> Vec<u8> {
     let mut bytes = vec![0; volume.len().unwrap() as usize];
@@ -23,7 +23,7 @@ fn all(journal: &Journal, volumes: &[Arc<dyn File>], budget: u64) -> Result<Appl
     apply(journal.read(journal.start(), journal.end()), &|_| false, volumes, budget)
 }
 
-fn draw(random: &mut Random, volumes: u32) -> Frame {
+pub fn draw(random: &mut Random, volumes: u32) -> Frame {
     let volume = VolumeIndex(random.below(u64::from(volumes)) as u32);
     let length = [1, 17, 512, 4096, 9000, 40000][random.below(6) as usize];
     let offset = random.below(VOLUME_BYTES - length);
@@ -48,7 +48,7 @@ fn draw(random: &mut Random, volumes: u32) -> Frame {
     Frame::Record(r)
 }
 
-fn model_write(model: &mut [Vec<u8>], frame: &Frame) {
+pub fn model_write(model: &mut [Vec<u8>], frame: &Frame) {
     let range = frame.written_range().unwrap();
     let target =
         &mut model[range.volume.0 as usize][range.offset as usize..(range.offset + range.length) as usize];

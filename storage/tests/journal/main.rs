@@ -9,3 +9,4 @@ mod disk;
 mod faults;
 mod frames;
 mod golden;
+mod verify;

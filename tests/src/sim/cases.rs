@@ -52,6 +52,7 @@ impl Case {
             Rule::Throttle => (None, None, 1000),
             Rule::StalePeer => (Some(Theme::OldCopy), None, 300),
             Rule::StaleSession => (Some(Theme::OldSessions), Some(Given::StalePeerSessions), 300),
+            Rule::CheckInOrder | Rule::CheckView | Rule::CheckHoldsApply => (Some(Theme::Verify), None, 300),
             _ => (None, None, 300),
         };
         Self { rule, theme, given, seeds }

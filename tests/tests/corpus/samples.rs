@@ -132,6 +132,10 @@ fn frame() -> Samples {
     samples.push(("valid-compare".into(), compare.to_bytes().to_vec()));
     let take_over = Frame::TakeOver { position: position() };
     samples.push(("valid-take-over".into(), take_over.to_bytes().to_vec()));
+    let check = |range, hashes| Frame::Check(Check { id: CheckId(5), position: position(), range, hashes });
+    let hashed = check(range(8192), raw(2 * HASH_BYTES)).to_bytes().to_vec();
+    samples.push(("valid-check".into(), hashed));
+    samples.push(("valid-check-zeroes".into(), check(range(64 << 20), Bytes::new()).to_bytes().to_vec()));
     // Compressed, and claiming to be what a bomb would be.
     let Content::Data(mut payload) = data(Codec::Zstd, 1 << 20) else { unreachable!() };
     payload.raw_bytes = 4096;
@@ -142,7 +146,7 @@ fn frame() -> Samples {
     let good = record(data(Codec::Raw, 512), 512).to_bytes().to_vec();
     for (name, at, value) in [
         ("version", 4, 2),
-        ("kind", 5, 9),
+        ("kind", 5, 10),
         ("codec", 6, 3),
         ("payload-length", 10, 0x20),
         ("volume", 16, 64),
@@ -234,6 +238,9 @@ fn target_message() -> Samples {
         ("valid-staged-empty", bytes(staged(None))),
         ("valid-differs", {
             bytes(TargetMessage::Differs { epoch: EpochId(1), frame: FrameId(2), blocks: vec![blocks(1)] })
+        }),
+        ("valid-checked", {
+            bytes(TargetMessage::Checked { id: CheckId(5), differing: vec![blocks(1)], unchecked: 7 })
         }),
         ("valid-pong", bytes(TargetMessage::Pong { time: Time(5), applied: Sequence(6) })),
         // 2^60 ranges.
@@ -630,6 +637,11 @@ fn admin_request() -> Samples {
         ("valid-status", line(&Request::Status)),
         ("valid-activate", line(&activate)),
         ("valid-pause", line(&Request::PauseStream { group: "orders".into() })),
+        ("valid-verify", {
+            let rate_bytes_per_s = Some(1 << 20);
+            line(&Request::Verify { group: "orders".into(), repair: true, rate_bytes_per_s })
+        }),
+        ("valid-verification", line(&Request::Verification { group: "orders".into() })),
         ("valid-several", [line(&promote), line(&activate), line(&Request::Ping)].concat()),
         ("valid-after-a-bad-one", [b"{}\n".to_vec(), line(&Request::Ping)].concat()),
         ("bad-version", b"{\"version\":2,\"request\":\"ping\"}\n".into()),

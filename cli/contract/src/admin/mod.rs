@@ -72,6 +72,29 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Agent: begin a verification of the group's copies; answers with its
+    /// [`crate::status::VerificationStatus`]. While one is under way, it answers with that one.
+    Verify {
+        /// The group.
+        group: String,
+        /// Make the standby's blocks that differ equal to the primary's.
+        #[serde(default)]
+        repair: bool,
+        /// The most bytes to read in a second; what is configured if absent.
+        #[serde(default)]
+        rate_bytes_per_s: Option<u64>,
+    },
+    /// Agent: answer with the [`crate::status::VerificationStatus`] of the verification under way, or the last one, or
+    /// `null`.
+    Verification {
+        /// The group.
+        group: String,
+    },
+    /// Agent: give the verification up; answers as [`Request::Verification`] does.
+    CancelVerification {
+        /// The group.
+        group: String,
+    },
     /// Agent: end the group's stream and do not connect again until told, as if the link were cut.
     PauseStream {
         /// The group.

@@ -157,6 +157,7 @@ impl GroupReader<'_, '_> {
         let hot_extents = s.optional("hot_extents", f, hot_extents);
         let max_rate = s.optional("max_rate", f, max_rate);
         let objectives = s.section("objectives", f).map_or_else(Objectives::default, |s| objectives(s, f));
+        let verify = s.section("verify", f).map_or(Verify { rate: DEFAULT_VERIFY_RATE }, |s| verify(s, f));
         let journal = s.section("journal", f);
         let journal_place = journal.as_ref().map(|s| s.place.clone());
         let journal = self.journal(journal);
@@ -180,6 +181,7 @@ impl GroupReader<'_, '_> {
             catchup_window: value_or(&catchup_window, DEFAULT_CATCHUP_WINDOW),
             hot_extents: value_or(&hot_extents, DEFAULT_HOT_EXTENTS),
             max_rate: max_rate.map(|(rate, _)| rate),
+            verify,
             volumes,
         };
         if group.mode == Mode::Async {
@@ -347,6 +349,12 @@ fn objectives(mut section: Section, findings: &mut Findings) -> Objectives {
     let rto = section.optional("rto", findings, |v| duration(v, Duration::ZERO, MAX_HISTORY));
     section.finish(findings);
     Objectives { rpo: rpo.map(|(d, _)| d), rto: rto.map(|(d, _)| d) }
+}
+
+fn verify(mut section: Section, findings: &mut Findings) -> Verify {
+    let rate = section.optional("rate", findings, max_rate);
+    section.finish(findings);
+    Verify { rate: value_or(&rate, DEFAULT_VERIFY_RATE) }
 }
 
 fn value_or<T: Copy>(found: &Option<(T, Place)>, default: T) -> T {

@@ -61,6 +61,8 @@ pub const MIN_HOT_EXTENTS: u32 = 16;
 pub const MAX_HOT_EXTENTS: u32 = 65_536;
 /// Least `group.*.max_rate`: below it a catch-up might never end.
 pub const MIN_MAX_RATE: ByteRate = ByteRate::from_bytes_per_s(64 << 10);
+/// `group.*.verify.rate`: half of what a slow disk reads, so that a verification is not felt.
+pub const DEFAULT_VERIFY_RATE: ByteRate = ByteRate::from_bytes_per_s(50 << 20);
 /// `group.*.volume.capture`: the agent is in the I/O path.
 pub const DEFAULT_CAPTURE: Capture = Capture::Inline;
 /// `group.*.volume.export.tcp_remote`: NBD knows no password.
@@ -188,6 +190,8 @@ pub struct Group {
     pub hot_extents: u32,
     /// Bound of what the group sends; none by default.
     pub max_rate: Option<ByteRate>,
+    /// How the copies are compared.
+    pub verify: Verify,
     /// At least one, in the order of the file.
     pub volumes: Vec<Volume>,
 }
@@ -275,6 +279,13 @@ pub struct Journal {
     pub dir: PathBuf,
     /// Bound of the group's journal on disk.
     pub max_size: ByteSize,
+}
+
+/// `verify`: how the copies are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verify {
+    /// Bound of a verification's reading, unless the operator says another.
+    pub rate: ByteRate,
 }
 
 /// `[[group.NAME.volume]]`: one block device or image file.

@@ -46,6 +46,7 @@ fn a_short_file_gets_the_documented_defaults() {
     assert_eq!(group.journal_path(), Path::new("/var/lib/afterimage/journal/orders"));
     assert_eq!((group.queue_size, group.catchup_window), (ByteSize::from_mib(64), ByteSize::from_mib(16)));
     assert_eq!((group.hot_extents, group.max_rate, group.first_sync), (1024, None, FirstSync::Copy));
+    assert_eq!(group.verify.rate, DEFAULT_VERIFY_RATE);
     assert!(group.starts_as_primary("alpha") && !group.starts_as_primary("beta"));
     let volume = group.volume("pgdata").unwrap();
     assert_eq!((volume.capture, volume.export.tcp), (Capture::Inline, None));
@@ -109,6 +110,7 @@ queue_size = "1GiB"
 catchup_window = "64MiB"
 hot_extents = 0x100
 max_rate = "100MiB/s"
+verify = { rate = "10MiB/s" }
 volume = [{ name = "v", device = "/v", capture = "inline", export = { tcp = "[::1]:10809", tcp_remote = false } }]
 "#;
     let group = parse(&format!("{GOOD}{more}")).unwrap().groups.remove("all").unwrap();
@@ -122,6 +124,7 @@ volume = [{ name = "v", device = "/v", capture = "inline", export = { tcp = "[::
     );
     assert_eq!((group.first_sync, group.hot_extents), (FirstSync::Compare, 256));
     assert_eq!(group.max_rate.unwrap().bytes_per_s(), 100 << 20);
+    assert_eq!(group.verify.rate.bytes_per_s(), 10 << 20);
     assert_eq!(group.volumes[0].export.tcp, Some("[::1]:10809".parse().unwrap()));
 }
 
@@ -247,6 +250,11 @@ fn each_mistake_has_its_message() {
             "mode =",
             "max_rate = \"1KiB/s\"\nmode =",
             "a.toml:10: group.orders.max_rate: 1KiB/s is too slow; at least 64KiB/s",
+        ),
+        (
+            "mode =",
+            "verify = { rate = \"1KiB/s\" }\nmode =",
+            "a.toml:10: group.orders.verify.rate: 1KiB/s is too slow; at least 64KiB/s",
         ),
         (
             "mode =",
@@ -545,9 +553,12 @@ fn every_key_is_documented() {
         let message = parse(&text).unwrap_err().remove(0);
         keys.extend(message.split_once("known here: ").unwrap().1.split(", ").map(str::to_owned));
     }
-    assert_eq!(keys.len(), 4 + 2 + 4 + 14 + 4);
+    assert_eq!(keys.len(), 4 + 2 + 4 + 15 + 4);
     for key in keys.iter().filter(|key| {
-        !matches!(key.as_str(), "journal" | "volume" | "export" | "before_promotion" | "before_switchover")
+        !matches!(
+            key.as_str(),
+            "journal" | "verify" | "volume" | "export" | "before_promotion" | "before_switchover"
+        )
     }) {
         assert!(page.contains(&format!("| `{key}` |")), "{key} is not documented");
     }
@@ -556,6 +567,7 @@ fn every_key_is_documented() {
         "before_switchover.on_failure",
         "journal.dir",
         "journal.max_size",
+        "verify.rate",
         "export.nbd",
         "export.tcp",
         "export.tcp_remote",

@@ -91,6 +91,7 @@ fn merge_group(agent: GroupStatus, receiver: GroupStatus) -> GroupStatus {
     let receiver_leads = !matches!(agent.role, Role::Primary | Role::Fenced);
     let (mut lead, other) = if receiver_leads { (receiver, agent) } else { (agent, receiver) };
     lead.journal = lead.journal.or(other.journal);
+    lead.verification = lead.verification.or(other.verification);
     lead.generation = lead.generation.or(other.generation);
     lead.parent = lead.parent.or(other.parent);
     lead.peer.fingerprint = lead.peer.fingerprint.or(other.peer.fingerprint);

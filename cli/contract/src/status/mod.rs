@@ -96,6 +96,8 @@ pub struct GroupStatus {
     pub queue_limit_bytes: Option<u64>,
     /// The catch-up or first sync under way.
     pub catchup: Option<CatchUp>,
+    /// The verification under way on a primary, or the last one.
+    pub verification: Option<VerificationStatus>,
     /// The redo log of a standby.
     pub journal: Option<JournalStatus>,
     /// The volumes, in the order of the configuration.
@@ -130,6 +132,7 @@ impl GroupStatus {
             queued_bytes: None,
             queue_limit_bytes: None,
             catchup: None,
+            verification: None,
             journal: None,
             volumes: Vec::new(),
             warnings: Vec::new(),
@@ -258,6 +261,59 @@ pub struct CatchUp {
     pub eta_s: Option<u64>,
     /// Whether this is the first sync: there is nothing to promote before it ends.
     pub first: bool,
+}
+
+/// A comparison of both copies, block for block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationStatus {
+    /// How far it is.
+    pub state: VerificationState,
+    /// Whether blocks that differ are made equal to the primary's.
+    pub repair: bool,
+    /// When it began: microseconds since 1970.
+    pub started_us: u64,
+    /// When it ended; `null` while it goes on.
+    pub finished_us: Option<u64>,
+    /// Bytes of the blocks that were looked at.
+    pub done_bytes: u64,
+    /// Bytes of all volumes.
+    pub total_bytes: u64,
+    /// Bytes of the blocks that were looked at and could not be compared.
+    pub unchecked_bytes: u64,
+    /// Blocks of 4 KiB that differed.
+    pub mismatched_blocks: u64,
+    /// Those of them that are equal again.
+    pub repaired_blocks: u64,
+    /// The first of the blocks that differed.
+    pub differing: Vec<DifferingBlocks>,
+    /// The most bytes that are read in a second.
+    pub rate_limit_bytes_per_s: Option<u64>,
+}
+
+/// How far a verification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerificationState {
+    /// It goes on whenever records stream.
+    Running,
+    /// Every block was looked at.
+    Finished,
+    /// It was given up.
+    Cancelled,
+    /// A state that this release does not know: the daemon is newer.
+    #[serde(other)]
+    Unrecognized,
+}
+
+/// Blocks side by side that differed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferingBlocks {
+    /// The volume's name.
+    pub volume: String,
+    /// The first block of 4 KiB.
+    pub first_block: u64,
+    /// Count of blocks.
+    pub blocks: u64,
 }
 
 /// A standby's redo log.

@@ -43,6 +43,19 @@ fn full() -> Status {
         eta_s: Some(2),
         first: false,
     });
+    group.verification = Some(VerificationStatus {
+        state: VerificationState::Finished,
+        repair: false,
+        started_us: 1_789_990_100_000_000,
+        finished_us: Some(1_789_990_200_000_000),
+        done_bytes: 1 << 30,
+        total_bytes: 1 << 30,
+        unchecked_bytes: 0,
+        mismatched_blocks: 2,
+        repaired_blocks: 0,
+        differing: vec![DifferingBlocks { volume: "pgdata".into(), first_block: 7, blocks: 2 }],
+        rate_limit_bytes_per_s: Some(50 << 20),
+    });
     group.journal = Some(JournalStatus {
         bytes: 10 << 20,
         limit_bytes: 8 << 30,
@@ -93,6 +106,7 @@ fn what_is_unknown_is_null_and_present() {
         "queue_limit_bytes",
         "catchup",
         "journal",
+        "verification",
     ] {
         assert_eq!(json.get(key), Some(&serde_json::Value::Null), "{key}");
     }

@@ -64,6 +64,7 @@ impl Standby {
                 match output {
                     Output::Apply { .. }
                     | Output::SyncBase
+                    | Output::Verify(_)
                     | Output::SyncJournal
                     | Output::PersistState { .. }
                     | Output::Trim { .. } => {

@@ -24,6 +24,10 @@ impl World {
     }
 
     pub(super) fn take_copy(&mut self) {
+        // What a copy brings back of flipped bits would be of no known time.
+        if !self.flips.is_empty() {
+            return;
+        }
         let session = self.session_count;
         self.faults.old_copy = Some((self.standby.disk.snapshot(), session));
     }

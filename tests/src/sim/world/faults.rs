@@ -15,7 +15,7 @@ use crate::sim::{Failure, On, Rng, Snapshot, Times};
 /// Weights of the eight ordinary actions: client, primary job, send, deliver, standby job, connect, start, timeouts.
 const ORDINARY: [u32; 8] = [140, 260, 200, 420, 200, 80, 60, 120];
 /// Base weights of the faults.
-const FAULTS: [(Fault, u32); 30] = [
+const FAULTS: [(Fault, u32); 32] = [
     (Fault::CutLink, 8),
     (Fault::OneWay, 5),
     (Fault::Heal, 30),
@@ -46,6 +46,8 @@ const FAULTS: [(Fault, u32); 30] = [
     (Fault::OldSessions, 1),
     (Fault::FlushFails, 1),
     (Fault::SwitchOver, 3),
+    (Fault::Verify, 8),
+    (Fault::FlipBase, 2),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,10 @@ pub enum Fault {
     SwitchOver,
     /// A flush of one of the primary's volumes fails, and soon after it is killed or without power; then clients are quiet.
     FlushFails,
+    /// No fault: a verification begins.
+    Verify,
+    /// A bit flips in the standby's base.
+    FlipBase,
 }
 
 /// Steps in which a catch-up of everything ends, mostly.
@@ -236,6 +242,8 @@ impl World {
             Fault::DiskStandby => self.fail_standby_disk(),
             Fault::Damage => self.damage(),
             Fault::OldCopy => self.old_copy(),
+            Fault::Verify => self.begin_verification(),
+            Fault::FlipBase => self.flip_base(),
             Fault::Promote if self.rng.coin() => self.promote_now()?,
             Fault::Promote => self.faults.promote_unsynced = true,
             Fault::LoseRecord => self.faults.lose_record = true,

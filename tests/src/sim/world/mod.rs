@@ -22,6 +22,7 @@ mod setup;
 mod standby;
 mod switchover;
 mod theme;
+mod verify;
 
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::*;
@@ -36,6 +37,7 @@ use self::setup::{Setup, source_config};
 use self::standby::Standby;
 use self::theme::Shape;
 pub use self::theme::Theme;
+use self::verify::Flips;
 use crate::sim::Rng;
 
 /// A guarantee was broken.
@@ -85,6 +87,7 @@ pub struct World {
     shape: Shape,
     faults: Faults,
     claims: Claims,
+    flips: Flips,
     /// Sessions that both sides agreed on.
     session_count: u64,
     /// How often time makes a leap.
@@ -157,6 +160,7 @@ impl World {
             shape,
             faults,
             claims: Claims::default(),
+            flips: Flips::default(),
             session_count: 0,
             leaps,
             over: false,
@@ -252,7 +256,10 @@ impl World {
             7 => self.timeouts(),
             other => self.fault(other - 8)?,
         }
-        self.follow_plan()?;
+        // What was planned for a standby does not happen to a primary.
+        if !self.over {
+            self.follow_plan()?;
+        }
         self.after_step()
     }
 

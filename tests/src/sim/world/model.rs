@@ -9,7 +9,8 @@ use afterimage_storage::io::File;
 
 /// Sectors are 512 bytes; every write fills whole sectors with its number.
 pub const SECTOR_BYTES: u64 = 512;
-const SECTORS_PER_BLOCK: usize = (BLOCK_BYTES / SECTOR_BYTES) as usize;
+/// Sectors of a block; the short last one is counted with as many.
+pub const SECTORS_PER_BLOCK: usize = (BLOCK_BYTES / SECTOR_BYTES) as usize;
 
 /// Sizes of the two volumes: several extents, and a last block that is short.
 pub const SIZES: [u64; 2] = [3 * EXTENT_BYTES, EXTENT_BYTES + 512];

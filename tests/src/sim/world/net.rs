@@ -116,6 +116,10 @@ impl World {
                 return Ok(());
             };
             if let Ok(message) = message::decode::<TargetMessage>(&bytes) {
+                let alarm = match &message {
+                    TargetMessage::Checked { differing, .. } => differing.clone(),
+                    _ => Vec::new(),
+                };
                 if self.faults.lose_opened && matches!(message, TargetMessage::Opened(_)) {
                     self.faults.lose_opened = false;
                     self.say(|| "  the connection ends before the handshake does".into());
@@ -128,6 +132,7 @@ impl World {
                     self.primary.unaware = false;
                 }
                 self.say(|| format!("source gets {message:?}"));
+                self.check_alarm(&alarm)?;
             }
             self.primary.drain(&mut self.history);
             return Ok(());

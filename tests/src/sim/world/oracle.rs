@@ -16,7 +16,8 @@ pub struct Claims {
 
 impl World {
     pub(super) fn check(&mut self) -> Result<(), Violation> {
-        self.standby.check(&self.history)?;
+        self.settle_flips();
+        self.standby.check(&self.history, &self.flips)?;
         self.check_claims()?;
         self.check_zero_loss()
     }

@@ -26,6 +26,7 @@ enum Job {
     Write(Sequence, Write),
     Flush(u64, VolumeIndex),
     Read(u64, BlockRange, bool),
+    Note(Box<Verification>),
     Report(Report),
 }
 
@@ -37,6 +38,7 @@ enum Report {
     Write(Sequence, Result<(), LocalError>),
     Flush(u64, bool),
     Read(u64, ReadOutcome),
+    Noted,
 }
 
 /// What a client asked for.
@@ -168,7 +170,10 @@ impl Primary {
             boot_id,
             fresh_generation: generation,
         };
-        let source = Source::start(setup.config.clone(), found, now);
+        let mut source = Source::start(setup.config.clone(), found, now);
+        if let Some(report) = store.verification() {
+            source.resume_verification(now, report);
+        }
         history.recovered(source.position().sequence, image);
         self.process = Some(Process {
             source,
@@ -289,6 +294,7 @@ impl Primary {
             }
             Report::Flush(token, ok) => p.source.local_flushed(now, token, ok),
             Report::Read(read, outcome) => p.source.blocks_read(now, read, outcome),
+            Report::Noted => p.source.verification_noted(now),
         }
         self.drain(history);
     }
@@ -327,6 +333,7 @@ impl Primary {
                     }
                 }
                 Output::Read { read, blocks, hash } => p.jobs.push(Job::Read(read, blocks, hash)),
+                Output::NoteVerification(report) => p.jobs.push(Job::Note(report)),
                 Output::Complete { request, result } => completed.push((request, result)),
                 Output::Disconnect { .. } => p.disconnect = true,
                 Output::RolesStay(_) => {}
@@ -426,6 +433,10 @@ impl Process {
                 let volume = &self.volumes[blocks.volume.0 as usize];
                 let size = SIZES[blocks.volume.0 as usize];
                 Report::Read(read, read_run(volume.file(), size, blocks, hash))
+            }
+            Job::Note(report) => {
+                self.store.note_verification(&report);
+                Report::Noted
             }
             Job::Report(report) => report,
         }

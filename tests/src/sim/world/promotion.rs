@@ -59,6 +59,10 @@ impl World {
     /// is either still a standby, and the run goes on, or a primary with the image of its position.
     pub(super) fn promote_now(&mut self) -> Result<(), Violation> {
         self.check()?;
+        // Whoever promotes a damaged copy has a damaged copy.
+        if !self.flips.is_empty() {
+            return Ok(());
+        }
         let Some(p) = &mut self.standby.process else { return Ok(()) };
         if self.standby.disk.dead() || p.broken || p.target.may_promote().is_err() {
             return Ok(());

@@ -50,6 +50,7 @@ impl World {
         self.mend();
         self.follow()?;
         self.restart_failed();
+        let (verifies, mut verified) = (self.rng.chance(0.2), false);
         let clients_until = if self.rng.chance(0.3) { 400 } else { 0 };
         for step in 0..REST_STEPS {
             self.now.0 += 500;
@@ -61,7 +62,13 @@ impl World {
             }
             self.round()?;
             if step >= clients_until && self.unrest().is_none() {
-                return self.check_rest();
+                self.check_rest()?;
+                self.settle_flips();
+                if verified || (self.flips.is_empty() && !verifies) {
+                    return Ok(());
+                }
+                verified = true;
+                self.verify_all()?;
             }
         }
         let detail = format!(

@@ -1,5 +1,6 @@
 //! The simulated standby: the real target machine and the real files.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use afterimage_protocol::frame::Frame;
@@ -12,11 +13,13 @@ use afterimage_storage::apply;
 use afterimage_storage::group::*;
 use afterimage_storage::io::File;
 use afterimage_storage::journal::{JournalError, JournalOptions, SyncTicket};
+use afterimage_storage::verify;
 
 use super::Violation;
 use super::model::*;
 use super::setup::{open_volumes, volume_infos, volume_states};
 use super::theme::Shape;
+use super::verify::{Flips, unmasked};
 use crate::sim::{Rng, SimDisk};
 
 enum Job {
@@ -24,6 +27,7 @@ enum Job {
     Sync(SyncTicket),
     Truncate(Lsn),
     Apply(Lsn, Vec<(Lsn, Lsn)>),
+    Verify(Comparison),
     Report(Report),
 }
 
@@ -33,6 +37,7 @@ enum Report {
     Truncated(bool),
     BaseSynced(bool),
     Applied(bool),
+    Verified(Vec<CheckResult>),
 }
 
 pub struct Process {
@@ -153,6 +158,7 @@ impl Standby {
                     p.jobs.push(Job::Report(Report::BaseSynced(ok)));
                 }
                 Output::Apply { to, skip } => p.jobs.push(Job::Apply(to, skip)),
+                Output::Verify(comparison) => p.jobs.push(Job::Verify(comparison)),
                 Output::ForgetDamage => p.broken |= p.store.forget_damage().is_err(),
                 Output::Trim { before } => p.broken |= p.store.trim(before).is_err(),
                 Output::Send { session, message } => self.outbox.push((session, message)),
@@ -192,6 +198,10 @@ impl Standby {
                 p.broken |= matches!(&result, Err(e) if e.is_damage());
                 Report::Applied(result.is_ok())
             }
+            Job::Verify(comparison) => {
+                let entries = comparison.replay_to.map(|to| p.store.read_to(to));
+                Report::Verified(verify::compare(&p.volumes, &comparison, entries))
+            }
         };
         if rng.chance(0.6) {
             self.report(report, now);
@@ -216,35 +226,48 @@ impl Standby {
             Report::Truncated(ok) => p.target.truncated(now, ok),
             Report::BaseSynced(ok) => p.target.base_synced(now, ok),
             Report::Applied(ok) => p.target.applied(now, ok),
+            Report::Verified(results) => p.target.verified(now, results),
         }
         self.drain(now);
     }
 
-    /// Compares every checkpoint that is offered with the primary's image at its position.
-    pub fn check(&self, history: &History) -> Result<(), Violation> {
-        let Some(p) = &self.process else { return Ok(()) };
+    /// Compares every checkpoint that is offered with the primary's image at its position, but for sectors in which a bit
+    /// flipped; returns those that are wrong in the newest one.
+    pub fn check(&self, history: &History, flips: &Flips) -> Result<BTreeSet<usize>, Violation> {
+        let none = || Ok(BTreeSet::new());
+        let Some(p) = &self.process else { return none() };
         if self.disk.dead() || p.broken {
-            return Ok(());
+            return none();
         }
-        let Some(base) = p.target.state().base else { return Ok(()) };
+        let Some(base) = p.target.state().base else { return none() };
         let mut image = match read_image(&p.volumes) {
             Ok(image) => image,
-            Err(_) => return Ok(()),
+            Err(_) => return none(),
+        };
+        let mut masked = flips.in_place(&image);
+        let check_point = |image: &Image, masked: &BTreeSet<usize>, position: Position| match history
+            .at(position.sequence)
+        {
+            Some(expected) => check_point(&unmasked(image, masked, expected), position, history),
+            None => check_point(image, position, history),
         };
         let skip = p.target.skipped();
         let journal = p.store.journal();
         let (start, end) = (journal.start(), journal.end());
         let mut newest = None;
         if start >= base.lsn {
-            check_point(&image, base.position, history)?;
+            check_point(&image, &masked, base.position)?;
             newest = Some(base.position);
         }
         let mut in_epoch = false;
         for entry in journal.read(start, end) {
-            let Ok((from, to, frame)) = entry else { return Ok(()) };
+            let Ok((from, to, frame)) = entry else { return none() };
             let skipped = skip.iter().any(|(a, b)| from >= *a && from < *b);
             if !skipped {
                 apply_to(&mut image, &frame);
+                for n in frame.written_range().into_iter().flat_map(sectors_in) {
+                    masked.remove(&n);
+                }
             }
             let position = match &frame {
                 Frame::EpochBegin { .. } => {
@@ -263,7 +286,7 @@ impl Standby {
                 _ => None,
             };
             if let Some(position) = position.filter(|_| to >= base.lsn && !skipped) {
-                check_point(&image, position, history)?;
+                check_point(&image, &masked, position)?;
                 newest = Some(position);
             }
         }
@@ -271,7 +294,7 @@ impl Standby {
         if offered.is_some() && offered != newest {
             return Err(Violation::new("G1", format!("offers {offered:?}, the journal yields {newest:?}")));
         }
-        Ok(())
+        Ok(masked)
     }
 
     /// The newest checkpoint is not durable, and nothing is under way that makes it so.

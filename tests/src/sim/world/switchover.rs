@@ -154,6 +154,7 @@ impl World {
         self.primary.boot += 1;
         self.primary.fenced = false;
         self.connections.clear();
+        self.flips.forget();
         self.standby.promoted = None;
         self.faults.forget_copy();
         self.faults.primary_power_cut = false;

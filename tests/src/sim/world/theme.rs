@@ -55,10 +55,12 @@ pub enum Theme {
     OldSessions,
     /// A record is lost on its way.
     LostRecord,
+    /// The copies are verified again and again.
+    Verify,
 }
 
 impl Theme {
-    const ALL: [Theme; 24] = [
+    const ALL: [Theme; 25] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -83,6 +85,7 @@ impl Theme {
         Theme::OldCopyAtNote,
         Theme::OldSessions,
         Theme::LostRecord,
+        Theme::Verify,
     ];
 
     /// Any.
@@ -115,6 +118,7 @@ impl Theme {
             Theme::OldCopyAtNote => &[Fault::OldCopyAtNote],
             Theme::OldSessions => &[Fault::OldSessions],
             Theme::LostRecord => &[Fault::LoseRecord],
+            Theme::Verify => &[Fault::Verify, Fault::FlipBase],
         }
     }
 
