@@ -273,6 +273,9 @@ impl Source {
             if f.locked {
                 self.locks.release(f.blocks);
             }
+            if f.fua {
+                self.promised = self.promised.max(sequence);
+            }
             self.acknowledge(sequence, f.blocks.volume);
             self.outputs.push_back(Output::Complete { request: f.request, result: Ok(()) });
         }
@@ -283,11 +286,12 @@ impl Source {
             return;
         }
         let (alone, in_sync, durable) = (self.alone(), self.in_sync, self.durable);
-        let outputs = &mut self.outputs;
+        let (outputs, promised) = (&mut self.outputs, &mut self.promised);
         self.flushes.retain(|f| {
             let remote = alone || (in_sync && durable >= f.need);
             match f.request {
                 Some(request) if f.local_done && remote => {
+                    *promised = (*promised).max(f.need);
                     outputs.push_back(Output::Complete { request, result: Ok(()) });
                     false
                 }
@@ -317,7 +321,9 @@ impl Source {
             return;
         }
         let late = self.late_at().is_some_and(|at| at <= self.now);
-        let covers = self.level() >= self.acknowledged || !self.rules.on(Rule::InSyncCovers);
+        // What was answered as durable while alone has to be durable there too.
+        let durable = self.durable >= self.promised;
+        let covers = (self.level() >= self.acknowledged && durable) || !self.rules.on(Rule::InSyncCovers);
         if covers && !late && self.received >= self.recovery {
             self.in_sync = true;
             self.approach = Approach::default();

@@ -256,6 +256,8 @@ pub struct Source {
     recovery: Sequence,
     /// The last sequence acknowledged to a client.
     acknowledged: Sequence,
+    /// The last one that a client was told is on stable storage.
+    promised: Sequence,
     received: Sequence,
     durable: Sequence,
     in_sync: bool,
@@ -379,6 +381,7 @@ impl Source {
             sequence,
             recovery: sequence,
             acknowledged: Sequence(0),
+            promised: Sequence(0),
             received: Sequence(0),
             durable: Sequence(0),
             in_sync: false,

@@ -535,3 +535,24 @@ fn a_volume_that_cannot_be_flushed_is_not_handed_over() {
     assert_eq!(bench.roles_stay, Some(RolesStay::Failed));
     assert_eq!(bench.source.state().handing_over, None);
 }
+
+#[test]
+fn after_a_flush_that_was_answered_alone_the_group_is_in_sync_once_that_is_durable_at_the_target() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.write();
+    let written = bench.send();
+    bench.acknowledge_received(written);
+    let flush = RequestId(1_000);
+    bench.source.flush(bench.now, flush, VolumeIndex(0));
+    bench.run();
+    assert!(bench.source.in_sync && !bench.completed.contains(&flush));
+    // The target does not come to make it durable: the client is answered all the same.
+    bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
+    bench.source.timeout(bench.now);
+    bench.run();
+    assert!(bench.completed.contains(&flush) && !bench.source.in_sync);
+    bench.source.timeout(bench.now.plus_us(STEP_US));
+    assert!(!bench.source.in_sync, "a promise is kept by this host alone");
+    bench.acknowledge_durable(written);
+    assert!(bench.source.in_sync);
+}

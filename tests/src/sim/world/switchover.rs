@@ -2,11 +2,13 @@
 
 use afterimage_protocol::lineage::refuse;
 use afterimage_protocol::message::{Refusal, TargetMessage};
+use afterimage_protocol::source::RolesStay;
 use afterimage_protocol::state::Role;
 use afterimage_protocol::*;
 use afterimage_storage::group::GroupStore;
 
 use super::model::read_image;
+use super::primary::Process;
 use super::standby::check_point;
 use super::{Claims, Violation, World, setup};
 
@@ -18,9 +20,20 @@ const TRIES: u64 = 40;
 impl World {
     /// The operator asks for a switchover.
     pub(super) fn switch_over(&mut self) {
+        self.settle_flips();
         let Some(p) = &mut self.primary.process else { return };
+        if !self.flips.is_empty() {
+            // Nobody can tell any more which side is right.
+            return;
+        }
         p.source.hand_over(self.now, TIMEOUT_US);
         self.primary.drain(&mut self.history);
+    }
+
+    /// A switchover is under way.
+    pub(super) fn switches_over(&self) -> bool {
+        let handing = |p: &Process| p.source.may_hand_over() == Err(RolesStay::UnderWay);
+        self.taking_over || self.standby.handed_over || self.primary.process.as_ref().is_none_or(handing)
     }
 
     /// What comes of a switchover that was asked for.

@@ -64,6 +64,10 @@ impl World {
 
     /// A bit flips in a tracked block of the base that the journal holds nothing of.
     pub(super) fn flip_base(&mut self) {
+        if self.switches_over() {
+            // What the roles change with is the truth from then on.
+            return;
+        }
         self.settle_flips();
         let Some(p) = &self.standby.process else { return };
         let direct = p.target.staging().is_some_and(|(_, direct)| direct);
