@@ -259,6 +259,9 @@ pub struct PromoteArgs {
     /// Say what would be done and lost, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Also while the primary is connected and answers: it is fenced, and loses what this host has not got.
+    #[arg(long)]
+    pub force: bool,
     /// Print the outcome as JSON.
     #[arg(long)]
     pub json: bool,

@@ -22,6 +22,7 @@ pub async fn run(config: &Path, args: &PromoteArgs) -> Result<(), CommandError> 
         group: args.group.clone(),
         dry_run: args.dry_run,
         at: args.at.as_ref().map(ToString::to_string),
+        force: args.force,
     };
     let answer = call(config.receiver_socket(), &request).await.and_then(|response| response.into_answer());
     let promotion: Promotion = answer.map_err(|error| explain(error, args))?;

@@ -16,14 +16,14 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
     match request {
         Request::Ping => Response::done(),
         Request::Status => Response::ok(&status::report(&node)),
-        Request::Promote { group, dry_run, at } => match node.group(&group) {
+        Request::Promote { group, dry_run, at, force } => match node.group(&group) {
             None => Response::unknown_group(&group),
             Some(_) if at.is_some() => Response::error(
                 ErrorCode::Refused,
                 "promotion at a chosen point is not available yet",
                 "leave out --at to promote at the newest point",
             ),
-            Some(group) => promote(&node, group, dry_run).await,
+            Some(group) => promote(&node, group, dry_run, force).await,
         },
         Request::Activate { .. }
         | Request::Reinstate { .. }
@@ -40,7 +40,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
     }
 }
 
-async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool) -> Response {
+async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool, force: bool) -> Response {
     let generation = match fresh_generation() {
         Ok(generation) => generation,
         Err(error) => {
@@ -59,6 +59,17 @@ async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool) -> Response {
     if dry_run {
         return Response::ok(&promotion(group.name(), None, would));
     }
+    if !force && primary_answers(group).await {
+        return Response::error(
+            ErrorCode::Refused,
+            format!("group {} was not promoted: its primary is connected and answers", group.name()),
+            format!(
+                "to change the roles as planned, on the primary: afterimage switchover {0}; if it must not go on, here: \
+                 afterimage promote {0} --force",
+                group.name()
+            ),
+        );
+    }
     if let Err(error) = hooks::before_promotion(node, group.name(), &would).await {
         return Response::error(
             ErrorCode::Failed,
@@ -74,6 +85,13 @@ async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool) -> Response {
         }
         Err(error) => refusal(group.name(), &error),
     }
+}
+
+/// Whether the primary is there and well.
+async fn primary_answers(group: &Group) -> bool {
+    let snapshot = group.snapshot();
+    let Some(link) = snapshot.link else { return false };
+    link.is_answered(snapshot.numbers.applied.unwrap_or_default()).await
 }
 
 async fn ask(group: &Group, dry_run: bool, generation: Generation) -> Result<Promoted, PromoteError> {

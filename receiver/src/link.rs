@@ -2,15 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use afterimage_protocol::SessionId;
 use afterimage_protocol::message::TargetMessage;
+use afterimage_protocol::{Sequence, SessionId, Time};
 use afterimage_transport::{CloseCode, Connection, Fingerprint};
 use tokio::sync::{mpsc, watch};
 
 /// Messages that wait for the writer of the control stream. Acknowledgements are made when nothing else is to be done, so
 /// that a peer with this many unread ones does not read.
 pub const OUTBOX_MESSAGES: usize = 256;
+
+/// How long a peer may take to acknowledge, beside a few round trips.
+const ANSWER_TIME: Duration = Duration::from_millis(150);
+const ANSWER_POLL: Duration = Duration::from_millis(2);
 
 /// The session is over, for a reason that is none of the peer's doing.
 pub const SESSION_ENDED: CloseCode = CloseCode(CloseCode::FIRST_APPLICATION.0);
@@ -85,6 +90,27 @@ impl Link {
     /// Where the peer is.
     pub fn address(&self) -> SocketAddr {
         self.connection.remote_address()
+    }
+
+    /// Whether the peer's process answers: it acknowledges what it is sent now, twice. What was under way when it died
+    /// does not look like an answer.
+    pub async fn is_answered(&self, applied: Sequence) -> bool {
+        let wait = self.connection.rtt() * 4 + ANSWER_TIME;
+        for _ in 0..2 {
+            let before = self.connection.stats().received_bytes;
+            // It says nothing new, and belongs to no ping.
+            self.send(TargetMessage::Pong { time: Time(u64::MAX), applied });
+            let answered = async {
+                while self.connection.stats().received_bytes == before {
+                    tokio::time::sleep(ANSWER_POLL).await;
+                }
+            };
+            if tokio::time::timeout(wait, answered).await.is_err() {
+                return false;
+            }
+            tokio::time::sleep(self.connection.rtt()).await;
+        }
+        true
     }
 
     /// Round trip time in microseconds.

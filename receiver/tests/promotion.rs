@@ -93,3 +93,18 @@ async fn nothing_is_promoted_before_the_first_sync_is_over() {
     assert_eq!(standby.promote(true).await.unwrap().position.sequence, 10);
     receiver.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_primary_answers_a_promotion_wants_force() {
+    let standby = Standby::new();
+    let receiver = standby.run();
+    let mut source = Source::first_sync(&standby, 1).await;
+    let refused = standby.promote_with(false, false).await.unwrap_err();
+    assert!(refused.contains("answers") && refused.contains("--force"), "{refused}");
+    // Nothing has changed.
+    source.send(&record(11, BLOCK, BLOCK)).await;
+    source.until_received(11).await;
+    drop(source);
+    assert_eq!(standby.promote_with(false, false).await.unwrap().position.sequence, 11);
+    receiver.stop().await;
+}

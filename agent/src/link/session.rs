@@ -230,7 +230,9 @@ async fn receive(group: Arc<Group>, mut answers: RecvStream, heard: Arc<Heard>) 
         };
         let now = group.clock.now();
         heard.at.store(now.0, Ordering::Relaxed);
-        if let TargetMessage::Pong { time, .. } = &message {
+        if let TargetMessage::Pong { time, .. } = &message
+            && *time <= now
+        {
             heard.rtt.store(now.since_us(*time), Ordering::Relaxed);
         }
         group.feed_from_control(|source, now| source.message(now, message));

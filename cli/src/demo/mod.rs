@@ -75,8 +75,9 @@ async fn story(dir: &Path) -> anyhow::Result<()> {
     say(&format!("the application had {} writes acknowledged", acknowledged.len()));
 
     step("beta is promoted");
-    let promotion =
-        beta.receiver(&Request::Promote { group: GROUP.into(), dry_run: false, at: None }).await?;
+    let promotion = beta
+        .receiver(&Request::Promote { group: GROUP.into(), dry_run: false, at: None, force: false })
+        .await?;
     beta.agent(&Request::Activate { group: GROUP.into() }).await?;
     wait_served(&beta).await?;
     let rto = lost_at.elapsed();

@@ -159,7 +159,11 @@ impl Standby {
     }
 
     pub async fn promote(&self, dry_run: bool) -> Result<Promotion, String> {
-        let request = Request::Promote { group: GROUP.to_owned(), dry_run, at: None };
+        self.promote_with(dry_run, true).await
+    }
+
+    pub async fn promote_with(&self, dry_run: bool, force: bool) -> Result<Promotion, String> {
+        let request = Request::Promote { group: GROUP.to_owned(), dry_run, at: None, force };
         self.ask(&request).await.into_answer().map_err(|e| e.to_string())
     }
 }

@@ -629,7 +629,8 @@ fn admin_request() -> Samples {
             serde_json::json!({ "version": afterimage_contract::admin::VERSION, "request": request });
         format!("{request}\n").into_bytes()
     };
-    let promote = Request::Promote { group: "orders".into(), dry_run: true, at: Some("42".into()) };
+    let promote =
+        Request::Promote { group: "orders".into(), dry_run: true, at: Some("42".into()), force: false };
     let activate = Request::Activate { group: "orders".into() };
     named([
         ("valid-promote", line(&promote)),

@@ -47,6 +47,9 @@ pub enum Request {
         /// The point to promote at, as [`At`] reads it; the newest if absent.
         #[serde(default)]
         at: Option<String>,
+        /// Also while the primary is connected and answers.
+        #[serde(default)]
+        force: bool,
     },
     /// Agent: look at the group's role now and serve it if this host is its primary; answers with an
     /// [`Activation`].

@@ -66,7 +66,7 @@ fn messages_have_the_documented_shape() {
         (Request::Status, r#""status""#),
         (activate(), r#"{"activate":{"group":"orders"}}"#),
         (
-            Request::Promote { group: "o".into(), dry_run: true, at: None },
+            Request::Promote { group: "o".into(), dry_run: true, at: None, force: false },
             r#"{"promote":{"group":"o","dry_run":true,"at":null}}"#,
         ),
     ] {
@@ -99,7 +99,7 @@ async fn a_request_gets_its_answer() {
     assert_eq!((answer.group.as_str(), answer.serving), ("orders", true));
     call(&server.path, &Request::Ping).await.unwrap().into_answer::<()>().unwrap();
 
-    let promote = Request::Promote { group: "x".into(), dry_run: false, at: None };
+    let promote = Request::Promote { group: "x".into(), dry_run: false, at: None, force: false };
     let refused = call(&server.path, &promote).await.unwrap().into_answer::<Promotion>().unwrap_err();
     assert!(
         matches!(refused, AdminError::Failed(Failure { code: ErrorCode::UnknownGroup, .. })),

@@ -134,6 +134,7 @@ impl Theme {
                 shape.unflushed = true;
                 shape.hot_capacity = 2;
             }
+            Theme::Verify => shape.history_us = 0,
             Theme::SlowWrites => shape.slow_writes = true,
             Theme::OldCopyAtNote => shape.slow_state = true,
             Theme::FirstSync => {
