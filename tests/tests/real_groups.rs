@@ -23,7 +23,10 @@ fn volumes_of_a_group_keep_one_write_order() -> Result<()> {
     let writer = Writer::start(History::new(4), volumes.len() as u32, &options, pair.connector(Side::Alpha));
     writer.wait_acknowledged(1500, LIMIT).map_err(|error| anyhow!("{error}\n{}", pair.logs()))?;
     // The standby is promoted under the primary's feet.
-    pair.promote(Side::Beta)?;
+    let refused = pair.command(Side::Beta, &["promote", "orders"])?;
+    ensure!(refused.status.code() == Some(3), "{refused:?}");
+    ensure!(refused.stderr.contains("switchover orders"), "{refused:?}");
+    pair.promote_with(Side::Beta, &["--force"])?;
     let fenced = pair.wait_for(Side::Alpha, LIMIT, |group| group["role"] == "fenced")?;
     ensure!(has_warning(&fenced, "reinstate_required"), "{fenced:#}");
     let (mut history, ends) = writer.stop();
@@ -64,7 +67,7 @@ fn groups_are_promoted_one_by_one() -> Result<()> {
         client.disconnect()?;
         pair.wait_group_caught_up(volume, Side::Alpha, LIMIT)?;
     }
-    pair.promote(Side::Beta)?;
+    pair.promote_with(Side::Beta, &["--force"])?;
     ensure_same(
         "orders on beta",
         &filler(1, 1 << 20),
@@ -81,7 +84,7 @@ fn groups_are_promoted_one_by_one() -> Result<()> {
     pair.wait_group_caught_up("mail", Side::Alpha, LIMIT)?;
     let primary = pair.read_volume(Side::Alpha, "mail")?;
     pair.host_mut(Side::Alpha).kill()?;
-    pair.command(Side::Beta, &["promote", "mail"])?.success()?;
+    pair.command(Side::Beta, &["promote", "mail", "--force"])?.success()?;
     ensure_same("mail on beta", &primary, &pair.read_volume(Side::Beta, "mail")?)?;
 
     let unknown = pair.command(Side::Beta, &["promote", "male"])?;

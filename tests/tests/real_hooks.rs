@@ -118,7 +118,7 @@ fn a_hook_can_stop_a_promotion_and_nothing_has_changed() -> Result<()> {
     ensure!(refused.status.code() == Some(3), "{refused:?}");
     ensure!(told(&pair, Side::Beta).is_empty() && told(&pair, Side::Alpha).is_empty());
 
-    let failed = pair.command(Side::Beta, &["promote", "orders"])?;
+    let failed = pair.command(Side::Beta, &["promote", "orders", "--force"])?;
     ensure!(failed.status.code() == Some(1), "{failed:?}");
     ensure!(failed.stderr.contains("the fence device is silent"), "{failed:?}");
     ensure!(failed.stderr.contains("nothing has changed"), "{failed:?}");
@@ -126,7 +126,7 @@ fn a_hook_can_stop_a_promotion_and_nothing_has_changed() -> Result<()> {
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
 
     put(&pair, Side::Beta, "before-promotion", "")?;
-    pair.promote(Side::Beta)?;
+    pair.promote_with(Side::Beta, &["--force"])?;
     let socket = pair.host(Side::Beta).export("disk");
     wait_told(&pair, Side::Beta, &format!("after-promotion orders primary alpha {}", socket.display()))?;
     wait_told(&pair, Side::Alpha, "after-demotion orders fenced beta ")?;

@@ -80,7 +80,7 @@ fn qemu_io_reads_its_patterns_back_on_both_hosts() -> Result<()> {
     qemu_io(Side::Alpha, &reads)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     let primary = pair.read_volume(Side::Alpha, "disk")?;
-    pair.promote(Side::Beta)?;
+    pair.promote_with(Side::Beta, &["--force"])?;
     qemu_io(Side::Beta, &reads)?;
     ensure_same("the promoted image", &primary, &pair.read_volume(Side::Beta, "disk")?)?;
     pair.host_mut(Side::Alpha).kill()
