@@ -7,10 +7,7 @@ use afterimage_contract::units::format_duration;
 use super::Subject;
 use super::names::Names;
 use super::page::{Page, tick, tick_path, word_path};
-
-/// Below the state directory: a directory for each group, and in that one for what was saved.
-const GROUPS_DIR: &str = "groups";
-const SALVAGE_DIR: &str = "salvage";
+use crate::salvage::{GROUPS_DIR, SALVAGE_DIR};
 
 /// How to see what is the case.
 pub(super) fn look(page: &mut Page, subject: &Subject, names: &Names) {
