@@ -43,7 +43,10 @@ Clients are held, everything that they were answered for gets to the peer, the p
 fails before the peer was asked, this host serves on.";
 
 const RESOLVE_EXAMPLES: &str = "Examples:
-  afterimage resolve orders --keep peer    on the side that gives way: its own writes are saved to a file first";
+  afterimage resolve orders --keep peer     on the fenced host: it gives way; its own writes are saved to a file first
+
+  afterimage resolve orders --keep local    the other way round: on the fenced host, whose history stays; then
+  afterimage resolve orders --keep peer     on the promoted host: it stops serving and gives way";
 
 const SALVAGE_LIST_EXAMPLES: &str = "Examples:
   afterimage salvage list              what reinstatements have saved on this host
@@ -55,8 +58,8 @@ const SALVAGE_EXPORT_EXAMPLES: &str = "Examples:
   afterimage salvage export FILE --image ./saved     a sparse image of each volume, holes where nothing was saved
   afterimage salvage export FILE --blocks ./saved    a list of the saved ranges, and their bytes (docs/salvage.md)
 
-FILE is a path that `afterimage salvage list` shows. Nothing is overwritten. What is whole in a damaged file is exported,
-with exit status 1. No daemon and no configuration is needed.";
+FILE is a path that `afterimage salvage list` shows. Nothing is overwritten. What is whole in a damaged file is
+exported, with exit status 1. No daemon and no configuration is needed.";
 
 const RUNBOOK_EXAMPLES: &str = "Examples:
   afterimage runbook orders >orders.md    on each host, after every change of the configuration
@@ -272,6 +275,8 @@ pub struct RunbookArgs {
 /// The side that stays.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Keep {
+    /// This host's, which was replaced: it is the primary again. The other one gives way afterwards.
+    Local,
     /// The other host's: this one gives way.
     Peer,
 }

@@ -1,6 +1,7 @@
 //! The operator's command, `afterimage`. [`args`] is what can be typed; each command has a module that asks
 //! the daemons of this host ([`host`]) through their administration sockets and prints what they answer. Text
-//! is made by pure functions ([`status::render`], [`promote::render`], [`runbook::render`], [`salvage::render`]) and tested as such.
+//! is made by pure functions ([`status::render`], [`promote::render`], [`runbook::render`], [`salvage::render`])
+//! and tested as such.
 
 pub mod args;
 pub mod config_check;

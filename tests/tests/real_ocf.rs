@@ -25,7 +25,8 @@ const PROMOTED: i32 = 8;
 /// Where the resource agents' package keeps the grammar of their metadata.
 const DTD: &str = "/usr/share/resource-agents/ra-api-1.dtd";
 
-/// What starts and stops the daemons of a host here, in the place of systemd. Two arguments: the action and a directory.
+/// What starts and stops the daemons of a host here, in the place of systemd. Two arguments: the action and a
+/// directory.
 const DAEMONS: &str = r#"#!/bin/sh
 set -u
 for name in receiver agent; do
