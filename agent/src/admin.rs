@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afterimage_contract::admin::{Activation, ErrorCode, Request, Response, Switchover};
+use afterimage_contract::admin::{Activation, ErrorCode, Kept, Request, Response, Switchover};
 use afterimage_contract::config::Peer;
 use afterimage_contract::hooks::Event;
 use afterimage_contract::status::{Daemon, Role, Status};
@@ -19,6 +19,9 @@ use crate::verify;
 
 /// How long clients are held for what is under way to get to the standby, before a switchover is given up.
 const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take until the peer has refused this host once more: it is asked every second.
+const GIVE_WAY_TIMEOUT: Duration = Duration::from_secs(8);
+const GIVE_WAY_POLL: Duration = Duration::from_millis(50);
 
 /// What the administration socket has to do with.
 pub(crate) struct Admin {
@@ -47,6 +50,10 @@ impl Admin {
             Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
             Request::Reinstate { group, divergent } => match self.groups.get(&group) {
                 Some(supervisor) => reinstate(supervisor, self.host.clone(), divergent).await,
+                None => Response::unknown_group(&group),
+            },
+            Request::KeepLocal { group } => match self.groups.get(&group) {
+                Some(supervisor) => keep_own(supervisor, self.host.clone()).await,
                 None => Response::unknown_group(&group),
             },
             Request::Switchover { group, dry_run } => match self.groups.get(&group) {
@@ -88,6 +95,14 @@ impl Admin {
 async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Response {
     let (config, main) = (supervisor.config.clone(), host.main.clone());
     let group = config.name.clone();
+    // Nothing of the group is held on to while it is given up.
+    let served = matches!(supervisor.phase(), Phase::Served { .. });
+    if divergent
+        && served
+        && let Err(refused) = give_way(supervisor).await
+    {
+        return refused;
+    }
     let done = main.spawn_blocking(move || reinstate::reinstate(&host, &config, divergent)).await;
     let done = done.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into()));
     supervisor.look_now().await;
@@ -111,13 +126,74 @@ async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Resp
             refused.to_string(),
             format!(
                 "say which side stays: `afterimage resolve {group} --keep peer` here saves what only this host has \
-                 and gives it up"
+                 and gives it up; `afterimage resolve {group} --keep local` here, then --keep peer on the other host, \
+                 keeps it"
             ),
         ),
+        Err(failed @ (Refused::NotKept { .. } | Refused::Failed(_))) => {
+            Response::error(ErrorCode::Failed, failed.to_string(), "mend the cause, then try again")
+        }
+    }
+}
+
+/// In a split brain, has a group that this host serves give way to its peer: it is fenced on return.
+async fn give_way(supervisor: &Supervisor) -> Result<(), Response> {
+    let group = &supervisor.config.name;
+    if supervisor.link.state().split_brain {
+        tracing::warn!(group, "an operator wants the peer's history kept: this host gives way");
+        supervisor.link.give_way(true);
+        let began = Instant::now();
+        let served = || matches!(supervisor.phase(), Phase::Served { .. });
+        // Once it gives way, it takes as long as it takes to get the volumes to the disk.
+        while served() && (supervisor.link.state().gave_way || began.elapsed() < GIVE_WAY_TIMEOUT) {
+            tokio::time::sleep(GIVE_WAY_POLL).await;
+        }
+        supervisor.link.give_way(false);
+        if matches!(supervisor.phase(), Phase::Fenced) {
+            return Ok(());
+        }
+    }
+    Err(Response::error(
+        ErrorCode::Refused,
+        format!("{group} is served here, and its peer was not told to keep its own history in a split brain"),
+        format!("first, on the other host: afterimage resolve {group} --keep local; then here again"),
+    ))
+}
+
+/// In a split brain, keeps the history of this host, which was replaced.
+async fn keep_own(supervisor: &Supervisor, host: Host) -> Response {
+    let (config, main) = (supervisor.config.clone(), host.main.clone());
+    let group = config.name.clone();
+    // What was the case a moment ago, such as a state that was just being made, need not be any more.
+    supervisor.look_now().await;
+    if matches!(supervisor.phase(), Phase::Served { .. } | Phase::Standby) {
+        return not_kept(&group, &"this host was not replaced");
+    }
+    let done = main.spawn_blocking(move || reinstate::keep_own(&host, &config)).await;
+    let done = done.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into()));
+    supervisor.look_now().await;
+    match done {
+        Ok(generation) => {
+            tracing::warn!(group, %generation, "an operator keeps this host's history: it is the primary again");
+            let serving = matches!(supervisor.phase(), Phase::Served { exports: Some(_), .. });
+            Response::ok(&Kept { group, generation: generation.to_string(), serving })
+        }
+        Err(Refused::NotKept { why, .. }) => not_kept(&group, &why),
         Err(failed) => {
             Response::error(ErrorCode::Failed, failed.to_string(), "mend the cause, then try again")
         }
     }
+}
+
+fn not_kept(group: &str, why: &dyn std::fmt::Display) -> Response {
+    Response::error(
+        ErrorCode::Refused,
+        format!("{group} stays as it is on this host: {why}"),
+        format!(
+            "only the fenced side of a split brain can keep its own history; see: afterimage status {group}; a host \
+             that was replaced otherwise is brought home with: afterimage reinstate {group}"
+        ),
+    )
 }
 
 async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Response {

@@ -384,8 +384,8 @@ impl Group {
     /// The peer was promoted: nothing is served any more. What this host is from now on, and whether that is durable.
     /// Blocks.
     pub fn fence(&self, peer: Option<&Lineage>) -> (Role, bool) {
-        let (mut state, position) = self.look(|source| (source.state().clone(), source.position()));
-        let by = peer.map(|line| (line.current(), line.left_at(position.generation).unwrap_or_default()));
+        let mut state = self.look(|source| source.state().clone());
+        let by = peer.map(|line| line.replaces(&state.lineage));
         *self.fenced.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
         self.abandon();
         self.note_fence(&mut state);

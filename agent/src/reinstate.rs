@@ -1,4 +1,5 @@
-//! Brings a host home that was replaced: what only it has is saved, then it is a standby. Blocks.
+//! Brings a host home that was replaced: what only it has is saved, then it is a standby. Or, in a split brain,
+//! makes it the primary again. Blocks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use afterimage_contract::admin::Reinstatement;
 use afterimage_contract::config;
-use afterimage_protocol::state::{GroupState, Role};
+use afterimage_protocol::Generation;
+use afterimage_protocol::state::{CannotKeep, GroupState, Role};
 use afterimage_storage::disk::RealDir;
 use afterimage_storage::group::{GroupStore, reinstate as reinstate_group};
 use afterimage_storage::lock::{DirLock, LockError};
 use anyhow::{Context, anyhow};
 
 use crate::open::{Host, boot_id, group_dir, make_dir, open_known};
+use crate::random;
 
 /// The directory of a group's salvage files, in the group's own.
 pub(crate) const SALVAGE_DIR: &str = "salvage";
@@ -32,6 +35,9 @@ pub(crate) enum Refused {
          that clients were answered for"
     )]
     SplitBrain { group: String },
+    /// Its own history cannot be the one that stays.
+    #[error("the history of {group} on this host is not kept: {why}")]
+    NotKept { group: String, why: CannotKeep },
     /// It was tried.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
@@ -66,6 +72,21 @@ pub(crate) fn reinstate(
         blocks: done.blocks,
         compares_all: done.all,
     })
+}
+
+/// In a split brain, makes this host the primary again, with a generation that goes on from its own history. Durable on
+/// return; nothing is served before that.
+pub(crate) fn keep_own(host: &Host, group: &config::Group) -> Result<Generation, Refused> {
+    let path = group_dir(host, group);
+    let _lock = lock(&path, group)?;
+    let dir = Arc::new(RealDir::open(&path).with_context(|| format!("cannot open {path:?}"))?);
+    let (mut store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
+    let not_kept = |why| Refused::NotKept { group: group.name.clone(), why };
+    let mut state = state.ok_or_else(|| not_kept(CannotKeep::NotFenced))?;
+    let generation = Generation(random::nonzero().context("cannot get a random number")?);
+    state.keep_own(generation).map_err(not_kept)?;
+    store.write(&state).map_err(|error| anyhow!(error).context("cannot write the state of the group"))?;
+    Ok(generation)
 }
 
 fn check(state: &GroupState, group: &config::Group, divergent: bool) -> Result<(), Refused> {

@@ -55,7 +55,23 @@ asked again, the command joins it. The exit status is 1 while blocks differ.
 It cannot know which side is right: look at the data before --repair, which takes the primary's.";
 
 const RESOLVE_EXAMPLES: &str = "Examples:
-  afterimage resolve orders --keep peer    on the side that gives way: its own writes are saved to a file first";
+  afterimage resolve orders --keep peer     on the fenced host: it gives way; its own writes are saved to a file first
+
+  afterimage resolve orders --keep local    the other way round: on the fenced host, whose history stays; then
+  afterimage resolve orders --keep peer     on the promoted host: it stops serving and gives way";
+
+const SALVAGE_LIST_EXAMPLES: &str = "Examples:
+  afterimage salvage list              what reinstatements have saved on this host
+  afterimage salvage list orders --json
+
+Every file is read through, so that one that is damaged is shown as such. No daemon is needed.";
+
+const SALVAGE_EXPORT_EXAMPLES: &str = "Examples:
+  afterimage salvage export FILE --image ./saved     a sparse image of each volume, holes where nothing was saved
+  afterimage salvage export FILE --blocks ./saved    a list of the saved ranges, and their bytes (docs/salvage.md)
+
+FILE is a path that `afterimage salvage list` shows. Nothing is overwritten. What is whole in a damaged file is
+exported, with exit status 1. No daemon and no configuration is needed.";
 
 const RUNBOOK_EXAMPLES: &str = "Examples:
   afterimage runbook orders >orders.md    on each host, after every change of the configuration
@@ -101,6 +117,12 @@ pub enum Command {
     /// End a split brain: say which side stays.
     #[command(after_help = RESOLVE_EXAMPLES)]
     Resolve(ResolveArgs),
+    /// See and take out what was saved when this host was reinstated.
+    Salvage {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: SalvageCommand,
+    },
     /// Print what to do when something happens to a group: the exact steps and commands, as Markdown.
     #[command(after_help = RUNBOOK_EXAMPLES)]
     Runbook(RunbookArgs),
@@ -133,6 +155,52 @@ pub enum ConfigCommand {
     /// Check the configuration file and list everything that is wrong with it.
     #[command(after_help = "Example:\n  afterimage config check --config ./afterimage.toml")]
     Check,
+}
+
+/// What can be done with salvage files.
+#[derive(Debug, Subcommand)]
+pub enum SalvageCommand {
+    /// List the salvage files of this host.
+    #[command(after_help = SALVAGE_LIST_EXAMPLES)]
+    List(SalvageListArgs),
+    /// Take the data out of a salvage file.
+    #[command(after_help = SALVAGE_EXPORT_EXAMPLES)]
+    Export(SalvageExportArgs),
+}
+
+/// Arguments of `salvage list`.
+#[derive(Debug, clap::Args)]
+pub struct SalvageListArgs {
+    /// List the files of this group only.
+    pub group: Option<String>,
+    /// Print the list as JSON (docs/salvage.md).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `salvage export`.
+#[derive(Debug, clap::Args)]
+pub struct SalvageExportArgs {
+    /// The salvage file.
+    pub file: PathBuf,
+    /// Where to.
+    #[command(flatten)]
+    pub to: SalvageTarget,
+    /// Print the outcome as JSON (docs/salvage.md).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where a salvage file is exported to.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct SalvageTarget {
+    /// Make an image file VOLUME.img of each volume in this directory.
+    #[arg(long, value_name = "DIR")]
+    pub image: Option<PathBuf>,
+    /// Make this directory, with a list of the ranges and their bytes.
+    #[arg(long, value_name = "OUT")]
+    pub blocks: Option<PathBuf>,
 }
 
 /// The daemons.
@@ -244,6 +312,8 @@ pub struct RunbookArgs {
 /// The side that stays.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Keep {
+    /// This host's, which was replaced: it is the primary again. The other one gives way afterwards.
+    Local,
     /// The other host's: this one gives way.
     Peer,
 }

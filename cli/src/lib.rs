@@ -1,6 +1,7 @@
 //! The operator's command, `afterimage`. [`args`] is what can be typed; each command has a module that asks
 //! the daemons of this host ([`host`]) through their administration sockets and prints what they answer. Text
-//! is made by pure functions ([`status::render`], [`promote::render`], [`runbook::render`]) and tested as such.
+//! is made by pure functions ([`status::render`], [`promote::render`], [`runbook::render`], [`salvage::render`])
+//! and tested as such.
 
 pub mod args;
 pub mod config_check;
@@ -12,6 +13,7 @@ pub mod identity;
 pub mod promote;
 pub mod reinstate;
 pub mod runbook;
+pub mod salvage;
 pub mod status;
 pub mod switchover;
 pub mod text;
@@ -21,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Args, Command, ConfigCommand};
+use args::{Args, Command, ConfigCommand, SalvageCommand};
 use exit::CommandError;
 
 /// Runs the command line of this process and returns its exit status. Prints errors to stderr.
@@ -60,6 +62,8 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
             Command::Runbook(runbook) => runbook::run(&args.config, runbook).await,
             Command::Verify(verify) => verify::run(&args.config, verify).await,
+            Command::Salvage { command: SalvageCommand::List(list) } => salvage::list(&args.config, list),
+            Command::Salvage { command: SalvageCommand::Export(export) } => salvage::export(export),
             Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }
     })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use afterimage_contract::admin::{Reinstatement, Request, call};
+use afterimage_contract::admin::{Kept, Reinstatement, Request, call};
 use afterimage_contract::units::ByteSize;
 use serde_json::json;
 
@@ -23,6 +23,7 @@ pub async fn run(config: &Path, args: &ReinstateArgs) -> Result<(), CommandError
 pub async fn resolve(config: &Path, args: &ResolveArgs) -> Result<(), CommandError> {
     match args.keep {
         Keep::Peer => reinstate(config, &args.group, true, args.json).await,
+        Keep::Local => keep_local(config, &args.group, args.json).await,
     }
 }
 
@@ -39,6 +40,29 @@ async fn reinstate(config: &Path, group: &str, divergent: bool, as_json: bool) -
         emit(&render(&done))?;
     }
     Ok(())
+}
+
+async fn keep_local(config: &Path, group: &str, as_json: bool) -> Result<(), CommandError> {
+    let config = host::configuration(config)?;
+    host::ensure_group(&config, group)?;
+    let request = Request::KeepLocal { group: group.to_owned() };
+    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let done: Kept = answer.map_err(CommandError::from)?;
+    if as_json {
+        emit(&format!("{:#}\n", json!({ "version": JSON_VERSION, "kept": done })))
+    } else {
+        emit(&render_kept(&done, &config.peer.name))
+    }
+}
+
+/// The outcome of keeping this host's history, for people.
+pub fn render_kept(done: &Kept, peer: &str) -> String {
+    let Kept { group, generation, serving } = done;
+    let served = if *serving { "now" } else { "once the other host has given way" };
+    format!(
+        "{group} keeps the history of this host, which is its primary again\n  generation {generation}, new\n  \
+         served     {served}\nthen, on {peer}: afterimage resolve {group} --keep peer\n"
+    )
 }
 
 /// The outcome for people.
@@ -62,4 +86,19 @@ pub fn render(done: &Reinstatement) -> String {
     });
     lines.push(format!("see how it comes along with: afterimage status {group}"));
     lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_keeps_its_history_is_told_what_comes_next() {
+        let done = Kept { group: "orders".into(), generation: "5f0c".into(), serving: false };
+        assert_eq!(
+            render_kept(&done, "beta"),
+            "orders keeps the history of this host, which is its primary again\n  generation 5f0c, new\n  \
+             served     once the other host has given way\nthen, on beta: afterimage resolve orders --keep peer\n"
+        );
+    }
 }

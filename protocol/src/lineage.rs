@@ -84,6 +84,23 @@ impl Lineage {
         }
     }
 
+    /// The last position that this line and `other` have in common, where both went on from it; `None` where there
+    /// is none that either remembers.
+    pub fn parted_from(&self, other: &Lineage) -> Option<Position> {
+        self.past.iter().rev().find_map(|(generation, at)| match other.left(*generation) {
+            Some(Left::At(theirs)) => Some(Position::new(*generation, (*at).min(theirs))),
+            _ => None,
+        })
+    }
+
+    /// What the host of `other` notes when this line takes the place of its own: the generation that does, and the last
+    /// sequence that both have; 0 if that is not known.
+    pub fn replaces(&self, other: &Lineage) -> (Generation, Sequence) {
+        let left_at = self.left_at(other.current);
+        let left_at = left_at.or_else(|| self.parted_from(other).map(|common| common.sequence));
+        (self.current, left_at.unwrap_or_default())
+    }
+
     fn shorten(&mut self) {
         let surplus = self.past.len().saturating_sub(MAX_GENERATIONS);
         self.past.drain(..surplus);
@@ -177,10 +194,7 @@ pub fn relate(a: &Standing, b: &Standing) -> Relation {
         (_, Some(Left::At(fork))) => return Relation::Overtaken { fork },
         _ => {}
     }
-    let common = ours.past.iter().rev().find_map(|(generation, at)| match theirs.left(*generation) {
-        Some(Left::At(other)) => Some(Position::new(*generation, (*at).min(other))),
-        _ => None,
-    });
+    let common = ours.parted_from(theirs);
     common.map_or(Relation::Unrelated, |common| Relation::BothForked { common })
 }
 

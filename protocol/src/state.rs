@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::*;
-use crate::lineage::{Lineage, MAX_GENERATIONS};
+use crate::lineage::{Lineage, MAX_GENERATIONS, Relation, Standing, relate};
 
 const VERSION: u32 = 2;
 /// Without a lineage but for the parent, and without what a reinstatement needs.
@@ -142,6 +142,17 @@ pub enum StateError {
     Field(&'static str),
 }
 
+/// Why a host's own history cannot be the one that stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotKeep {
+    /// It was not replaced.
+    #[error("this host was not replaced")]
+    NotFenced,
+    /// It was replaced, and clients were answered for nothing here that the peer never saw.
+    #[error("this host was replaced by a promotion, and it is no split brain")]
+    NoSplitBrain,
+}
+
 impl GroupState {
     /// A group that has never run here.
     pub fn new(role: Role, volumes: Vec<VolumeState>) -> Self {
@@ -196,9 +207,57 @@ impl GroupState {
         }
     }
 
+    /// In a split brain the history of this host, which was replaced, is the one that stays: it is a primary again,
+    /// with `generation` (random, new) behind all that it has. The peer, whose history left the same generation
+    /// elsewhere, can neither stream to this host nor be streamed to until it has given way.
+    ///
+    /// The bitmaps stay what they are: they have what the peer lacks of this history, and the peer tells the rest.
+    /// That the peer had a checkpoint stays too, so that nothing is served here before the peer has agreed.
+    pub fn keep_own(&mut self, generation: Generation) -> Result<(), CannotKeep> {
+        if self.role != Role::Fenced {
+            return Err(CannotKeep::NotFenced);
+        }
+        if !self.alone {
+            return Err(CannotKeep::NoSplitBrain);
+        }
+        if self.bitmaps_of == self.generation() {
+            self.bitmaps_of = generation;
+        }
+        self.lineage.fork(generation, self.reserved);
+        self.role = Role::Primary;
+        self.replaced_by = None;
+        self.handing_over = None;
+        self.noted = Sequence(0);
+        self.mark = 0;
+        Ok(())
+    }
+
+    /// Whether this host, a primary, can give way to its peer in a split brain: only where the peer was told to
+    /// keep its own history, so that there is one to follow.
+    pub fn may_give_way(&self, peer: &Standing) -> bool {
+        let own = Standing {
+            role: self.role,
+            lineage: self.lineage.clone(),
+            sequence: self.reserved,
+            alone: self.alone,
+        };
+        let forked = matches!(relate(&own, peer), Relation::BothForked { .. });
+        self.role == Role::Primary && peer.role == Role::Primary && forked
+    }
+
     /// A primary, or one that was, becomes the standby: the blocks of its bitmaps, or all if those cannot be believed, come
     /// from the peer, and the image here stays until they have come.
+    ///
+    /// Where the peer's history left this one's before its newest generation began, that generation is given up
+    /// with the image: the line ends in the generation that both have.
     pub fn become_standby(&mut self) {
+        if let Some((_, left_at)) = self.replaced_by {
+            // Sequences go up along a line, so the first that was left there or later is common to both.
+            let common = self.lineage.past().iter().find(|(_, at)| *at >= left_at);
+            if let Some((generation, _)) = common {
+                self.lineage = self.lineage.up_to(*generation);
+            }
+        }
         self.role = Role::Standby;
         self.lost = if self.compare_all { LostBlocks::All } else { LostBlocks::Bitmaps };
         self.keeps_image = true;
@@ -439,6 +498,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lineage::{Verdict, decide};
 
     fn sample() -> GroupState {
         let volume = VolumeState { name: "pgdata".into(), size_bytes: 1 << 30, identity: vec![1, 2, 3] };
@@ -455,6 +515,105 @@ mod tests {
     #[test]
     fn survives_the_disk() {
         assert_eq!(GroupState::decode(&sample().encode()).unwrap(), sample());
+    }
+
+    /// An old primary of generation 3 with writes up to 50, some of them alone, and its peer, promoted at 40.
+    fn split_brain() -> (GroupState, GroupState) {
+        let mut old = GroupState::new(Role::Primary, Vec::new());
+        old.lineage = Lineage::new(Generation(3));
+        old.bitmaps_of = Generation(3);
+        old.reserved = Sequence(50);
+        old.peer_has_checkpoint = true;
+        let mut promoted = old.clone();
+        promoted.lineage.fork(Generation(9), Sequence(40));
+        promoted.bitmaps_of = Generation(9);
+        promoted.reserved = Sequence(60);
+        promoted.peer_has_checkpoint = false;
+        old.alone = true;
+        old.replaced(Some(promoted.lineage.replaces(&old.lineage)));
+        assert_eq!((old.role, old.replaced_by), (Role::Fenced, Some((Generation(9), Sequence(40)))));
+        (old, promoted)
+    }
+
+    fn standing(state: &GroupState, sequence: u64) -> Standing {
+        let (role, lineage, alone) = (state.role, state.lineage.clone(), state.alone);
+        Standing { role, lineage, sequence: Sequence(sequence), alone }
+    }
+
+    #[test]
+    fn a_split_brain_ends_with_the_old_primary_when_its_peer_gives_way() {
+        let (mut old, mut promoted) = split_brain();
+        // There would be nobody to follow.
+        assert!(!promoted.may_give_way(&standing(&old, 50)));
+        old.keep_own(Generation(5)).unwrap();
+        assert_eq!(old.role, Role::Primary);
+        assert_eq!(old.parent(), Some(Position::new(Generation(3), Sequence(50))));
+        assert_eq!((old.bitmaps_of, old.replaced_by), (Generation(5), None));
+        assert!(old.peer_has_checkpoint && old.alone, "the peer is asked before anything is served");
+        // Neither takes from the other.
+        assert_eq!(decide(&standing(&old, 51), &standing(&promoted, 60)), Verdict::SplitBrain);
+        assert_eq!(decide(&standing(&promoted, 60), &standing(&old, 51)), Verdict::SplitBrain);
+        let copy = Standing { role: Role::Standby, ..standing(&promoted, 60) };
+        assert_eq!(decide(&standing(&old, 51), &copy), Verdict::ReinstateTarget);
+
+        assert!(promoted.may_give_way(&standing(&old, 51)));
+        promoted.replaced(Some(old.lineage.replaces(&promoted.lineage)));
+        assert_eq!(
+            (promoted.role, promoted.replaced_by),
+            (Role::Fenced, Some((Generation(5), Sequence(40))))
+        );
+        // What is saved is of its own history, and the bitmaps are.
+        assert_eq!((promoted.generation(), promoted.bitmaps_of), (Generation(9), Generation(9)));
+        assert_eq!(decide(&standing(&old, 51), &standing(&promoted, 60)), Verdict::SplitBrain);
+        promoted.become_standby();
+        assert_eq!(promoted.lost, LostBlocks::Bitmaps);
+        assert_eq!(promoted.lineage, Lineage::new(Generation(3)));
+        assert_eq!(decide(&standing(&old, 51), &standing(&promoted, 0)), Verdict::Stream);
+    }
+
+    #[test]
+    fn a_handover_under_way_is_no_reason_to_follow_without_saving() {
+        let (mut old, mut promoted) = split_brain();
+        old.keep_own(Generation(5)).unwrap();
+        promoted.handing_over = Some(Sequence(60));
+        promoted.replaced(Some(old.lineage.replaces(&promoted.lineage)));
+        assert_eq!((promoted.role, promoted.handing_over), (Role::Fenced, None));
+    }
+
+    #[test]
+    fn a_split_brain_ends_with_the_promoted_host_as_before() {
+        let (mut old, promoted) = split_brain();
+        old.become_standby();
+        assert_eq!(old.lineage, Lineage::new(Generation(3)));
+        assert_eq!(decide(&standing(&promoted, 60), &standing(&old, 0)), Verdict::Stream);
+    }
+
+    #[test]
+    fn only_a_fenced_host_in_a_split_brain_keeps_its_own() {
+        let (fenced, promoted) = split_brain();
+        for role in [Role::Primary, Role::Standby] {
+            let mut state = GroupState { role, ..fenced.clone() };
+            assert_eq!(state.keep_own(Generation(5)), Err(CannotKeep::NotFenced));
+            assert_eq!(state, GroupState { role, ..fenced.clone() });
+        }
+        let mut state = GroupState { alone: false, ..fenced.clone() };
+        assert_eq!(state.keep_own(Generation(5)), Err(CannotKeep::NoSplitBrain));
+        // A standby or a fenced host has nothing to stop serving; nor does one give way to what it does not know.
+        let mut kept = fenced.clone();
+        kept.keep_own(Generation(5)).unwrap();
+        for role in [Role::Standby, Role::Fenced] {
+            assert!(!GroupState { role, ..promoted.clone() }.may_give_way(&standing(&kept, 51)));
+        }
+        let stranger = Standing { lineage: Lineage::new(Generation(77)), ..standing(&kept, 51) };
+        assert!(!promoted.may_give_way(&stranger));
+    }
+
+    #[test]
+    fn bitmaps_of_another_time_stay_out_of_a_kept_history() {
+        let (mut old, _) = split_brain();
+        old.bitmaps_of = Generation(1);
+        old.keep_own(Generation(5)).unwrap();
+        assert_eq!(old.bitmaps_of, Generation(1));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
         },
         Request::Activate { .. }
         | Request::Reinstate { .. }
+        | Request::KeepLocal { .. }
         | Request::Switchover { .. }
         | Request::Verify { .. }
         | Request::Verification { .. }

@@ -17,7 +17,10 @@ const PIECE_BYTES: u64 = MAX_PAYLOAD_BYTES;
 const PIECE_HEAD_BYTES: usize = 20;
 const MAX_NAME_BYTES: usize = 255;
 const KIND: Kind = Kind { magic: *b"AISV", version: 1, max_payload: PIECE_BYTES as usize + PIECE_HEAD_BYTES };
-const SUFFIX: &str = ".salvage";
+/// What the name of a salvage file ends in.
+pub const SUFFIX: &str = ".salvage";
+/// What follows on that until all of the file is on stable storage.
+pub const UNFINISHED_SUFFIX: &str = ".unfinished";
 
 /// What a salvage file is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +114,7 @@ pub fn save(
     blocks: impl Iterator<Item = BlockRange>,
 ) -> Result<Saved, SalvageError> {
     let name = format!("{:016x}-{}{SUFFIX}", head.time.0, head.generation);
-    let unfinished = format!("{name}.unfinished");
+    let unfinished = format!("{name}{UNFINISHED_SUFFIX}");
     let io = |action| {
         let name = name.clone();
         move |source| SalvageError::Io { action, name, source }
@@ -173,6 +176,11 @@ impl Salvage {
         let opened = dir.open(name, Open::Existing);
         let file =
             opened.map_err(|source| SalvageError::Io { action: "open", name: name.to_owned(), source })?;
+        Self::read_from(file, name)
+    }
+
+    /// Reads an open file; `name` is for messages.
+    pub fn read_from(file: Arc<dyn File>, name: &str) -> Result<Self, SalvageError> {
         let damaged = || SalvageError::Damaged { name: name.to_owned(), pieces: 0 };
         let payload = match sealed::read(&KIND, &*file, 0) {
             Found::Valid { number: 0, payload } => payload,
@@ -184,6 +192,11 @@ impl Salvage {
         Ok(Self { head, name: name.to_owned(), file, at, pieces: 0, over: false })
     }
 
+    /// Pieces that were read so far, and were whole.
+    pub fn pieces(&self) -> u64 {
+        self.pieces
+    }
+
     fn read(&mut self) -> Result<Option<Piece>, SalvageError> {
         let damaged = || SalvageError::Damaged { name: self.name.clone(), pieces: self.pieces };
         let Found::Valid { number, payload } = sealed::read(&KIND, &*self.file, self.at) else {
@@ -193,7 +206,9 @@ impl Salvage {
         if number == u64::MAX {
             return if payload == self.pieces.to_le_bytes() { Ok(None) } else { Err(damaged()) };
         }
-        let piece = Piece::decode(&payload).filter(|_| number == self.pieces + 1).ok_or_else(damaged)?;
+        let piece =
+            Piece::decode(&payload).filter(|piece| number == self.pieces + 1 && self.head.holds(piece.range));
+        let piece = piece.ok_or_else(damaged)?;
         self.pieces += 1;
         Ok(Some(piece))
     }
@@ -213,6 +228,12 @@ impl Iterator for Salvage {
 }
 
 impl Head {
+    /// Whether a range is one of its volumes'.
+    fn holds(&self, range: ByteRange) -> bool {
+        let size = self.volumes.get(range.volume.0 as usize).map(|(_, size)| *size);
+        range.length > 0 && size.is_some_and(|size| range.end() <= size)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let numbers = [self.time.0, self.generation.0, self.replaced_by.0, self.left_at.0];
         let mut bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
@@ -332,6 +353,24 @@ mod tests {
         let volumes = volumes(&dir);
         assert_eq!(save(&dir, &head(), &volumes, std::iter::empty()).unwrap(), Saved::default());
         assert!(list(&dir).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_piece_outside_of_its_volume_is_damage() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temp.path()).unwrap();
+        for (volume, offset, length) in [(1, 4608, 1), (1, 0, 4609), (2, 0, 1), (0, 0, 0), (0, u64::MAX, 1)] {
+            let range = ByteRange::new(VolumeIndex(volume), offset, length);
+            let mut bytes = KIND.seal(0, &head().encode());
+            bytes.extend(KIND.seal(1, &Piece { range, data: None }.encode()));
+            std::fs::write(temp.path().join("made.salvage"), bytes).unwrap();
+            let mut salvage = Salvage::open(&dir, "made.salvage").unwrap();
+            assert!(
+                matches!(salvage.next(), Some(Err(SalvageError::Damaged { pieces: 0, .. }))),
+                "{range:?}"
+            );
+            assert!(salvage.next().is_none());
+        }
     }
 
     #[test]

@@ -49,8 +49,16 @@ fn reinstate(pair: &Pair, side: Side) -> Result<Value> {
 fn same_on_both(pair: &mut Pair, side: Side) -> Result<()> {
     pair.wait_caught_up(side, LIMIT)?;
     let ours = pair.read_volume(side, "disk")?;
-    let theirs = std::fs::read(pair.host(side.peer()).volume("disk"))?;
-    ensure_same("the standby's base", &ours, &theirs)
+    // What the standby has durably gets to its base a little later.
+    let began = Instant::now();
+    loop {
+        let theirs = std::fs::read(pair.host(side.peer()).volume("disk"))?;
+        match ensure_same("the standby's base", &ours, &theirs) {
+            Err(error) if began.elapsed() > LIMIT => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod dial;
 mod sender;
 mod session;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(crate) struct LinkState {
     pub refused: bool,
     /// The peer refuses because both hosts have writes of their own.
     pub split_brain: bool,
+    /// This host has given way in a split brain, and is about to serve no more.
+    pub gave_way: bool,
     /// There is no pinned key of the peer.
     pub unpaired: bool,
 }
@@ -53,6 +56,8 @@ pub(crate) struct Link {
     paused: watch::Sender<bool>,
     /// Whether the peer has agreed to a session since the group was opened: then it was not promoted.
     agreed: watch::Sender<bool>,
+    /// An operator wants the peer's history kept in a split brain.
+    gives_way: AtomicBool,
 }
 
 /// Whether the peer's history went on from this host's own.
@@ -72,7 +77,12 @@ pub(crate) enum Outcome {
 
 impl Link {
     pub fn new() -> Self {
-        Self { state: Mutex::default(), paused: watch::Sender::new(false), agreed: watch::Sender::new(false) }
+        Self {
+            state: Mutex::default(),
+            paused: watch::Sender::new(false),
+            agreed: watch::Sender::new(false),
+            gives_way: AtomicBool::new(false),
+        }
     }
 
     pub fn state(&self) -> LinkState {
@@ -94,6 +104,15 @@ impl Link {
         self.agreed.subscribe()
     }
 
+    /// In a split brain, gives way to a peer that was told to keep its own history, until that is taken back.
+    pub fn give_way(&self, wanted: bool) {
+        self.gives_way.store(wanted, Ordering::Release);
+    }
+
+    fn may_give_way(&self, group: &Group, peer: &Standing) -> bool {
+        self.gives_way.load(Ordering::Acquire) && group.look(|source| source.state().may_give_way(peer))
+    }
+
     pub fn is_paused(&self) -> bool {
         *self.paused.borrow()
     }
@@ -109,6 +128,7 @@ impl Link {
     /// Keeps a session with the peer until `stop` is true or the peer turns out to be promoted.
     pub async fn run(&self, group: &Arc<Group>, dialer: &Dialer, mut stop: watch::Receiver<bool>) -> Outcome {
         let mut backoff = BACKOFF_MIN;
+        self.note(|state| state.gave_way = false);
         loop {
             let mut paused = self.paused.subscribe();
             let stopped = stop.wait_for(|stop| *stop);
@@ -126,8 +146,12 @@ impl Link {
                 End::Refused(Refusal::Promoted, standing) => {
                     return Outcome::Fenced(standing.map(|s| s.lineage));
                 }
-                // In a split brain the side whose history was left gives way. The one that was promoted serves on.
-                End::Refused(Refusal::SplitBrain, Some(peer)) if left_by(group, &peer) => {
+                // In a split brain the side whose history was left gives way. The one that was promoted serves on,
+                // unless its operator wants it otherwise.
+                End::Refused(Refusal::SplitBrain, Some(peer))
+                    if left_by(group, &peer) || self.may_give_way(group, &peer) =>
+                {
+                    self.note(|state| state.gave_way = true);
                     return Outcome::Fenced(Some(peer.lineage));
                 }
                 End::Paused => continue,

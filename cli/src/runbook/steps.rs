@@ -7,10 +7,7 @@ use afterimage_contract::units::format_duration;
 use super::Subject;
 use super::names::Names;
 use super::page::{Page, tick, tick_path, word_path};
-
-/// Below the state directory: a directory for each group, and in that one for what was saved.
-const GROUPS_DIR: &str = "groups";
-const SALVAGE_DIR: &str = "salvage";
+use crate::salvage::{GROUPS_DIR, SALVAGE_DIR};
 
 /// How to see what is the case.
 pub(super) fn look(page: &mut Page, subject: &Subject, names: &Names) {
@@ -160,7 +157,7 @@ pub(super) fn split_brain(page: &mut Page, subject: &Subject, names: &Names) {
     page.text(
         "It happens when a standby was promoted while the old primary went on answering clients. When the two reach \
          each other, nothing flows, nothing is merged, and the old primary is `fenced`; the promoted host serves on. \
-         The data of the fenced host gives way, and is saved first.",
+         One of the two histories stays; the other gives way, and is saved first.",
     );
     page.text("1. On both hosts, see which one is fenced, and which histories they have:");
     page.code(&[names.group("status", &[])]);
@@ -169,12 +166,24 @@ pub(super) fn split_brain(page: &mut Page, subject: &Subject, names: &Names) {
          devices can be read.",
     );
     page.text(
-        "3. On the fenced host. Its own writes are saved to a file, which the command names, and it becomes the \
-         standby of the other:",
+        "3. **If the history of the promoted host stays**, on the fenced host. Its own writes are saved to a file, \
+         which the command names, and it becomes the standby of the other:",
     );
     page.code(&[names.group("resolve", &["--keep", "peer"])]);
-    page.text(&format!("4. On the other host, wait until it says {}:", healthy(subject)));
+    page.text(
+        "   **If the history of the fenced host stays**, first on the fenced host, which is the primary again and \
+         waits for the other:",
+    );
+    page.code(&[names.group("resolve", &["--keep", "local"])]);
+    page.text(
+        "   then on the promoted host. Its clients are cut off, its own writes are saved to a file, and it becomes the \
+         standby:",
+    );
+    page.code(&[names.group("resolve", &["--keep", "peer"])]);
+    page.text(&format!("4. On the host whose history stays, wait until it says {}:", healthy(subject)));
     page.code(&[names.group("status", &["--watch"])]);
+    page.text("5. See what was saved of the other history, on the host that gave way:");
+    page.code(&[names.afterimage(&["salvage", "list"])]);
 }
 
 /// There is no session.

@@ -24,7 +24,7 @@ pub use image::{ensure_same, filler, read_image};
 pub use kill::{Summary, kill_rounds};
 pub use oracle::{Blocks, Prefix, check_prefix};
 pub use pair::{Host, Pair, PairOptions, Side};
-pub use process::{Process, run};
+pub use process::{Finished, Process, run};
 pub use program::{find_program, product_program};
 pub use scratch::Scratch;
 pub use writer::{Writer, WriterOptions};

@@ -31,6 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nbdkit", "nbdkit"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
+    ("ocf-tester", "resource-agents"),
     ("qemu-img", "qemu-utils"),
     ("qemu-io", "qemu-utils"),
     ("qemu-nbd", "qemu-utils"),
@@ -42,6 +43,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("umount", "mount"),
     ("unshare", "util-linux"),
     ("xfs_repair", "xfsprogs"),
+    ("xmllint", "libxml2-utils"),
 ];
 
 /// The full path of an installed program; the error says which Debian package has it.

@@ -66,6 +66,12 @@ pub enum Request {
         #[serde(default)]
         divergent: bool,
     },
+    /// Agent: in a split brain, keep the history of this host, which was replaced: it is the primary again; answers
+    /// with a [`Kept`].
+    KeepLocal {
+        /// The group.
+        group: String,
+    },
     /// Agent: hold clients, have the peer take over at the last write, and become its standby; answers with a
     /// [`Switchover`].
     Switchover {
@@ -115,7 +121,7 @@ impl Request {
     pub fn timeout(&self) -> Duration {
         match self {
             // Both fsync what may be gigabytes of page cache before they answer.
-            Self::Promote { .. } | Self::Activate { .. } => Duration::from_secs(300),
+            Self::Promote { .. } | Self::Activate { .. } | Self::KeepLocal { .. } => Duration::from_secs(300),
             // The peer applies what its journal holds.
             Self::Switchover { .. } => Duration::from_secs(3600),
             // It copies all that differs.
@@ -272,6 +278,17 @@ pub struct Discarded {
     pub newest_sequence: u64,
     /// When the primary admitted that one: microseconds since 1970.
     pub newest_time_us: Option<u64>,
+}
+
+/// Answer to [`Request::KeepLocal`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The group.
+    pub group: String,
+    /// The generation that goes on from this host's history.
+    pub generation: String,
+    /// Whether it is served already; if not, it is once the peer has given way.
+    pub serving: bool,
 }
 
 /// Answer to [`Request::Reinstate`].
