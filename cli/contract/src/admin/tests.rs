@@ -68,7 +68,7 @@ fn messages_have_the_documented_shape() {
         (activate(), r#"{"activate":{"group":"orders"}}"#),
         (
             Request::Promote { group: "o".into(), dry_run: true, at: None, force: false },
-            r#"{"promote":{"group":"o","dry_run":true,"at":null}}"#,
+            r#"{"promote":{"group":"o","dry_run":true,"at":null,"force":false}}"#,
         ),
     ] {
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
