@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock::Clock;
+use crate::heart::{self, Heart};
 use crate::volume::LocalVolume;
 use crate::waiters::{Answer, Waiters};
 
@@ -67,6 +68,7 @@ pub(crate) struct Group {
     /// Once the peer was promoted: its generation, and where that left this host's, if it told.
     fenced: Mutex<Option<Option<(Generation, Sequence)>>>,
     /// Whoever waits for a change of roles.
+    heart: Heart,
     switchover: Mutex<Option<oneshot::Sender<Result<Sequence, RolesStay>>>>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
@@ -113,6 +115,7 @@ impl Group {
             hang_up: watch::Sender::new((0, "")),
             closed: AtomicBool::new(false),
             fenced: Mutex::new(None),
+            heart: Heart::new(),
             switchover: Mutex::new(None),
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
@@ -179,7 +182,11 @@ impl Group {
     /// Gives the writes to the source in one go, so that they follow each other in its order.
     fn admit(self: &Arc<Self>, writes: Vec<Write>) -> Result<Vec<Pending>, LocalError> {
         self.check_open()?;
+        let stood_still = self.heart.stood_still();
         let (pending, outputs) = self.step(|inner, now| {
+            if stood_still {
+                inner.source.doubt(now);
+            }
             let mut pending = Vec::with_capacity(writes.len());
             for write in writes {
                 let (request, answer) = inner.waiters.add();
@@ -264,6 +271,22 @@ impl Group {
     pub fn abandon(&self) {
         self.close();
         self.lock().waiters.abandon();
+    }
+
+    /// Notices when this process, or its host, stood still. Never returns.
+    pub async fn run_heart(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(heart::INTERVAL).await;
+            if self.heart.stood_still() {
+                tracing::warn!(
+                    group = self.name,
+                    "this host stood still: clients wait until the peer was heard of"
+                );
+                self.feed_from_control(|source, now| source.doubt(now));
+            }
+            // Not before: whoever writes now has to notice it too.
+            self.heart.beat();
+        }
     }
 
     /// Calls the source when it wants to be called. Never returns.

@@ -293,7 +293,9 @@ fn ocf_tester_has_no_complaint() -> Result<()> {
             }
         });
         let environment = cluster.environment(Side::Beta);
-        let tested = environment.and_then(|environment| {
+        let tested = environment.and_then(|mut environment| {
+            // It promotes beta beside alpha, as no cluster does.
+            environment.push(("OCF_RESKEY_force".to_owned(), "true".to_owned()));
             let mut command = Command::new(tester);
             command.args(["-n", "orders"]).envs(environment).arg(agent());
             run(&mut command, TESTER_LIMIT)

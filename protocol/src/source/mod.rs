@@ -16,11 +16,13 @@
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
 //! | `handover` | the planned change of roles |
+//! | `doubt` | whether this host is still the primary, after a standstill |
 //! | `verify` | the comparison of both copies |
 
 mod admission;
 mod clearing;
 mod completion;
+mod doubt;
 mod epoch;
 mod handover;
 mod hot;
@@ -299,6 +301,8 @@ pub struct Source {
     /// The sync of the bitmaps that has to end before the first state is written.
     first_bits: Option<u64>,
     handover: Option<Handover>,
+    /// This host stood still until then, and has not heard since whether the peer was promoted.
+    doubted_since: Option<Time>,
     /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
     flush_failed: Vec<bool>,
     verifier: Verifier,
@@ -416,6 +420,7 @@ impl Source {
             applied: Sequence(0),
             first_bits: None,
             handover: None,
+            doubted_since: None,
             flush_failed: vec![!settled; volumes],
             verifier: Verifier::default(),
             outputs: VecDeque::new(),
@@ -444,7 +449,13 @@ impl Source {
 
     /// When [`Source::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        let ends = [self.degrade_at(), self.hold_ends_at(), self.clearing_at(), self.handover_ends_at()];
+        let ends = [
+            self.degrade_at(),
+            self.hold_ends_at(),
+            self.clearing_at(),
+            self.handover_ends_at(),
+            self.doubt_ends_at(),
+        ];
         let reads = [self.read_again_at(), self.repair_at(), self.verify_at()];
         ends.into_iter().chain(reads).flatten().min()
     }
@@ -480,6 +491,7 @@ impl Source {
         self.degrade_if_late(now);
         self.regain_sync();
         self.end_alone();
+        self.end_doubt();
         self.reserve();
         self.admit_waiting();
         self.pump_hot();

@@ -72,7 +72,10 @@ impl Source {
                 self.staged(epoch, &frames, records_to, mark);
             }
             TargetMessage::Differs { epoch, frame, blocks } => self.differs(epoch, frame, &blocks),
-            TargetMessage::Pong { applied, .. } => self.applied = applied,
+            TargetMessage::Pong { time, applied } => {
+                self.applied = applied;
+                self.heard_of_peer(time);
+            }
             TargetMessage::NotTaken { text } => self.not_taken(&text),
             TargetMessage::Checked { id, differing, unchecked } => self.checked(id, &differing, unchecked),
             TargetMessage::Refused { .. } => {
@@ -201,6 +204,8 @@ impl Source {
     pub(super) fn session_noted(&mut self, version: u64) {
         if matches!(self.session, Session::Noting(v) if v <= version) {
             self.session = Session::Active;
+            // It was asked for after the standstill, if there was one.
+            self.heard_of_peer(self.now);
             self.regain_sync();
             self.ask_again_for_durable();
         }

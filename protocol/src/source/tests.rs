@@ -556,3 +556,48 @@ fn after_a_flush_that_was_answered_alone_the_group_is_in_sync_once_that_is_durab
     bench.acknowledge_durable(written);
     assert!(bench.source.in_sync);
 }
+
+#[test]
+fn after_a_standstill_nothing_is_admitted_before_the_peer_was_heard_of() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    let before = bench.now;
+    bench.now = bench.now.plus_us(100 * SYNC_TIMEOUT_US);
+    bench.source.doubt(bench.now);
+    let request = bench.write();
+    assert!(bench.source.in_flight.is_empty());
+    let pong = |time| TargetMessage::Pong { time, applied: Sequence(0) };
+    // What was on its way all the time says nothing, and neither does an answer to no ping.
+    for time in [before, Time(u64::MAX)] {
+        bench.source.message(bench.now, pong(time));
+        bench.run();
+        assert!(bench.source.in_flight.is_empty());
+    }
+    bench.source.message(bench.now, pong(bench.now));
+    bench.run();
+    let written = bench.send();
+    bench.acknowledge_received(written);
+    assert!(bench.completed.contains(&request));
+}
+
+#[test]
+fn after_a_standstill_a_new_session_or_a_lost_peer_ends_the_doubt() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    let has = bench.source.position().sequence;
+    bench.source.doubt(bench.now);
+    bench.connect(Some(has), Some(has), Lost::None);
+    assert!(!bench.source.is_in_doubt());
+    bench.source.doubt(bench.now);
+    let request = bench.write();
+    bench.source.disconnected(bench.now);
+    bench.run();
+    assert!(bench.source.is_in_doubt() && bench.source.in_flight.is_empty());
+    let at = bench.source.next_timeout().expect("it does not wait for ever");
+    bench.now = at;
+    bench.source.timeout(at);
+    bench.run();
+    assert!(!bench.source.is_in_doubt());
+    bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
+    bench.source.timeout(bench.now);
+    bench.run();
+    assert!(bench.completed.contains(&request), "{}", bench.source.activity());
+}

@@ -7,9 +7,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// How long a process may take to stop after SIGSTOP: a thread that waits for a disk stops once that has answered.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How often something is looked at that cannot be waited for.
 pub const POLL: Duration = Duration::from_millis(5);
 /// Bytes of a log's end that an error shows.
@@ -75,9 +77,30 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
-    /// Freezes it (SIGSTOP): a host that hangs without its connections ending.
+    /// Freezes it (SIGSTOP): a host that hangs without its connections ending. None of its threads runs on return.
     pub fn freeze(&mut self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let started = Instant::now();
+        while !self.has_stopped()? {
+            ensure!(started.elapsed() < STOP_LIMIT, "{} does not stop", self.name);
+            sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Whether each of its threads has stopped.
+    fn has_stopped(&self) -> Result<bool> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        for task in std::fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
+            // A thread may end meanwhile.
+            let stat = std::fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+            // The name, in parentheses, may hold anything.
+            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+            if !matches!(state, Some('T' | 't') | None) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Lets it go on after [`Process::freeze`].

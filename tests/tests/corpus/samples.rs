@@ -647,7 +647,7 @@ fn admin_request() -> Samples {
         ("valid-after-a-bad-one", [b"{}\n".to_vec(), line(&Request::Ping)].concat()),
         ("bad-version", b"{\"version\":2,\"request\":\"ping\"}\n".into()),
         ("bad-request", b"{\"version\":1,\"request\":\"reboot\"}\n".into()),
-        ("bad-key", b"{\"version\":1,\"request\":{\"promote\":{\"group\":\"a\",\"force\":true}}}\n".into()),
+        ("bad-key", b"{\"version\":1,\"request\":{\"promote\":{\"group\":\"a\",\"forse\":true}}}\n".into()),
         ("bad-nested", [vec![b'['; 2000], vec![b'\n']].concat()),
         ("bad-text", b"{\"version\":1,\"request\":\"\xc3\x28\"}\n".into()),
         ("bad-too-long", vec![b' '; (64 << 10) + 2]),
