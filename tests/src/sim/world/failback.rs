@@ -1,7 +1,7 @@
 //! The way home: after a promotion the old primary is fenced and reinstated, and the promoted host streams to it.
 
 use afterimage_protocol::state::Role;
-use afterimage_storage::group::{GroupStore, reinstate};
+use afterimage_storage::group::{GroupStore, reinstate, settle};
 use afterimage_storage::salvage::{self, Salvage};
 
 use super::model::{block_values, peek_image, sectors, sectors_in};
@@ -44,8 +44,12 @@ impl World {
                 return Ok(false);
             }
         }
-        let (mine, theirs) = (peek_image(disk), peek_image(&self.standby.disk));
         let volumes = super::setup::open_volumes(disk);
+        // What a failed flush had dropped is lost already, whatever the cache shows.
+        if settle(&volumes).is_err() {
+            return Ok(false);
+        }
+        let (mine, theirs) = (peek_image(disk), peek_image(&self.standby.disk));
         let mut boot_id = [0; 16];
         boot_id[..8].copy_from_slice(&self.primary.boot.to_le_bytes());
         let dir = disk.dir("salvage");
