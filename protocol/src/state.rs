@@ -202,7 +202,9 @@ impl GroupState {
         let known = !self.compare_all;
         self.become_standby();
         if known {
-            // Nothing was admitted since, and all of it is on stable storage.
+            // Nothing was admitted since, all of it is on stable storage, and the peer had all of it too: what only one of them
+            // has is in the peer's bitmaps.
+            self.lost = LostBlocks::None;
             self.base = Some(BasePoint { position: Position::new(self.generation(), at), lsn: Lsn(0) });
         }
     }

@@ -7,7 +7,6 @@
 //! ([`GroupState::replaced`]).
 
 use super::*;
-use crate::lineage::MAX_GENERATIONS;
 
 /// Why the roles stay as they are. The group is served as before.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +92,6 @@ impl Source {
         if self.phase != Phase::Streaming || !known {
             return Err(RolesStay::CatchingUp);
         }
-        debug_assert!(self.state.lineage.past().len() <= MAX_GENERATIONS);
         Ok(())
     }
 
@@ -105,6 +103,15 @@ impl Source {
     /// Whether clients are held for a change of roles.
     pub(super) fn holds_for_handover(&self) -> bool {
         self.handover.is_some()
+    }
+
+    /// The queue was given up, and with it the question to the target, if that was not sent yet: a new session tells whether
+    /// it has taken over.
+    pub(super) fn question_lost(&mut self) {
+        if self.state.handing_over.is_some() && self.session.is_active() {
+            self.outputs
+                .push_back(Output::Disconnect { reason: "the standby may not hear that it is to take over" });
+        }
     }
 
     /// When a change of roles is given up.
@@ -202,8 +209,10 @@ impl Source {
     pub(super) fn handover_noted(&mut self, version: u64) {
         match &self.handover {
             Some(Handover { step: Step::Note { version: noted }, .. }) if *noted <= version => {
-                let position = self.position();
-                self.queue.push(Frame::TakeOver { position });
+                if let Some(at) = self.state.handing_over {
+                    let position = Position::new(self.state.generation(), at);
+                    self.queue.push(Frame::TakeOver { position });
+                }
                 if let Some(handover) = &mut self.handover {
                     handover.step = Step::Asked;
                 }

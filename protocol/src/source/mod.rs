@@ -360,9 +360,8 @@ impl Source {
         // Kept in the state until an epoch has carried them: the bits alone may be lost with the power.
         match &state.lost {
             LostBlocks::None => {}
-            LostBlocks::All => set_all(&mut bitmaps),
-            // They are in the bitmaps already.
-            LostBlocks::Bitmaps => {}
+            // The bitmaps that are meant are of an earlier time as a primary.
+            LostBlocks::All | LostBlocks::Bitmaps => set_all(&mut bitmaps),
             LostBlocks::Ranges(ranges) => ranges.iter().for_each(|r| set_blocks(&mut bitmaps, *r)),
         }
         state.boot_id = boot_id;
@@ -578,6 +577,7 @@ impl Source {
         self.recent.clear();
         self.clearing.forget_records();
         self.in_sync = false;
+        self.question_lost();
     }
 }
 

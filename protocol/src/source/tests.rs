@@ -30,6 +30,9 @@ struct Bench {
     failed: Vec<RequestId>,
     /// The last change of roles that did not come about.
     roles_stay: Option<RolesStay>,
+    /// The source may end its session, and whether it wanted to.
+    may_hang_up: bool,
+    hung_up: bool,
     /// The target was asked to take over here.
     asked: Option<Position>,
     /// Flushes of the volume fail.
@@ -93,6 +96,8 @@ impl Bench {
             completed: Vec::new(),
             failed: Vec::new(),
             roles_stay: None,
+            may_hang_up: false,
+            hung_up: false,
             asked: None,
             flush_fails: false,
             hot_log_fails: false,
@@ -160,6 +165,7 @@ impl Bench {
                     self.notes.push(*report);
                     self.source.verification_noted(now);
                 }
+                Output::Disconnect { .. } if self.may_hang_up => self.hung_up = true,
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => self.roles_stay = Some(why),
             }
@@ -463,6 +469,7 @@ fn a_source_that_hands_over_admits_nothing_and_becomes_the_standby_at_the_last_w
     let at = bench.source.position();
     state.replaced(Some((Generation(77), at.sequence)));
     assert_eq!((state.role, state.base.map(|b| b.position)), (Role::Standby, Some(at)));
+    assert!(state.lost.is_none(), "the peer has all that this host has");
     // A promotion anywhere else is none that was asked for.
     let mut state = bench.source.state().clone();
     state.replaced(Some((Generation(77), Sequence(at.sequence.0 - 1))));
@@ -599,5 +606,23 @@ fn after_a_standstill_a_new_session_or_a_lost_peer_ends_the_doubt() {
     bench.now = bench.now.plus_us(SYNC_TIMEOUT_US);
     bench.source.timeout(bench.now);
     bench.run();
+    assert!(bench.completed.contains(&request), "{}", bench.source.activity());
+}
+
+#[test]
+fn a_question_to_the_target_that_was_given_up_with_the_queue_is_settled_by_a_new_session() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    let has = bench.source.position().sequence;
+    bench.source.hand_over(bench.now, SYNC_TIMEOUT_US);
+    bench.run();
+    let request = bench.write();
+    assert!(bench.source.is_handed_over() && bench.asked.is_none());
+    bench.may_hang_up = true;
+    bench.source.lose_tracking();
+    bench.run();
+    assert!(bench.hung_up, "the target would never hear that it is asked, and clients wait for ever");
+    bench.connect(Some(has), Some(has), Lost::None);
+    let commit = bench.send();
+    bench.acknowledge_durable(commit);
     assert!(bench.completed.contains(&request), "{}", bench.source.activity());
 }

@@ -269,7 +269,9 @@ impl Source {
     }
 
     fn verifies(&self) -> bool {
-        self.phase == Phase::Streaming && self.session.is_active() && self.ready
+        // What it finds would take a sequence behind the one that is handed over.
+        let holds = self.holds_for_handover();
+        self.phase == Phase::Streaming && self.session.is_active() && self.ready && !holds
     }
 
     pub(super) fn pump_verify(&mut self) {
