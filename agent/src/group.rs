@@ -20,10 +20,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock::Clock;
-use crate::heart::{self, Heart};
 use crate::volume::LocalVolume;
 use crate::waiters::{Answer, Waiters};
 
+/// The source is called at least this often.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+/// Not called for this long, this process stood still (stopped by a signal, asleep, or not scheduled): less than a
+/// promotion and the start of its clients take.
+const STANDSTILL_US: u64 = 2_000_000;
 /// A timer that is due at once still leaves others this long, in microseconds.
 const TIMER_PAUSE_US: u64 = 500;
 /// Pieces of one request of zeroes that are under way at once.
@@ -64,11 +68,10 @@ pub(crate) struct Group {
     hang_up: watch::Sender<(u64, &'static str)>,
     /// Nothing is admitted any more.
     closed: AtomicBool,
-    /// The peer was promoted: every state that is written from now on says so.
-    /// Once the peer was promoted: its generation, and where that left this host's, if it told.
+    /// Once the peer was promoted: its generation, and where that left this host's, if it told. Every state that is written
+    /// from then on says so.
     fenced: Mutex<Option<Option<(Generation, Sequence)>>>,
     /// Whoever waits for a change of roles.
-    heart: Heart,
     switchover: Mutex<Option<oneshot::Sender<Result<Sequence, RolesStay>>>>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
@@ -95,6 +98,8 @@ pub(crate) struct Inner {
     pub source: Source,
     waiters: Waiters,
     timer_at: Option<Time>,
+    /// When the source was last called.
+    last_step: Time,
 }
 
 /// A request that the group was given; resolves to how it ended.
@@ -108,14 +113,18 @@ impl Group {
         let group = Arc::new(Self {
             bitmaps: store.bitmap_syncs(),
             store: Mutex::new(store),
-            inner: Mutex::new(Inner { source, waiters: Waiters::default(), timer_at: None }),
+            inner: Mutex::new(Inner {
+                source,
+                waiters: Waiters::default(),
+                timer_at: None,
+                last_step: clock.now(),
+            }),
             frames: Notify::new(),
             blocks: Notify::new(),
             timer: Notify::new(),
             hang_up: watch::Sender::new((0, "")),
             closed: AtomicBool::new(false),
             fenced: Mutex::new(None),
-            heart: Heart::new(),
             switchover: Mutex::new(None),
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
@@ -182,11 +191,7 @@ impl Group {
     /// Gives the writes to the source in one go, so that they follow each other in its order.
     fn admit(self: &Arc<Self>, writes: Vec<Write>) -> Result<Vec<Pending>, LocalError> {
         self.check_open()?;
-        let stood_still = self.heart.stood_still();
         let (pending, outputs) = self.step(|inner, now| {
-            if stood_still {
-                inner.source.doubt(now);
-            }
             let mut pending = Vec::with_capacity(writes.len());
             for write in writes {
                 let (request, answer) = inner.waiters.add();
@@ -273,34 +278,15 @@ impl Group {
         self.lock().waiters.abandon();
     }
 
-    /// Notices when this process, or its host, stood still. Never returns.
-    pub async fn run_heart(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(heart::INTERVAL).await;
-            if self.heart.stood_still() {
-                tracing::warn!(
-                    group = self.name,
-                    "this host stood still: clients wait until the peer was heard of"
-                );
-                self.feed_from_control(|source, now| source.doubt(now));
-            }
-            // Not before: whoever writes now has to notice it too.
-            self.heart.beat();
-        }
-    }
-
-    /// Calls the source when it wants to be called. Never returns.
+    /// Calls the source when it wants to be called, and so often that a standstill is told from quiet. Never returns.
     pub async fn run_timer(self: Arc<Self>) {
         loop {
             let at = self.lock().timer_at;
             let woken = self.timer.notified();
-            let Some(at) = at else {
-                woken.await;
-                continue;
-            };
+            let pause = at.map_or(HEARTBEAT, |at| self.clock.until(at).min(HEARTBEAT));
             tokio::select! {
                 () = woken => continue,
-                () = tokio::time::sleep(self.clock.until(at)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
             self.feed_from_control(|source, now| source.timeout(now));
         }
@@ -308,8 +294,19 @@ impl Group {
 
     /// Feeds the source and takes what it wants done. Answers and wake-ups are given on the way.
     pub(crate) fn step<R>(&self, input: impl FnOnce(&mut Inner, Time) -> R) -> (R, Vec<Output>) {
-        let now = self.clock.now();
         let mut inner = self.lock();
+        // Under the lock: nothing may slip past that was read from the clock before a standstill.
+        let now = self.clock.now();
+        let stood_still_us = now.since_us(inner.last_step);
+        inner.last_step = now;
+        if stood_still_us > STANDSTILL_US {
+            tracing::warn!(
+                group = self.name,
+                stood_still_us,
+                "this host stood still: clients wait until the peer was heard of"
+            );
+            inner.source.doubt(now);
+        }
         let result = input(&mut inner, now);
         let mut outputs = Vec::new();
         let mut answers = Vec::new();

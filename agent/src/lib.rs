@@ -10,7 +10,6 @@
 //! | `open` | a group's state and volumes on this host |
 //! | `group` | a group that is served: the source and its lock |
 //! | `perform` | what the source wants done on disks |
-//! | `heart` | whether this process, or its host, stood still |
 //! | `volume`, `waiters` | a local volume; clients' requests that wait |
 //! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
 //! | `link` | the session with the peer |
@@ -22,7 +21,6 @@ mod alarm;
 mod clock;
 mod export;
 mod group;
-mod heart;
 mod link;
 mod node;
 mod open;

@@ -181,7 +181,6 @@ impl Supervisor {
         asked.map(|done| done.send(()));
         let mut helpers = JoinSet::new();
         helpers.spawn(group.clone().run_timer());
-        helpers.spawn(group.clone().run_heart());
         let (watcher, watched_group) = (self.clone(), group.clone());
         let watching = watched.clone();
         let watch = helpers.spawn(async move { watching.run(&watched_group, &watcher).await });

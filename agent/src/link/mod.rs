@@ -156,7 +156,7 @@ impl Link {
                 }
                 End::Paused => continue,
                 // It is being promoted, and clients wait for it to be done.
-                End::Refused(Refusal::NotReady, _) | End::Lost if group.is_handed_over() => BACKOFF_MIN,
+                End::Refused(Refusal::NotReady, _) if group.is_handed_over() => BACKOFF_MIN,
                 End::Refused(..) | End::Unpaired => PATIENCE,
                 End::Restarted => {
                     backoff = BACKOFF_MIN;

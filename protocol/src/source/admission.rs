@@ -168,10 +168,10 @@ impl Source {
         self.outputs.push_back(Output::LocalWrite { sequence, write });
     }
 
-    /// Whether a write that is admitted now is carried by no session: if the peer is promoted, both histories go on
-    /// (section 6 of the design).
+    /// Whether a write that is admitted now may be answered though no session carries it: if the peer is promoted, both
+    /// histories go on (section 6 of the design).
     fn is_alone(&self) -> bool {
-        !self.session.is_active() && self.state.peer_has_checkpoint
+        !self.session.is_active() && self.state.peer_has_checkpoint && !self.needs_peer()
     }
 
     /// The target has all that no session had carried.

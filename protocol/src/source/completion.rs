@@ -244,8 +244,14 @@ impl Source {
 
     /// Whether clients are answered without the target.
     fn alone(&self) -> bool {
-        let holds = self.config.on_link_loss == OnLinkLoss::Block && self.state.peer_has_checkpoint;
+        let holds = self.needs_peer() || self.is_in_doubt();
         self.config.mode == Mode::Async || (!self.in_sync && !holds && !self.approach.is_closing())
+    }
+
+    /// Whether no client is answered without the target, however long that takes.
+    pub(super) fn needs_peer(&self) -> bool {
+        let blocks = self.config.mode == Mode::Sync && self.config.on_link_loss == OnLinkLoss::Block;
+        blocks && self.state.peer_has_checkpoint
     }
 
     pub(super) fn complete_ready(&mut self) {
@@ -338,8 +344,7 @@ impl Source {
 
     /// When a sync group that waits for its target stops waiting.
     pub(super) fn degrade_at(&self) -> Option<Time> {
-        let degrades = self.config.on_link_loss == OnLinkLoss::Degrade || !self.state.peer_has_checkpoint;
-        self.late_at().filter(|_| (self.in_sync || self.approach.is_closing()) && degrades)
+        self.late_at().filter(|_| (self.in_sync || self.approach.is_closing()) && !self.needs_peer())
     }
 
     /// When the target has let something wait for too long.

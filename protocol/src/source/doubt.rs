@@ -16,7 +16,9 @@ impl Source {
         }
         self.doubted_since = Some(self.now);
         if !matches!(self.session, Session::None | Session::Active) {
-            // What it answers may be from before.
+            // What it answers may be from before, and may be here already.
+            self.session = Session::None;
+            self.disconnected_since = self.now;
             self.outputs.push_back(Output::Disconnect { reason: "this host stood still" });
         }
         self.pump(now);

@@ -114,25 +114,28 @@ impl Bench {
     /// A new session in which the target reports these checkpoints and losses.
     fn connect(&mut self, received: Option<Sequence>, durable: Option<Sequence>, lost: Lost) {
         self.source.disconnected(self.now);
+        let answer = self.ask(received, durable, lost);
+        self.source.message(self.now, answer);
+        self.run();
+    }
+
+    /// Asks for a new session; what the target answers.
+    fn ask(&mut self, received: Option<Sequence>, durable: Option<Sequence>, lost: Lost) -> TargetMessage {
         let before = self.session;
         self.session = SessionId(before.0 + 1);
         let open = self.source.open(self.session).expect("the source is ready");
         self.sent.clear();
         let at = |sequence| Position::new(GENERATION, sequence);
-        self.source.message(
-            self.now,
-            TargetMessage::Opened(Opened {
-                session: self.session,
-                known_session: before,
-                previous_session: open.known_session,
-                received: received.map(at),
-                durable: durable.map(at),
-                mark: self.source.state().mark,
-                epoch: None,
-                lost,
-            }),
-        );
-        self.run();
+        TargetMessage::Opened(Opened {
+            session: self.session,
+            known_session: before,
+            previous_session: open.known_session,
+            received: received.map(at),
+            durable: durable.map(at),
+            mark: self.source.state().mark,
+            epoch: None,
+            lost,
+        })
     }
 
     fn run(&mut self) {
@@ -607,6 +610,49 @@ fn after_a_standstill_a_new_session_or_a_lost_peer_ends_the_doubt() {
     bench.source.timeout(bench.now);
     bench.run();
     assert!(bench.completed.contains(&request), "{}", bench.source.activity());
+}
+
+#[test]
+fn after_a_standstill_an_answer_that_lay_there_opens_no_session_and_no_timer_answers_clients() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    let has = bench.source.position().sequence;
+    let request = bench.write();
+    bench.source.disconnected(bench.now);
+    bench.run();
+    let answer = bench.ask(Some(has), Some(has), Lost::None);
+    bench.now = bench.now.plus_us(100 * SYNC_TIMEOUT_US);
+    bench.may_hang_up = true;
+    bench.source.doubt(bench.now);
+    bench.run();
+    bench.source.message(bench.now, answer);
+    bench.source.timeout(bench.now);
+    bench.run();
+    assert!(bench.hung_up && bench.source.is_in_doubt() && !bench.completed.contains(&request));
+    // The peer does not come back: it counts as lost, as at any other time.
+    while !bench.completed.contains(&request) {
+        bench.now = bench.source.next_timeout().expect("it does not wait for ever");
+        bench.source.timeout(bench.now);
+        bench.run();
+    }
+    assert!(!bench.source.is_in_doubt());
+}
+
+#[test]
+fn a_group_that_blocks_without_its_peer_is_never_alone() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    let has = bench.source.position().sequence;
+    bench.source.config.on_link_loss = OnLinkLoss::Block;
+    bench.source.disconnected(bench.now);
+    let request = bench.write();
+    assert!(!bench.source.in_flight.is_empty() && !bench.source.state().alone);
+    bench.now = bench.now.plus_us(100 * SYNC_TIMEOUT_US);
+    bench.source.timeout(bench.now);
+    bench.run();
+    assert!(!bench.completed.contains(&request), "nobody is answered, so nothing parts the histories");
+    bench.connect(Some(has), Some(has), Lost::None);
+    let written = bench.send();
+    bench.acknowledge_received(written);
+    assert!(bench.completed.contains(&request));
 }
 
 #[test]
