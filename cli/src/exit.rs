@@ -47,6 +47,17 @@ impl CommandError {
     }
 }
 
+/// An error of a daemon. Where the request was sent and no answer came, what it did is not known, and `what_now` is added.
+pub fn explain(error: AdminError, what_now: Option<String>) -> CommandError {
+    let uncertain =
+        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
+    let mut error = CommandError::from(error);
+    if let Some(what_now) = what_now.filter(|_| uncertain) {
+        error.message += &format!("\n{what_now}");
+    }
+    error
+}
+
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         let head =

@@ -7,7 +7,7 @@ use afterimage_contract::units::ByteSize;
 use serde_json::json;
 
 use crate::args::PromoteArgs;
-use crate::exit::CommandError;
+use crate::exit::{CommandError, explain};
 use crate::host;
 use crate::text::{emit, printable};
 
@@ -25,7 +25,7 @@ pub async fn run(config: &Path, args: &PromoteArgs) -> Result<(), CommandError> 
         force: args.force,
     };
     let answer = call(config.receiver_socket(), &request).await.and_then(|response| response.into_answer());
-    let promotion: Promotion = answer.map_err(|error| explain(error, args))?;
+    let promotion: Promotion = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
     let activation =
         if promotion.dry_run { None } else { Some(activate(&config.agent_socket(), &args.group).await) };
     if args.json {
@@ -47,18 +47,12 @@ async fn activate(agent: &Path, group: &str) -> Result<Activation, AdminError> {
     call(agent, &Request::Activate { group: group.to_owned() }).await?.into_answer()
 }
 
-/// An error of the receiver. Where the request was sent and no answer came, the outcome is not known.
-fn explain(error: AdminError, args: &PromoteArgs) -> CommandError {
-    let uncertain =
-        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
-    let mut error = CommandError::from(error);
-    if uncertain && !args.dry_run {
-        let group = &args.group;
-        error.message += &format!(
-            "\nwhether {group} was promoted is not known; see: afterimage status {group}\nserve {group} nowhere else before that"
-        );
-    }
-    error
+fn unknown_outcome(args: &PromoteArgs) -> Option<String> {
+    let group = &args.group;
+    let text = format!(
+        "whether {group} was promoted is not known; see: afterimage status {group}\nserve {group} nowhere else before that"
+    );
+    (!args.dry_run).then_some(text)
 }
 
 fn not_served(group: &str, why: &dyn std::fmt::Display) -> String {

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use afterimage_contract::admin::{AdminError, Request, Switchover, call};
+use afterimage_contract::admin::{Request, Switchover, call};
 use serde_json::json;
 
 use crate::args::SwitchoverArgs;
-use crate::exit::CommandError;
+use crate::exit::{CommandError, explain};
 use crate::host;
 use crate::text::emit;
 
@@ -19,7 +19,7 @@ pub async fn run(config: &Path, args: &SwitchoverArgs) -> Result<(), CommandErro
     host::ensure_group(&config, &args.group)?;
     let request = Request::Switchover { group: args.group.clone(), dry_run: args.dry_run };
     let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
-    let done: Switchover = answer.map_err(|error| explain(error, args))?;
+    let done: Switchover = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
     if args.json {
         let document = json!({ "version": JSON_VERSION, "switchover": done });
         emit(&format!("{document:#}\n"))
@@ -28,19 +28,13 @@ pub async fn run(config: &Path, args: &SwitchoverArgs) -> Result<(), CommandErro
     }
 }
 
-/// An error of the agent. Where the request was sent and no answer came, the outcome is not known.
-fn explain(error: AdminError, args: &SwitchoverArgs) -> CommandError {
-    let uncertain =
-        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
-    let mut error = CommandError::from(error);
-    if uncertain && !args.dry_run {
-        let group = &args.group;
-        error.message += &format!(
-            "\nwhich host is the primary of {group} is not known; it is one of the two, and both find out once they \
-             reach each other; see, on both: afterimage status {group}"
-        );
-    }
-    error
+fn unknown_outcome(args: &SwitchoverArgs) -> Option<String> {
+    let group = &args.group;
+    let text = format!(
+        "which host is the primary of {group} is not known; it is one of the two, and both find out once they reach each \
+         other; see, on both: afterimage status {group}"
+    );
+    (!args.dry_run).then_some(text)
 }
 
 /// The outcome for people.

@@ -14,6 +14,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::ids::{BlockRange, VolumeIndex};
+
 const WORD_BITS: u64 = 64;
 /// log2 of [`WORD_BITS`].
 const WORD_SHIFT: u32 = 6;
@@ -329,6 +331,32 @@ fn lowest(word: u64) -> u64 {
 fn index(words: u64) -> usize {
     const { assert!(usize::BITS == 64, "bitmaps are mapped whole: a 64-bit system is needed") };
     words as usize
+}
+
+/// Sets `range` in the bitmaps of a group's volumes, as far as it lies within them.
+pub fn set_blocks(bitmaps: &mut [Bitmap], range: BlockRange) {
+    if let Some(bitmap) = bitmaps.get_mut(range.volume.0 as usize) {
+        bitmap.set(range.first, range.count);
+    }
+}
+
+/// Sets every block in the bitmaps of a group's volumes.
+pub fn set_all(bitmaps: &mut [Bitmap]) {
+    for bitmap in bitmaps {
+        bitmap.set(0, bitmap.blocks());
+    }
+}
+
+/// What is set in the bitmaps of a group's volumes, in order.
+pub fn runs(bitmaps: &[Bitmap]) -> impl Iterator<Item = BlockRange> + '_ {
+    bitmaps.iter().enumerate().flat_map(|(index, bitmap)| {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let (first, count) = bitmap.next_run(from, u64::MAX)?;
+            from = first + count;
+            Some(BlockRange { volume: VolumeIndex(index as u32), first, count })
+        })
+    })
 }
 
 #[cfg(test)]

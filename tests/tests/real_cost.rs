@@ -1,6 +1,5 @@
 //! What a catch-up costs follows what changed, not the size of the volume.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use afterimage_wan::{Direction, Wan, WanConfig};
@@ -33,16 +32,8 @@ fn sent_since(wan: &Wan, before: u64) -> Result<u64> {
 
 #[test]
 fn a_catch_up_sends_what_changed() -> Result<()> {
-    let wan = Wan::up(WanConfig {
-        name_prefix: "real-cost".to_owned(),
-        delay: Duration::from_millis(2),
-        loss_pct: 0.0,
-        rate_mbit: 0.0,
-        seed: 1,
-    })?;
-    let (alpha, beta) = (IpAddr::from(wan.address_a()), IpAddr::from(wan.address_b()));
-    let options = PairOptions::default().volume("disk", SIZE);
-    let options = options.within(Side::Alpha, wan.ns_a(), alpha).within(Side::Beta, wan.ns_b(), beta);
+    let wan = Wan::up(WanConfig::lossless("real-cost", Duration::from_millis(2)))?;
+    let options = PairOptions::default().volume("disk", SIZE).over(&wan);
     let mut pair = Pair::start(options)?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;

@@ -1,7 +1,6 @@
 //! The worst day and the way home: the primary is lost, its peer promoted, and the old primary brought back.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use afterimage_wan::{Wan, WanConfig};
@@ -63,16 +62,8 @@ fn same_on_both(pair: &mut Pair, side: Side) -> Result<()> {
 
 #[test]
 fn an_old_primary_comes_home_with_what_differs_and_nothing_else() -> Result<()> {
-    let wan = Wan::up(WanConfig {
-        name_prefix: "real-fail".to_owned(),
-        delay: Duration::from_millis(2),
-        loss_pct: 0.0,
-        rate_mbit: 0.0,
-        seed: 1,
-    })?;
-    let (alpha, beta) = (IpAddr::from(wan.address_a()), IpAddr::from(wan.address_b()));
-    let options = PairOptions::default().volume("disk", SIZE).set("history", "0s");
-    let options = options.within(Side::Alpha, wan.ns_a(), alpha).within(Side::Beta, wan.ns_b(), beta);
+    let wan = Wan::up(WanConfig::lossless("real-fail", Duration::from_millis(2)))?;
+    let options = PairOptions::default().volume("disk", SIZE).set("history", "0s").over(&wan);
     let mut pair = Pair::start(options)?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     fill(&pair)?;
@@ -156,19 +147,12 @@ fn check_image(pair: &Pair, side: Side, history: &mut History, sync: bool) -> Re
 /// Out by a loss under load, home by a reinstatement and a switchover under load; the hashes of both copies each time.
 fn rounds(sync: bool, rounds: u64) -> Result<()> {
     let name = if sync { "rounds-s" } else { "rounds-a" };
-    let wan = Wan::up(WanConfig {
-        name_prefix: name.to_owned(),
-        delay: Duration::from_millis(1),
-        loss_pct: 0.0,
-        rate_mbit: 0.0,
-        seed: 1,
-    })?;
-    let (alpha, beta) = (IpAddr::from(wan.address_a()), IpAddr::from(wan.address_b()));
+    let wan = Wan::up(WanConfig::lossless(name, Duration::from_millis(1)))?;
     let mut options = PairOptions::default().volume("disk", SIZE).set("history", "0s");
     if sync {
         options = options.sync();
     }
-    let options = options.within(Side::Alpha, wan.ns_a(), alpha).within(Side::Beta, wan.ns_b(), beta);
+    let options = options.over(&wan);
     let mut pair = Pair::start(options)?;
     let protection = if sync { "in_sync" } else { "async_streaming" };
     pair.wait_protection(Side::Alpha, protection, LIMIT)?;

@@ -90,16 +90,8 @@ fn a_frozen_standby_blocks_writes_where_that_was_asked_for() -> Result<()> {
 
 #[test]
 fn a_sync_group_regains_sync_under_load_over_a_long_line() -> Result<()> {
-    let wan = Wan::up(WanConfig {
-        name_prefix: "real-load".to_owned(),
-        delay: Duration::from_millis(10),
-        loss_pct: 0.0,
-        rate_mbit: 0.0,
-        seed: 1,
-    })?;
-    let (alpha, beta) = (IpAddr::from(wan.address_a()), IpAddr::from(wan.address_b()));
-    let options = PairOptions::default().sync().set("sync_timeout", "1s").volume("disk", SIZE);
-    let options = options.within(Side::Alpha, wan.ns_a(), alpha).within(Side::Beta, wan.ns_b(), beta);
+    let wan = Wan::up(WanConfig::lossless("real-load", Duration::from_millis(10)))?;
+    let options = PairOptions::default().sync().set("sync_timeout", "1s").volume("disk", SIZE).over(&wan);
     let pair = Pair::start(options)?;
     pair.wait_protection(Side::Alpha, "in_sync", LIMIT)?;
     // Far less than the line carries, yet never a moment without a write on its way.
@@ -130,9 +122,8 @@ fn a_cut_line_is_caught_up_after_it_healed() -> Result<()> {
         rate_mbit: 200.0,
         seed: 1,
     })?;
-    let (alpha, beta) = (IpAddr::from(wan.address_a()), IpAddr::from(wan.address_b()));
-    let options =
-        PairOptions::default().within(Side::Alpha, wan.ns_a(), alpha).within(Side::Beta, wan.ns_b(), beta);
+    let beta = IpAddr::from(wan.address_b());
+    let options = PairOptions::default().over(&wan);
     let (mut pair, writer) = start(options, "async_streaming")?;
     assert_eq!(pair.host(Side::Beta).listen, SocketAddr::new(beta, pair.host(Side::Beta).listen.port()));
 

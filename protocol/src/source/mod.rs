@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, set_all, set_blocks};
 use crate::frame::{Content, Frame};
 use crate::ids::*;
 use crate::lineage::{Lineage, Standing};
@@ -578,22 +578,6 @@ impl Source {
         self.clearing.forget_records();
         self.in_sync = false;
         self.question_lost();
-    }
-}
-
-fn set_all(bitmaps: &mut [Bitmap]) {
-    for b in bitmaps {
-        let blocks = b.blocks();
-        b.set(0, blocks);
-    }
-}
-
-fn set_blocks(bitmaps: &mut [Bitmap], range: BlockRange) {
-    if let Some(b) = bitmaps.get_mut(range.volume.0 as usize) {
-        let end = range.end().min(b.blocks());
-        if range.first < end {
-            b.set(range.first, end - range.first);
-        }
     }
 }
 

@@ -133,21 +133,10 @@ impl Target {
         if self.state.lost != LostBlocks::Bitmaps {
             return;
         }
-        let mut messages = Vec::new();
-        let mut blocks = Vec::new();
-        for (index, bitmap) in self.lost_bitmaps.iter().enumerate() {
-            let volume = VolumeIndex(index as u32);
-            let mut from = 0;
-            while let Some((first, count)) = bitmap.next_run(from, u64::MAX) {
-                from = first + count;
-                blocks.push(BlockRange { volume, first, count });
-                if blocks.len() == MAX_RANGES {
-                    messages.push(std::mem::take(&mut blocks));
-                }
-            }
+        let lacks: Vec<_> = crate::bitmap::runs(&self.lost_bitmaps).collect();
+        for blocks in lacks.chunks(MAX_RANGES) {
+            self.send(TargetMessage::Lacks { blocks: blocks.to_vec() });
         }
-        messages.push(blocks);
-        messages.into_iter().for_each(|blocks| self.send(TargetMessage::Lacks { blocks }));
     }
 
     pub(super) fn session_noted(&mut self, version: u64) {

@@ -1,6 +1,6 @@
 //! A host that was replaced becomes a standby again: what only it has is saved, and then counts as lacking.
 
-use afterimage_protocol::bitmap::Bitmap;
+use afterimage_protocol::bitmap::{Bitmap, runs, set_all, set_blocks};
 use afterimage_protocol::state::{GroupState, Role};
 use afterimage_protocol::*;
 
@@ -56,13 +56,11 @@ pub fn reinstate(
     let all = state.compare_all || files.hot.is_none();
     if power_lost {
         for extent in files.hot.iter().flatten() {
-            set(&mut files.bitmaps, extent.blocks());
+            set_blocks(&mut files.bitmaps, extent.blocks());
         }
     }
     if all {
-        for bitmap in &mut files.bitmaps {
-            bitmap.set(0, bitmap.blocks());
-        }
+        set_all(&mut files.bitmaps);
     }
     for sync in store.bitmap_syncs() {
         sync.sync_all().map_err(ReinstateError::Bitmaps)?;
@@ -75,28 +73,11 @@ pub fn reinstate(
         left_at,
         volumes: state.volumes.iter().map(|v| (v.name.clone(), v.size_bytes)).collect(),
     };
-    let dirty = files.bitmaps.iter().enumerate().flat_map(|(index, bitmap)| runs(index, bitmap));
-    let saved = salvage::save(salvage_dir, &head, volumes, dirty)?;
+    let saved = salvage::save(salvage_dir, &head, volumes, runs(&files.bitmaps))?;
     state.compare_all = all;
     state.become_standby();
     state.boot_id = boot_id;
     store.write_state(&state)?;
     let blocks = files.bitmaps.iter().map(Bitmap::dirty_blocks).sum();
     Ok(Reinstated { saved, blocks, all })
-}
-
-fn set(bitmaps: &mut [Bitmap], range: BlockRange) {
-    if let Some(bitmap) = bitmaps.get_mut(range.volume.0 as usize) {
-        let end = range.end().min(bitmap.blocks());
-        bitmap.set(range.first, end.saturating_sub(range.first));
-    }
-}
-
-fn runs(index: usize, bitmap: &Bitmap) -> impl Iterator<Item = BlockRange> + '_ {
-    let mut from = 0;
-    std::iter::from_fn(move || {
-        let (first, count) = bitmap.next_run(from, u64::MAX)?;
-        from = first + count;
-        Some(BlockRange { volume: VolumeIndex(index as u32), first, count })
-    })
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use afterimage_wan::Wan;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
@@ -138,9 +139,18 @@ impl PairOptions {
     }
 
     /// Runs everything of `side` in a network namespace, where it listens on `address`.
-    pub fn within(mut self, side: Side, namespace: &str, address: IpAddr) -> Self {
+    fn within(mut self, side: Side, namespace: &str, address: IpAddr) -> Self {
         self.places[side as usize] = Some((namespace.to_owned(), address));
         self
+    }
+
+    /// Alpha at one end of a line, beta at the other.
+    pub fn over(self, wan: &Wan) -> Self {
+        self.within(Side::Alpha, wan.ns_a(), wan.address_a().into()).within(
+            Side::Beta,
+            wan.ns_b(),
+            wan.address_b().into(),
+        )
     }
 
     /// Takes the product's programs from a directory.

@@ -28,6 +28,13 @@ pub struct WanConfig {
     pub seed: u64,
 }
 
+impl WanConfig {
+    /// A link that only takes its time: nothing is lost, and there is no limit.
+    pub fn lossless(name_prefix: &str, delay: Duration) -> Self {
+        Self { name_prefix: name_prefix.to_owned(), delay, loss_pct: 0.0, rate_mbit: 0.0, seed: 1 }
+    }
+}
+
 /// A link that is up. Dropping it removes the namespaces; processes that still run inside lose their network.
 #[derive(Debug)]
 pub struct Wan {

@@ -124,11 +124,6 @@ impl Hooks {
         }))
     }
 
-    /// No hooks.
-    pub fn none() -> Self {
-        Self(None)
-    }
-
     /// Whether hooks are configured at all.
     pub fn are_configured(&self) -> bool {
         self.0.is_some()

@@ -125,22 +125,6 @@ impl Primary {
         now: Time,
         power_cut: bool,
     ) -> Result<bool, Violation> {
-        let up = self.try_start(setup, history, generation, now, power_cut)?;
-        if !up {
-            // It may have failed to sync the volumes, and is not there to fail their flushes: only the log tells.
-            self.acked = self.flushed.clone();
-        }
-        Ok(up)
-    }
-
-    fn try_start(
-        &mut self,
-        setup: &Setup,
-        history: &mut History,
-        generation: Generation,
-        now: Time,
-        power_cut: bool,
-    ) -> Result<bool, Violation> {
         let volumes = open_volumes(&self.disk);
         let Ok((group, state)) = GroupStore::open(self.disk.dir("group")) else { return Ok(false) };
         let mut state = state.unwrap_or_else(|| {
@@ -186,6 +170,12 @@ impl Primary {
         });
         self.drain(history);
         Ok(true)
+    }
+
+    /// The process did not start. It may have failed to sync the volumes, and is not there to fail their flushes: only
+    /// the log tells.
+    pub fn failed_to_start(&mut self) {
+        self.acked = self.flushed.clone();
     }
 
     /// After a power cut, what a flush covered is there.

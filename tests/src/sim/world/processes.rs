@@ -69,6 +69,7 @@ impl World {
             let position = self.primary.process.as_ref().map(|p| p.source.position());
             self.say(|| format!("  recovery at {position:?}"));
         } else {
+            self.primary.failed_to_start();
             self.primary.disk.kill();
         }
         Ok(())
