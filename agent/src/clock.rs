@@ -1,26 +1,23 @@
-//! Time as the source wants it: microseconds since 1970 that never go back.
+//! Time as the source wants it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use afterimage_contract::clock;
 use afterimage_protocol::Time;
-use rustix::time::{ClockId, clock_gettime};
 
-/// The host's clock as it was at the start, and the time that has passed since: a clock that is set while the agent
-/// runs moves nothing, and the time that the host sleeps counts.
+/// The clock of this process, and when it was started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    origin_us: u64,
-    started: Duration,
+    origin: Time,
 }
 
 impl Clock {
     pub fn start() -> Self {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { origin_us: us(since_1970), started: since_boot() }
+        Self { origin: Time(clock::now_us()) }
     }
 
     pub fn now(&self) -> Time {
-        Time(self.origin_us).plus_us(us(since_boot().saturating_sub(self.started)))
+        Time(clock::now_us())
     }
 
     /// How long it is until `at`; zero when that has passed.
@@ -30,19 +27,6 @@ impl Clock {
 
     /// When the clock was started.
     pub fn origin(&self) -> Time {
-        Time(self.origin_us)
+        self.origin
     }
-}
-
-fn since_boot() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    // Both are positive.
-    Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or_default(),
-        u32::try_from(now.tv_nsec).unwrap_or_default(),
-    )
-}
-
-fn us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

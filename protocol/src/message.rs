@@ -10,6 +10,9 @@ use crate::lineage::Standing;
 
 /// Longest encoded control message, in bytes: an `Opened` with the most ranges of lost blocks fits many times.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// Longest lease, in microseconds: for so long a source that was started again answers nobody before it has heard of its
+/// peer.
+pub const MAX_LEASE_US: u64 = 2_500_000;
 /// Most ranges in one message.
 pub const MAX_RANGES: usize = 10_000;
 
@@ -19,10 +22,27 @@ pub enum SourceMessage {
     /// Asks for a session; the first message on a control stream.
     Open(Open),
     /// Asks for an answer, to show that the link lives and to measure it.
-    Ping {
-        /// The source's clock, returned as it came.
-        time: Time,
-    },
+    Ping(Ping),
+}
+
+/// Where the source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// The source's clock, returned as it came.
+    pub time: Time,
+    /// The last write that was admitted by then.
+    pub sequence: Sequence,
+    /// The group is in sync, and stays so for a while.
+    pub lease: Option<Lease>,
+}
+
+/// No client is answered without the target before this has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The clock of the last [`TargetMessage::Pong`] that the source had heard.
+    pub heard: Time,
+    /// How long, in microseconds, from when the source said so; at most [`MAX_LEASE_US`].
+    pub us: u64,
 }
 
 /// What the source says of itself.
@@ -104,6 +124,8 @@ pub enum TargetMessage {
         time: Time,
         /// The newest position whose writes are in the base.
         applied: Sequence,
+        /// The target's clock, for [`Lease::heard`].
+        clock: Time,
     },
     /// Before [`TargetMessage::Opened`]: blocks that the target lacks, when they are too many for it.
     Lacks {

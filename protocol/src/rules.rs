@@ -91,6 +91,16 @@ pub enum Rule {
     StalePeer,
     /// 23: a peer whose state is not of the last session is compared in full.
     StaleSession,
+    /// 24: that the target may have a checkpoint is durable before it gets the first.
+    FirstCommitNoted,
+    /// 24: while a lease runs nobody is answered without the target.
+    LeaseHeld,
+    /// 24: a lease counts from when its target was heard before it, and no longer than it was lent for.
+    LeaseAge,
+    /// 24: and for what the target has.
+    LeaseCovers,
+    /// 24: and ends with the session.
+    LeaseOfSession,
     /// 25: a check travels in the order, and is compared at its sequence only.
     CheckInOrder,
     /// 25: what is compared is the base with the journal up to the check.
@@ -144,6 +154,11 @@ impl Rule {
         (Rule::NoteFirst, 23, "note-first"),
         (Rule::StalePeer, 23, "stale-peer"),
         (Rule::StaleSession, 23, "stale-session"),
+        (Rule::FirstCommitNoted, 24, "first-commit-noted"),
+        (Rule::LeaseHeld, 24, "lease-held"),
+        (Rule::LeaseAge, 24, "lease-age"),
+        (Rule::LeaseCovers, 24, "lease-covers"),
+        (Rule::LeaseOfSession, 24, "lease-of-session"),
         (Rule::CheckInOrder, 25, "check-in-order"),
         (Rule::CheckView, 25, "check-view"),
         (Rule::CheckHoldsApply, 25, "check-holds-apply"),

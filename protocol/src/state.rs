@@ -105,7 +105,7 @@ pub struct GroupState {
     pub noted: Sequence,
     /// Source: the last progress mark of a first sync that bits were cleared for. Target: the last one given out.
     pub mark: u64,
-    /// Source: the peer has had a checkpoint once, so a first sync is over.
+    /// Source: the peer may have a checkpoint, and so may have been promoted: a first sync is over, or all but over.
     pub peer_has_checkpoint: bool,
     /// Source: every block counts as dirty and contents are compared rather than sent.
     pub compare_all: bool,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use afterimage_contract::admin::{ErrorCode, Loss, Promotion, Request, Response};
 use afterimage_contract::status::Position;
-use afterimage_protocol::Generation;
+use afterimage_protocol::{Generation, target};
 use tokio::sync::oneshot;
 
 use crate::group::{Group, Input, PromoteError, PromoteRequest, Promoted, fresh_generation};
@@ -114,10 +114,17 @@ fn promotion(group: &str, generation: Option<Generation>, promoted: Promoted) ->
         position: Position { generation: position.generation.to_string(), sequence: position.sequence.0 },
         time_us: promoted.time.map(|t| t.0),
         primary_seen_us: promoted.source_seen.map(|t| t.0),
-        // All that was admitted up to the last write in the image is in it; of what came later nothing is known here.
-        loss: Loss::Unknown { since_us: promoted.time.map(|t| t.0) },
+        loss: loss(&promoted),
         discarded: None,
         warnings,
+    }
+}
+
+fn loss(promoted: &Promoted) -> Loss {
+    match promoted.loss {
+        target::Loss::Nothing => Loss::Nothing,
+        // All that was admitted up to the last write in the image is in it too.
+        target::Loss::Unknown { since } => Loss::Unknown { since_us: since.max(promoted.time).map(|t| t.0) },
     }
 }
 

@@ -99,7 +99,7 @@ impl Link {
         for _ in 0..2 {
             let before = self.connection.stats().received_bytes;
             // It says nothing new, and belongs to no ping.
-            self.send(TargetMessage::Pong { time: Time(u64::MAX), applied });
+            self.send(TargetMessage::Pong { time: Time(u64::MAX), applied, clock: Time(0) });
             let answered = async {
                 while self.connection.stats().received_bytes == before {
                     tokio::time::sleep(ANSWER_POLL).await;

@@ -76,7 +76,7 @@ async fn open(connection: &Connection) -> Result<((SendStream, RecvStream), Open
     let bytes = read_message(&mut receive, CAP_BYTES).await?.ok_or(MessageError::Truncated)?;
     match message::decode(&bytes)? {
         SourceMessage::Open(open) => Ok(((send, receive), open)),
-        SourceMessage::Ping { .. } => Err(SessionError::Unexpected("a ping before a session was asked for")),
+        SourceMessage::Ping(_) => Err(SessionError::Unexpected("a ping before a session was asked for")),
     }
 }
 
@@ -145,8 +145,8 @@ async fn read(mut receive: RecvStream, group: &Group, link: &Link) -> Result<(),
     while let Some(bytes) = read_message(&mut receive, CAP_BYTES).await? {
         let permit = group.room(bytes.len()).await;
         match message::decode(&bytes)? {
-            SourceMessage::Ping { time } => {
-                if !group.send(Input::Ping { serial: link.serial, time, permit }) {
+            SourceMessage::Ping(ping) => {
+                if !group.send(Input::Ping { serial: link.serial, ping, permit }) {
                     return Err(SessionError::Stopping);
                 }
             }

@@ -143,7 +143,9 @@ fn messages_of_the_source() {
         durable_acks: true,
         volumes: vec![VolumeInfo { name: "pgdata".into(), size_bytes: 1 << 44 }],
     };
-    let all = [SourceMessage::Open(open), SourceMessage::Ping { time: Time(8) }];
+    let lease = Some(Lease { heard: Time(9), us: 250_000 });
+    let ping = Ping { time: Time(8), sequence: Sequence(1), lease };
+    let all = [SourceMessage::Open(open), SourceMessage::Ping(ping)];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("source-message-{n}.v2.bin"), &encode(message));
         assert_eq!(&decode::<SourceMessage>(&stored).unwrap(), message);
@@ -185,7 +187,7 @@ fn messages_of_the_target() {
             mark: Some(1),
         },
         TargetMessage::Differs { epoch: EpochId(6), frame: FrameId(1), blocks: vec![blocks(0, 1)] },
-        TargetMessage::Pong { time: Time(8), applied: Sequence(1) },
+        TargetMessage::Pong { time: Time(8), applied: Sequence(1), clock: Time(9) },
         TargetMessage::Refused {
             code: Refusal::Promoted,
             text: "was promoted".into(),

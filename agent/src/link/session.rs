@@ -20,8 +20,8 @@ use super::sender::{BLOCK_STREAMS, Sender};
 use crate::group::Group;
 use crate::random;
 
-/// How often the peer is asked for an answer.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the round trip is noted for the status.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A peer that says nothing for this long is gone, whatever QUIC thinks: its process may hang.
 const SILENCE_US: u64 = 10_000_000;
 /// How long a source that has just started may take to be ready for a session.
@@ -132,7 +132,7 @@ impl Link {
         for _ in 0..BLOCK_STREAMS {
             tasks.spawn(sender.clone().run_blocks(connection.clone(), session_of(&open)));
         }
-        let mut look = tokio::time::interval(PING_INTERVAL);
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
         loop {
             tokio::select! {
                 Some(ended) = tasks.join_next() => match ended {
@@ -208,7 +208,7 @@ async fn open(group: &Arc<Group>) -> Result<SourceMessage, Broken> {
 fn session_of(open: &SourceMessage) -> SessionId {
     match open {
         SourceMessage::Open(open) => open.session,
-        SourceMessage::Ping { .. } => SessionId(0),
+        SourceMessage::Ping(_) => SessionId(0),
     }
 }
 
@@ -240,7 +240,8 @@ async fn receive(group: Arc<Group>, mut answers: RecvStream, heard: Arc<Heard>) 
 }
 
 async fn ping(group: Arc<Group>, mut control: SendStream, heard: Arc<Heard>) -> Broken {
-    let mut interval = tokio::time::interval(PING_INTERVAL);
+    let pause = Duration::from_micros(group.look(|source| source.ping_interval_us()));
+    let mut interval = tokio::time::interval(pause);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
@@ -248,7 +249,8 @@ async fn ping(group: Arc<Group>, mut control: SendStream, heard: Arc<Heard>) -> 
         if now.since_us(Time(heard.at.load(Ordering::Relaxed))) > SILENCE_US {
             return Broken::Lost(format!("the peer was silent for {} s", SILENCE_US / 1_000_000));
         }
-        let ping = encode(&SourceMessage::Ping { time: now });
+        let ping = group.feed_from_control(|source, now| source.ping(now));
+        let ping = encode(&SourceMessage::Ping(ping));
         if let Err(error) = write_message(&mut control, &ping, CAP_BYTES).await {
             return lost(error);
         }

@@ -181,8 +181,9 @@ async fn write_answers(mut send: SendStream, mut outgoing: mpsc::UnboundedReceiv
 
 async fn read_control(mut receive: RecvStream, answers: mpsc::UnboundedSender<TargetMessage>) {
     while let Ok(Some(bytes)) = read_message(&mut receive, CAP).await {
-        if let SourceMessage::Ping { time } = decode(&bytes).unwrap() {
-            let _ = answers.send(TargetMessage::Pong { time, applied: Sequence(0) });
+        if let SourceMessage::Ping(ping) = decode(&bytes).unwrap() {
+            let pong = TargetMessage::Pong { time: ping.time, applied: Sequence(0), clock: Time(1) };
+            let _ = answers.send(pong);
         }
     }
 }

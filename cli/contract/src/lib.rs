@@ -4,6 +4,7 @@
 //! ends ([`daemon`]). None of it knows how replication works.
 
 pub mod admin;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod hooks;

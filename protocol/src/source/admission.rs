@@ -75,7 +75,9 @@ impl Source {
         let exhausted = self.sequence.next() > self.state.reserved && !self.state_failed;
         // Before it is durable that every block counts as dirty, a power cut would leave no trace of the write.
         let untracked = self.loss_noted_by.is_some() && !self.state_failed;
-        let held = held || self.holds_for_handover() || self.is_in_doubt();
+        // Where clients do not wait for the target, it has to know first that they do not.
+        let leased = self.config.mode == Mode::Async && !self.session.is_active() && self.is_leased();
+        let held = held || leased || self.holds_for_handover() || self.is_in_doubt();
         if held || exhausted || untracked || self.state.role != crate::state::Role::Primary {
             return Verdict::Wait;
         }

@@ -77,7 +77,6 @@ impl Source {
         self.clearing.last_note = self.now;
         self.state.noted = self.state.noted.max(self.durable);
         if let Some(commit) = commit {
-            self.state.peer_has_checkpoint = true;
             self.state.lost = LostBlocks::None;
             if commit.compared && !self.tracking_lost {
                 self.state.compare_all = false;

@@ -244,7 +244,7 @@ impl Source {
 
     /// Whether clients are answered without the target.
     fn alone(&self) -> bool {
-        let holds = self.needs_peer() || self.is_in_doubt();
+        let holds = self.needs_peer() || self.is_in_doubt() || self.is_leased();
         self.config.mode == Mode::Async || (!self.in_sync && !holds && !self.approach.is_closing())
     }
 

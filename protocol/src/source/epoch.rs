@@ -280,9 +280,10 @@ impl Source {
         if e.committed.is_some() || reading || !e.is_idle() {
             return;
         }
-        if next_blocks(&self.bitmaps, e).is_some() {
+        if next_blocks(&self.bitmaps, e).is_some() || !self.is_checkpoint_noted() {
             return;
         }
+        let Some(e) = &mut self.epoch else { return };
         e.committed = Some(self.sequence);
         let compare = e.compare;
         self.queue.push(Frame::EpochCommit {
@@ -297,6 +298,16 @@ impl Source {
         self.clearing.committed(self.sequence, compare);
         self.hold_until = Time(0);
         self.approach.close_in(self.now);
+    }
+
+    /// Whether it is durable that the target may have a checkpoint: with the first one it can be promoted, and whoever starts
+    /// here after that has to ask it first.
+    fn is_checkpoint_noted(&mut self) -> bool {
+        if !self.state.peer_has_checkpoint {
+            self.state.peer_has_checkpoint = true;
+            self.checkpoint_noted_by = Some(self.persist());
+        }
+        self.checkpoint_noted_by.is_none() || !self.rules.on(Rule::FirstCommitNoted)
     }
 
     /// The target has these frames of the open epoch, and its records up to `records_to`, on stable storage.

@@ -16,6 +16,7 @@
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
 //! | `handover` | the planned change of roles |
+//! | `lease` | what the target may promise when it is promoted |
 //! | `doubt` | whether this host is still the primary, after a standstill |
 //! | `verify` | the comparison of both copies |
 
@@ -26,6 +27,7 @@ mod doubt;
 mod epoch;
 mod handover;
 mod hot;
+mod lease;
 mod lock;
 mod queue;
 mod session;
@@ -60,6 +62,9 @@ pub use handover::RolesStay;
 const RESERVE_STEP: u64 = 1 << 20;
 /// Reserve again when fewer are left than this, so that admission never waits for the note in practice.
 const RESERVE_LOW: u64 = RESERVE_STEP / 4;
+/// How often the target is asked for an answer, at most and at least, in microseconds.
+const PING_INTERVAL_US: u64 = 1_000_000;
+const PING_INTERVAL_MIN_US: u64 = 50_000;
 /// Writes that may wait for admission. A front end bounds its own requests below this; beyond it is a bug of the shell.
 const MAX_WAITING: usize = 1 << 16;
 
@@ -269,6 +274,8 @@ pub struct Source {
     alone_until: Option<Sequence>,
     /// The version of the state that says durably that there is one, while it is not.
     alone_noted_by: Option<u64>,
+    /// The state of this version notes that the target may have a checkpoint.
+    checkpoint_noted_by: Option<u64>,
     waiting: VecDeque<Waiting>,
     locks: RangeLocks,
     hot: HotSet,
@@ -303,6 +310,10 @@ pub struct Source {
     handover: Option<Handover>,
     /// This host stood still until then, and has not heard since whether the peer was promoted.
     doubted_since: Option<Time>,
+    /// Before this time nobody is answered without the target.
+    leased_until: Time,
+    /// The target's clock, as it last told in this session.
+    peer_clock: Option<Time>,
     /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
     flush_failed: Vec<bool>,
     verifier: Verifier,
@@ -392,6 +403,7 @@ impl Source {
             disconnected_since: now,
             alone_until: None,
             alone_noted_by: None,
+            checkpoint_noted_by: None,
             waiting: VecDeque::new(),
             locks: RangeLocks::default(),
             in_flight: BTreeMap::new(),
@@ -420,12 +432,15 @@ impl Source {
             first_bits: None,
             handover: None,
             doubted_since: None,
+            leased_until: Time(0),
+            peer_clock: None,
             flush_failed: vec![!settled; volumes],
             verifier: Verifier::default(),
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
         source.handover = Handover::found(&source.state, now);
+        source.lease_of_before();
         source.alone_until = source.state.alone.then_some(source.recovery);
         if first {
             // That every block is dirty must be durable before the generation is: nothing else remembers it.
@@ -454,6 +469,7 @@ impl Source {
             self.clearing_at(),
             self.handover_ends_at(),
             self.doubt_ends_at(),
+            self.lease_ends_at(),
         ];
         let reads = [self.read_again_at(), self.repair_at(), self.verify_at()];
         ends.into_iter().chain(reads).flatten().min()
@@ -473,6 +489,7 @@ impl Source {
             self.ready = true;
             self.loss_noted_by.take_if(|noting| *noting <= version);
             self.alone_noted_by.take_if(|noting| *noting <= version);
+            self.checkpoint_noted_by.take_if(|noting| *noting <= version);
             self.state_noted(version);
             self.session_noted(version);
             self.handover_noted(version);
@@ -667,6 +684,11 @@ impl Source {
             self.state_persisting,
             self.handover,
         )
+    }
+
+    /// The latest time that it was told.
+    pub fn now(&self) -> Time {
+        self.now
     }
 
     /// What the source says of its image.

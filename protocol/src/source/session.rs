@@ -72,8 +72,9 @@ impl Source {
                 self.staged(epoch, &frames, records_to, mark);
             }
             TargetMessage::Differs { epoch, frame, blocks } => self.differs(epoch, frame, &blocks),
-            TargetMessage::Pong { time, applied } => {
+            TargetMessage::Pong { time, applied, clock } => {
                 self.applied = applied;
+                self.answered(time, clock);
                 self.heard_of_peer(time);
             }
             TargetMessage::NotTaken { text } => self.not_taken(&text),
@@ -204,6 +205,7 @@ impl Source {
     pub(super) fn session_noted(&mut self, version: u64) {
         if matches!(self.session, Session::Noting(v) if v <= version) {
             self.session = Session::Active;
+            self.end_lease();
             // It was asked for after the standstill, if there was one.
             self.heard_of_peer(self.now);
             self.regain_sync();

@@ -1,5 +1,6 @@
 //! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
 
+mod lease;
 mod verify;
 
 use super::*;
@@ -46,6 +47,18 @@ struct Bench {
     notes: Vec<Verification>,
 }
 
+/// What a source finds: `state`, and a bitmap without bits.
+fn found(state: GroupState) -> Found {
+    Found {
+        state,
+        bitmaps: vec![Bitmap::new(mem_words(Bitmap::words_needed(BLOCKS)), BLOCKS, true)],
+        hot: Some(vec![]),
+        settled: true,
+        boot_id: [1; 16],
+        fresh_generation: GENERATION,
+    }
+}
+
 impl Bench {
     /// After its first sync, and in sync.
     fn in_sync(ack: AckLevel) -> Self {
@@ -63,15 +76,15 @@ impl Bench {
     }
 
     fn committing(ack: AckLevel) -> (Self, Sequence) {
+        let mut bench = Self::blank(ack);
+        bench.connect(None, None, Lost::None);
+        let commit = bench.send();
+        (bench, commit)
+    }
+
+    /// Before its first session.
+    fn blank(ack: AckLevel) -> Self {
         let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
-        let found = Found {
-            state: GroupState::new(Role::Primary, volumes),
-            bitmaps: vec![Bitmap::new(mem_words(Bitmap::words_needed(BLOCKS)), BLOCKS, true)],
-            hot: Some(vec![]),
-            settled: true,
-            boot_id: [1; 16],
-            fresh_generation: GENERATION,
-        };
         let config = Config {
             group: "g".into(),
             mode: Mode::Sync,
@@ -87,7 +100,7 @@ impl Bench {
         };
         let now = Time(1);
         let mut bench = Self {
-            source: Source::start(config, found, now),
+            source: Source::start(config, found(GroupState::new(Role::Primary, volumes)), now),
             now,
             session: SessionId(0),
             sent: VecDeque::new(),
@@ -106,9 +119,14 @@ impl Bench {
             notes: Vec::new(),
         };
         bench.run();
-        bench.connect(None, None, Lost::None);
-        let commit = bench.send();
-        (bench, commit)
+        bench
+    }
+
+    /// The process is killed and comes back.
+    fn restart(&mut self) {
+        let found = found(self.source.state().clone());
+        self.source = Source::start(self.source.config.clone(), found, self.now);
+        self.run();
     }
 
     /// A new session in which the target reports these checkpoints and losses.
@@ -575,7 +593,7 @@ fn after_a_standstill_nothing_is_admitted_before_the_peer_was_heard_of() {
     bench.source.doubt(bench.now);
     let request = bench.write();
     assert!(bench.source.in_flight.is_empty());
-    let pong = |time| TargetMessage::Pong { time, applied: Sequence(0) };
+    let pong = |time| TargetMessage::Pong { time, applied: Sequence(0), clock: Time(0) };
     // What was on its way all the time says nothing, and neither does an answer to no ping.
     for time in [before, Time(u64::MAX)] {
         bench.source.message(bench.now, pong(time));

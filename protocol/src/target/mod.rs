@@ -13,10 +13,12 @@
 //! | `apply` | redo from the journal to the base |
 //! | `unapplied` | the blocks that the journal holds and the base may lack |
 //! | `verify` | checks of a verification |
+//! | `lease` | what a promotion loses of what clients were answered |
 //! | `promote` | the end of being a target |
 
 mod apply;
 mod intake;
+mod lease;
 mod points;
 mod promote;
 mod session;
@@ -35,6 +37,8 @@ use crate::state::{GroupState, LostBlocks, Role};
 
 use apply::Apply;
 use intake::{EarlyFrames, OpenEpoch};
+pub use lease::Loss;
+use lease::Pings;
 use points::Points;
 pub use promote::{CannotPromote, Promotion};
 use session::Session;
@@ -265,6 +269,7 @@ pub struct Target {
     /// A batch that nobody waits for begins no sooner.
     next_batch: Time,
     promoting: Option<promote::Step>,
+    pings: Pings,
     state_version: u64,
     state_persisting: bool,
     state_wanted: bool,
@@ -305,6 +310,7 @@ impl Target {
             checks: Checks::default(),
             next_batch: Time(0),
             promoting: None,
+            pings: Pings::default(),
             state_version: 0,
             state_persisting: false,
             state_wanted: false,

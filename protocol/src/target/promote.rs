@@ -28,6 +28,8 @@ pub struct Promotion {
     pub generation: Generation,
     /// When the position was reached at the source (or received here).
     pub time: Time,
+    /// What is lost of what the source had answered until now.
+    pub loss: Loss,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +42,12 @@ enum Stage {
     Role { version: u64 },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Step {
     generation: Generation,
     stage: Stage,
+    /// What is known of the writes that this host had when it was asked.
+    known: Pings,
 }
 
 impl Target {
@@ -57,7 +61,8 @@ impl Target {
             return;
         }
         self.end_session("the standby is being promoted");
-        self.promoting = Some(Step { generation, stage: Stage::Drain });
+        let known = self.pings.covered(self.newest_sequence(), self.rules);
+        self.promoting = Some(Step { generation, stage: Stage::Drain, known });
         self.pump(now);
     }
 
@@ -98,7 +103,7 @@ impl Target {
     }
 
     pub(super) fn pump_promotion(&mut self) {
-        let Some(step) = self.promoting else { return };
+        let Some(step) = self.promoting.clone() else { return };
         let Some(point) = self.points.newest() else { return };
         let base = self.state.base.map_or(Lsn(0), |b| b.lsn);
         let stage = match step.stage {
@@ -145,7 +150,7 @@ impl Target {
     }
 
     pub(super) fn promote_noted(&mut self, version: u64) {
-        let Some(step) = self.promoting else { return };
+        let Some(step) = self.promoting.clone() else { return };
         let Some(point) = self.points.newest() else { return };
         match step.stage {
             Stage::Cut { version: v } if v <= version => {
@@ -163,6 +168,7 @@ impl Target {
                     position: point.position,
                     generation: step.generation,
                     time: point.time,
+                    loss: step.known.loss(self.now, self.rules),
                 })));
             }
             _ => {}
@@ -179,14 +185,14 @@ impl Target {
             }
             _ => self.fail("the journal cannot be cut"),
         }
-        if let Some(step) = self.promoting.filter(|s| s.stage == Stage::Truncating) {
-            self.promoting = Some(Step { stage: Stage::Sync, ..step });
+        if let Some(step) = self.promoting.as_mut().filter(|s| s.stage == Stage::Truncating) {
+            step.stage = Stage::Sync;
         }
         self.pump(now);
     }
 
     pub(super) fn promote_failed(&mut self) {
-        if let (Some(_), Some(reason)) = (self.promoting, self.failed) {
+        if let (Some(_), Some(reason)) = (&self.promoting, self.failed) {
             self.promoting = None;
             self.outputs.push_back(Output::Promoted(Err(CannotPromote::Failed(reason))));
         }

@@ -53,6 +53,9 @@ impl Target {
             self.session = Session::None;
         }
         self.refuse(&open)?;
+        if self.rules.on(Rule::LeaseOfSession) {
+            self.pings.session_begins(self.state.generation() == open.standing.lineage.current());
+        }
         let (known, previous) = (self.state.session, self.state.previous_session);
         self.state.lineage = open.standing.lineage;
         self.state.session = open.session;

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use afterimage_protocol::Time;
 use afterimage_protocol::frame::Frame;
-use afterimage_protocol::message::Open;
+use afterimage_protocol::message::{Open, Ping};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::promote::PromoteRequest;
@@ -54,8 +53,8 @@ pub enum Input {
     Ping {
         /// Over this link.
         serial: u64,
-        /// To be returned.
-        time: Time,
+        /// What it says.
+        ping: Ping,
         /// Its room.
         permit: Permit,
     },

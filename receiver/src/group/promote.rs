@@ -1,6 +1,6 @@
 //! A promotion, from the operator's request to the answer.
 
-use afterimage_protocol::target::CannotPromote;
+use afterimage_protocol::target::{CannotPromote, Loss};
 use afterimage_protocol::{Generation, Position, Time};
 use tokio::sync::oneshot;
 
@@ -21,6 +21,8 @@ pub struct Promoted {
     pub position: Position,
     /// When the old primary admitted the last write in the image, by its clock; everything admitted before is in the image.
     pub time: Option<Time>,
+    /// What is lost of what the old primary had answered.
+    pub loss: Loss,
     /// When the old primary was last heard of, by this host's clock.
     pub source_seen: Option<Time>,
     /// Whether the source still had its session.

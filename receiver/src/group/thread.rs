@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
-use afterimage_protocol::Sequence;
 use afterimage_protocol::frame::Frame;
-use afterimage_protocol::message::{Open, Refusal, TargetMessage};
+use afterimage_protocol::message::{Open, Ping, Refusal, TargetMessage};
 use afterimage_storage::volume::VolumeError;
 use tracing::{error, info, warn};
 
@@ -127,7 +126,7 @@ impl Thread {
     fn take_other(&mut self, input: Input) {
         match input {
             Input::Open { open, link } => self.open_session(*open, link),
-            Input::Ping { serial, time, permit: _permit } => self.ping(serial, time),
+            Input::Ping { serial, ping, permit: _permit } => self.ping(serial, ping),
             Input::Disconnected { serial, reason } => self.disconnected(serial, reason),
             Input::JobDone => {
                 if let Place::Standby(standby) = &mut self.place {
@@ -157,12 +156,12 @@ impl Thread {
         }
     }
 
-    fn ping(&mut self, serial: u64, time: Time) {
+    fn ping(&mut self, serial: u64, ping: Ping) {
         let Some(link) = self.link.as_ref().filter(|l| l.serial == serial) else { return };
-        self.source_seen = Some(clock::now());
-        if let Place::Standby(standby) = &self.place {
-            let applied = standby.target.applied_to().map_or(Sequence(0), |p| p.sequence);
-            link.send(TargetMessage::Pong { time, applied });
+        let (now, session) = (clock::now(), link.session);
+        self.source_seen = Some(now);
+        if let Place::Standby(standby) = &mut self.place {
+            standby.target.ping(now, session, ping);
         }
     }
 

@@ -3,7 +3,7 @@
 use afterimage_protocol::frame::Frame;
 use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::{
-    self, MAX_MESSAGE_BYTES, Open, Opened, Refusal, SourceMessage, TargetMessage, VolumeInfo,
+    self, MAX_MESSAGE_BYTES, Open, Opened, Ping, Refusal, SourceMessage, TargetMessage, VolumeInfo,
 };
 use afterimage_protocol::state::Role;
 use afterimage_protocol::*;
@@ -136,7 +136,11 @@ impl Source {
     }
 
     pub async fn try_ping(&mut self, time: u64) -> Result<(), MessageError> {
-        let ping = message::encode(&SourceMessage::Ping { time: Time(time) });
+        let ping = message::encode(&SourceMessage::Ping(Ping {
+            time: Time(time),
+            sequence: Sequence(0),
+            lease: None,
+        }));
         write_message(&mut self.send, &ping, CAP).await
     }
 

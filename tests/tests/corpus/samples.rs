@@ -187,7 +187,14 @@ fn source_message() -> Samples {
         ("valid-open", bytes(SourceMessage::Open(open_message()))),
         ("valid-open-many-volumes", bytes(SourceMessage::Open(Open { volumes: many, ..open_message() }))),
         ("valid-open-empty", bytes(SourceMessage::Open(new))),
-        ("valid-ping", bytes(SourceMessage::Ping { time: Time(u64::MAX) })),
+        (
+            "valid-ping",
+            bytes(SourceMessage::Ping(Ping {
+                time: Time(u64::MAX),
+                sequence: Sequence(7),
+                lease: Some(Lease { heard: Time(3), us: 250_000 }),
+            })),
+        ),
         // A string that claims 2^60 bytes.
         ("bad-length", vec![0, 253, 0, 0, 0, 0, 0, 0, 0, 16]),
         ("bad-variant", vec![7]),
@@ -242,7 +249,7 @@ fn target_message() -> Samples {
         ("valid-checked", {
             bytes(TargetMessage::Checked { id: CheckId(5), differing: vec![blocks(1)], unchecked: 7 })
         }),
-        ("valid-pong", bytes(TargetMessage::Pong { time: Time(5), applied: Sequence(6) })),
+        ("valid-pong", bytes(TargetMessage::Pong { time: Time(5), applied: Sequence(6), clock: Time(3) })),
         // 2^60 ranges.
         ("bad-length", vec![5, 1, 1, 253, 0, 0, 0, 0, 0, 0, 0, 16]),
     ])

@@ -15,9 +15,11 @@ impl Thread {
         self.open_again();
         let error = match &mut self.place {
             Place::Standby(standby) if request.dry_run => {
+                let loss = standby.target.loss(clock::now());
                 let outcome = standby.target.may_promote().map(|point| Promoted {
                     position: point.position,
                     time: standby.newest_time(),
+                    loss,
                     source_seen: self.source_seen,
                     connected: self.link.is_some(),
                 });
@@ -70,8 +72,8 @@ impl Thread {
                 self.phase = Phase::Elsewhere;
                 self.end_session("the standby was promoted");
                 info!(group = self.name(), position = %promotion.position, generation = %promotion.generation, "promoted");
-                let (source_seen, position) = (self.source_seen, promotion.position);
-                Ok(Promoted { position, time, source_seen, connected: false })
+                let Promotion { position, loss, .. } = promotion;
+                Ok(Promoted { position, time, loss, source_seen: self.source_seen, connected: false })
             }
             Err(error) => {
                 error!(group = self.name(), %error, "not promoted");

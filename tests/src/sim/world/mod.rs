@@ -72,8 +72,12 @@ pub struct Outcome {
     pub writes: u64,
     /// Times that either process was started.
     pub starts: u64,
-    /// Checkpoints of epochs seen.
+    /// Whether the standby was promoted at the end.
     pub promoted: bool,
+    /// Times that the standby said that nothing would be lost, and that it knew since when something may be.
+    pub nothing_lost: u64,
+    /// See above.
+    pub unknown_loss: u64,
 }
 
 /// The pair, its network, its clients and its faults.

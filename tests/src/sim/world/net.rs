@@ -74,10 +74,16 @@ impl World {
         self.primary.drain(&mut self.history);
     }
 
-    /// The source gives frames to the connection.
+    /// The source gives frames, and now and then a ping, to the connection.
     pub(super) fn send(&mut self) {
         let Some(p) = &mut self.primary.process else { return };
         let Some(c) = self.connections.iter_mut().find(|c| !c.source_gone) else { return };
+        // The first message of a connection asks for the session.
+        let open = c.to_target.is_empty() && p.source.status().connected;
+        if open && self.rng.chance(0.2) {
+            let ping = p.source.ping(self.now);
+            c.to_target.push_back(message::encode(&SourceMessage::Ping(ping)));
+        }
         let lz4 = self.rng.coin();
         let mut said = Vec::new();
         for _ in 0..1 + self.rng.below(4) {
@@ -143,12 +149,21 @@ impl World {
         let Some(p) = &mut self.standby.process else { return Ok(()) };
         if stream == 1 {
             let Some(bytes) = c.to_target.pop_front() else { return Ok(()) };
-            if let Ok(SourceMessage::Open(open)) = message::decode(&bytes) {
-                if let Err(refused) = p.target.open(now, open) {
-                    c.to_source.push_back(message::encode(&refused));
-                    c.target_gone = true;
+            match message::decode(&bytes) {
+                Ok(SourceMessage::Open(open)) => {
+                    if let Err(refused) = p.target.open(now, open) {
+                        c.to_source.push_back(message::encode(&refused));
+                        c.target_gone = true;
+                    }
+                    self.say(|| format!("target is asked for session {session}"));
                 }
-                self.say(|| format!("target is asked for session {session}"));
+                Ok(SourceMessage::Ping(ping)) => {
+                    p.target.ping(now, session, ping);
+                    self.say(|| format!("target gets {ping:?}"));
+                }
+                Err(error) => {
+                    return Err(Violation::new("G4", format!("a message did not survive the wire: {error}")));
+                }
             }
         } else {
             if stream == 2 && !p.target.takes_ordered() {

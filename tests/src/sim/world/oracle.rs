@@ -1,6 +1,7 @@
 //! What must hold at any time, beyond the images: what either side says of the other is true.
 
 use afterimage_protocol::source::{AckLevel, Mode};
+use afterimage_protocol::target::Loss;
 use afterimage_protocol::*;
 
 use super::{Violation, World};
@@ -19,7 +20,38 @@ impl World {
         self.settle_flips();
         self.standby.check(&self.history, &self.flips)?;
         self.check_claims()?;
-        self.check_zero_loss()
+        self.check_zero_loss()?;
+        self.check_would_lose()
+    }
+
+    /// What the standby would say that a promotion loses, is so.
+    fn check_would_lose(&mut self) -> Result<(), Violation> {
+        let Some(p) = &mut self.standby.process else { return Ok(()) };
+        let Some(point) = p.target.newest() else { return Ok(()) };
+        if self.standby.disk.dead() || p.broken {
+            return Ok(());
+        }
+        let loss = p.target.loss(self.now);
+        self.check_loss(loss, point.position.sequence)
+    }
+
+    /// What a promotion to `image` says that it loses, is so.
+    pub(super) fn check_loss(&mut self, loss: Loss, image: Sequence) -> Result<(), Violation> {
+        let answered = match loss {
+            Loss::Nothing => self.primary.answered_before(None),
+            Loss::Unknown { since: None } => return Ok(()),
+            Loss::Unknown { since } => self.primary.answered_before(since),
+        };
+        match loss {
+            Loss::Nothing => self.outcome.nothing_lost += 1,
+            Loss::Unknown { .. } => self.outcome.unknown_loss += 1,
+        }
+        if answered > image {
+            let detail =
+                format!("lost is called {loss:?}; {answered} was acknowledged, the image is {image}");
+            return Err(Violation::new("G3", detail));
+        }
+        Ok(())
     }
 
     /// What was acknowledged in sync is in the newest checkpoint.

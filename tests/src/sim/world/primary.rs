@@ -76,6 +76,8 @@ pub struct Primary {
     pub acked_last: [Sequence; 2],
     /// The last write that this run of the process has acknowledged.
     pub acknowledged: Sequence,
+    /// The last write that was acknowledged at all since this host is the primary, and when it was at that.
+    answered: Vec<(Time, Sequence)>,
     /// The hot-extent log fails when next an extent leaves it and no client waits.
     pub fail_cooling: bool,
     /// The standby was set back, and no handshake has told so yet.
@@ -98,6 +100,7 @@ impl Primary {
             flushed: BTreeMap::new(),
             acked_last: [Sequence(0); 2],
             acknowledged: Sequence(0),
+            answered: Vec::new(),
             fail_cooling: false,
             unaware: false,
         }
@@ -200,7 +203,14 @@ impl Primary {
         self.acked.clear();
         self.flushed.clear();
         self.acked_last = [Sequence(0); 2];
+        self.answered.clear();
         self.fenced = false;
+    }
+
+    /// The last write that was acknowledged before `until`; of all times if there is no end.
+    pub fn answered_before(&self, until: Option<Time>) -> Sequence {
+        let before = |(at, _): &&(Time, Sequence)| until.is_none_or(|until| *at < until);
+        self.answered.iter().rev().find(before).map_or(Sequence(0), |(_, sequence)| *sequence)
     }
 
     pub fn ended(&mut self) {
@@ -348,6 +358,10 @@ impl Primary {
                         }
                     }
                     self.acknowledged = self.acknowledged.max(sequence);
+                    let last = self.answered.last().map_or(Sequence(0), |(_, last)| *last);
+                    if sequence > last {
+                        self.answered.push((p.source.now(), sequence));
+                    }
                     let last = &mut self.acked_last[range.volume.0 as usize];
                     *last = (*last).max(sequence);
                     if in_sync {

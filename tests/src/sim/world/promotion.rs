@@ -28,7 +28,8 @@ impl World {
         match &self.standby.promoted {
             Some(Ok(promotion)) => {
                 self.outcome.promoted = true;
-                let position = promotion.position;
+                let (position, loss) = (promotion.position, promotion.loss);
+                self.check_loss(loss, position.sequence)?;
                 self.check_promoted(position)
             }
             other => {
@@ -90,6 +91,8 @@ impl World {
                 let detail = format!("promoted at {}, {must} was acknowledged in sync", promotion.position);
                 return Err(Violation::new("G2", detail));
             }
+            let (loss, image) = (promotion.loss, promotion.position.sequence);
+            self.check_loss(loss, image)?;
             self.check_refusal()?;
         }
         if self.rng.coin() {
