@@ -629,7 +629,7 @@ pub struct Status {
     pub lag_known: bool,
     /// The catch-up under way: bytes sent and bytes still to send.
     pub catch_up: Option<(u64, u64)>,
-    /// Whether the target has no checkpoint yet.
+    /// Whether the target is not known to have any checkpoint.
     pub first_sync: bool,
     /// The state cannot be written.
     pub state_failed: bool,
@@ -662,7 +662,7 @@ impl Source {
             oldest_unsafe: self.queue.oldest(),
             lag_known: self.phase == Phase::Streaming && self.received >= self.recovery,
             catch_up,
-            first_sync: !self.state.peer_has_checkpoint,
+            first_sync: self.state.noted == Sequence(0),
             state_failed: self.state_failed,
             tracking_lost: self.tracking_lost,
             flush_failed: self.flush_failed.clone(),
