@@ -1,16 +1,88 @@
-//! The way home: after a promotion the old primary is fenced and reinstated, and the promoted host streams to it.
+//! The way home: after a promotion the old primary is fenced and reinstated, and the promoted host streams to it. Or both
+//! go on, and it is the promoted host that gives way.
 
+use afterimage_protocol::Generation;
 use afterimage_protocol::state::Role;
 use afterimage_storage::group::{GroupStore, reinstate, settle};
 use afterimage_storage::salvage::{self, Salvage};
 
-use super::model::{block_values, peek_image, sectors, sectors_in};
+use super::model::{Image, block_values, peek_image, sectors, sectors_in};
 use super::{Violation, World};
+
+/// Steps in which the old primary serves beside the one that was promoted.
+const ALONE_STEPS: u64 = 300;
 
 impl World {
     /// The hosts change places. Whether there is a way home: a host whose state was lost has none without a new first
     /// sync.
     pub(super) fn fail_back(&mut self) -> Result<bool, Violation> {
+        self.stop_both();
+        let fork = peek_image(&self.standby.disk);
+        if !self.bring_home(&fork)? {
+            return Ok(false);
+        }
+        self.change_sides();
+        Ok(true)
+    }
+
+    /// The old primary goes on alone, beside the one that was promoted, and it is its history that stays: the other host
+    /// gives way. Whether it came to that.
+    pub(super) fn split_brain(&mut self, steps: u64) -> Result<bool, Violation> {
+        for disk in [&self.primary.disk, &self.standby.disk] {
+            disk.clear_faults();
+            disk.set_fuse(None);
+        }
+        self.kill_standby();
+        self.source_disconnects();
+        self.start_primary()?;
+        self.clients_write(ALONE_STEPS);
+        self.stop_both();
+        let Ok((_, Some(peer))) = GroupStore::open(self.standby.disk.dir("group")) else { return Ok(false) };
+        let Ok((mut group, Some(mut state))) = GroupStore::open(self.primary.disk.dir("group")) else {
+            return Ok(false);
+        };
+        // The old primary hears of it, and so does whoever decides.
+        state.replaced(Some(peer.lineage.replaces(&state.lineage)));
+        if state.role != Role::Fenced || !state.alone || group.write(&state).is_err() {
+            return Ok(false);
+        }
+        drop(group);
+        let fork = peek_image(&self.standby.disk);
+        self.change_sides();
+        self.wander(steps)?;
+        if self.over {
+            return Ok(false);
+        }
+        self.stop_both();
+        let Ok((mut group, Some(mut state))) = GroupStore::open(self.standby.disk.dir("group")) else {
+            return Ok(false);
+        };
+        let generation = Generation(self.rng.next_u64() | 1);
+        if let Err(why) = state.keep_own(generation) {
+            return Err(Violation::new("G5", format!("the old primary cannot keep its history: {why}")));
+        }
+        if group.write(&state).is_err() {
+            return Ok(false);
+        }
+        drop(group);
+        self.say(|| format!("the old primary keeps its history as {generation}"));
+        if !self.bring_home(&fork)? {
+            return Ok(false);
+        }
+        self.change_sides();
+        Ok(true)
+    }
+
+    fn clients_write(&mut self, steps: u64) {
+        for _ in 0..steps {
+            self.now.0 += 100_000;
+            self.primary.client(&mut self.rng, &mut self.history, self.now);
+            self.primary.step(&mut self.rng, &mut self.history, self.now);
+            self.timeouts();
+        }
+    }
+
+    fn stop_both(&mut self) {
         self.kill_primary();
         self.kill_standby();
         for disk in [&self.primary.disk, &self.standby.disk] {
@@ -21,26 +93,25 @@ impl World {
             self.primary.disk.power_cut(&mut self.rng);
             self.primary.boot += 1;
         }
-        if !self.bring_home()? {
-            return Ok(false);
-        }
+    }
+
+    /// What was the standby serves from now on, with the image that it has.
+    fn change_sides(&mut self) {
         self.excuse_standby();
         self.swap_hosts();
         self.primary.server_replaced();
         self.history.forked();
-        Ok(true)
     }
 
-    /// The old primary is refused, fenced and reinstated. Whatever only it has is in a file then.
-    fn bring_home(&mut self) -> Result<bool, Violation> {
+    /// The host that was replaced is fenced and reinstated. Whatever only it has, that was not at the `fork`, is in a file
+    /// then.
+    fn bring_home(&mut self, fork: &Image) -> Result<bool, Violation> {
         let disk = &self.primary.disk;
         let Ok((_, Some(peer))) = GroupStore::open(self.standby.disk.dir("group")) else { return Ok(false) };
         let Ok((mut group, Some(mut state))) = GroupStore::open(disk.dir("group")) else { return Ok(false) };
         if state.role == Role::Primary {
-            state.role = Role::Fenced;
-            let left_at = peer.lineage.left_at(state.generation()).unwrap_or_default();
-            state.replaced_by = Some((peer.generation(), left_at));
-            if group.write(&state).is_err() {
+            state.replaced(Some(peer.lineage.replaces(&state.lineage)));
+            if state.role != Role::Fenced || group.write(&state).is_err() {
                 return Ok(false);
             }
         }
@@ -70,7 +141,8 @@ impl World {
                 }
             }
         }
-        let missing = (0..sectors()).find(|n| mine[*n] != theirs[*n] && saved[*n] != Some(mine[*n]));
+        let own = |n: &usize| mine[*n] != theirs[*n] && mine[*n] != fork[*n];
+        let missing = (0..sectors()).find(|n| own(n) && saved[*n] != Some(mine[*n]));
         match missing {
             Some(n) => Err(Violation::new(
                 "G5",

@@ -196,7 +196,12 @@ impl World {
     fn run(&mut self, settings: &Settings) -> Result<(), Violation> {
         self.until_promoted(settings)?;
         // And home again, with the hosts in each other's place.
-        if settings.theme.is_none() && self.rng.chance(0.5) && self.fail_back()? {
+        if settings.theme.is_some() || self.rng.coin() {
+            return Ok(());
+        }
+        let home =
+            if self.rng.chance(0.3) { self.split_brain(settings.steps / 4)? } else { self.fail_back()? };
+        if home {
             self.say(|| "the hosts have changed places".into());
             self.wander(settings.steps / 2)?;
             if !self.over {
