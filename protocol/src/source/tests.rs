@@ -1,5 +1,6 @@
 //! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
 
+mod rollback;
 mod verify;
 
 use super::*;
@@ -171,6 +172,7 @@ impl Bench {
                 Output::Disconnect { .. } if self.may_hang_up => self.hung_up = true,
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => self.roles_stay = Some(why),
+                Output::RolledBack(outcome) => panic!("{outcome:?}"),
             }
         }
     }
