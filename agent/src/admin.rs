@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afterimage_contract::admin::{Activation, ErrorCode, Kept, Request, Response, Switchover};
+use afterimage_contract::admin::{Activation, ErrorCode, Kept, Request, Response, RolledBack, Switchover};
 use afterimage_contract::config::Peer;
 use afterimage_contract::hooks::Event;
-use afterimage_contract::status::{Daemon, Role, Status};
+use afterimage_contract::status::{Daemon, Position, Role, Status};
 use afterimage_protocol::source::{RolesStay, Source};
+use afterimage_protocol::state::CannotRollBack;
 
 use crate::clock::Clock;
 use crate::open::Host;
@@ -60,10 +61,19 @@ impl Admin {
                 Some(supervisor) => switchover(supervisor, &self.peer.name, dry_run).await,
                 None => Response::unknown_group(&group),
             },
+            Request::RollBack { group, dry_run } => match self.groups.get(&group) {
+                Some(supervisor) => roll_back(supervisor, &self.peer.name, dry_run).await,
+                None => Response::unknown_group(&group),
+            },
             Request::Promote { .. } => Response::error(
                 ErrorCode::WrongDaemon,
                 "the agent promotes nothing",
                 "ask the receiver; `afterimage promote` does",
+            ),
+            Request::Follow { .. } => Response::error(
+                ErrorCode::WrongDaemon,
+                "the agent is the standby of nothing",
+                "ask the receiver; `afterimage promote --rollback` does",
             ),
         }
     }
@@ -244,6 +254,66 @@ async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Respo
             )
         }
     }
+}
+
+/// Takes a promotion back. The group is free for the receiver on return.
+async fn roll_back(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Response {
+    let name = supervisor.config.name.clone();
+    // A promotion a moment ago may not have been noticed here.
+    supervisor.look_now().await;
+    let Phase::Served { group, .. } = supervisor.phase() else {
+        return not_rolled_back(&name, peer, CannotRollBack::NotPromoted);
+    };
+    let generation = group.look(|source| source.position().generation);
+    let outcome = if dry_run {
+        group.look(Source::may_roll_back)
+    } else {
+        let ended = group.roll_back();
+        // Nothing of the group is held on to while it is given up.
+        drop(group);
+        // Without an answer the agent stops.
+        ended.await.unwrap_or(Err(CannotRollBack::Failed))
+    };
+    match outcome {
+        Ok(position) => {
+            if !dry_run {
+                while matches!(supervisor.phase(), Phase::Served { .. }) {
+                    tokio::time::sleep(GIVE_WAY_POLL).await;
+                }
+                supervisor.look_now().await;
+            }
+            let position =
+                Position { generation: position.generation.to_string(), sequence: position.sequence.0 };
+            let (group, peer) = (name, peer.to_owned());
+            Response::ok(&RolledBack { group, dry_run, peer, generation: generation.to_string(), position })
+        }
+        Err(why) => not_rolled_back(&name, peer, why),
+    }
+}
+
+fn not_rolled_back(group: &str, peer: &str, why: CannotRollBack) -> Response {
+    let (code, action) = match why {
+        CannotRollBack::NotPromoted => (
+            ErrorCode::Refused,
+            format!("only the host that was promoted rolls that back; see: afterimage status {group}"),
+        ),
+        CannotRollBack::Real => (
+            ErrorCode::Refused,
+            format!(
+                "{peer} cannot go on from before that. To have it back: `afterimage reinstate {group}` there, if it is \
+                 fenced; then, here: afterimage switchover {group}"
+            ),
+        ),
+        CannotRollBack::UnderWay => (ErrorCode::Busy, format!("wait for it; see: afterimage status {group}")),
+        CannotRollBack::Failed => (
+            ErrorCode::Failed,
+            format!(
+                "whether it was written is found when the disk is mended and afterimage-agent started again; see: \
+                 afterimage status {group}"
+            ),
+        ),
+    };
+    Response::error(code, format!("the promotion of {group} is not rolled back: {why}"), action)
 }
 
 async fn activate(supervisor: &Supervisor) -> Response {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
 use afterimage_protocol::source::{LocalError, Output, RolesStay, Source, Status, Write};
-use afterimage_protocol::state::{GroupState, Role};
+use afterimage_protocol::state::{CannotRollBack, GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::bitmap::BitmapSync;
 use afterimage_storage::group::{SourceStore, content_of};
@@ -73,6 +73,10 @@ pub(crate) struct Group {
     fenced: Mutex<Option<Option<(Generation, Sequence)>>>,
     /// Whoever waits for a change of roles.
     switchover: Mutex<Option<oneshot::Sender<Result<Sequence, RolesStay>>>>,
+    /// Whoever waits for a rollback.
+    rollback: Mutex<Option<oneshot::Sender<Result<Position, CannotRollBack>>>>,
+    /// Whether the promotion of this host was rolled back, or may have been.
+    taken_back: watch::Sender<bool>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
     _lock: DirLock,
@@ -126,6 +130,8 @@ impl Group {
             closed: AtomicBool::new(false),
             fenced: Mutex::new(None),
             switchover: Mutex::new(None),
+            rollback: Mutex::new(None),
+            taken_back: watch::Sender::new(false),
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
             flushes_asked: AtomicUsize::new(0),
@@ -399,6 +405,42 @@ impl Group {
             // Whoever asked may have gone.
             let _ = waits.send(outcome);
         }
+    }
+
+    /// Takes the promotion of this host back; resolves once that is durable. From then on the group is not to be served
+    /// any more ([`Group::taken_back`]).
+    pub fn roll_back(self: &Arc<Self>) -> oneshot::Receiver<Result<Position, CannotRollBack>> {
+        let (ended, end) = oneshot::channel();
+        let mut waits = self.rollback.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.is_some() {
+            // Nobody can have left yet.
+            let _ = ended.send(Err(CannotRollBack::UnderWay));
+            return end;
+        }
+        *waits = Some(ended);
+        drop(waits);
+        self.feed_from_control(Source::roll_back);
+        end
+    }
+
+    pub(crate) fn end_rollback(&self, outcome: Result<Position, CannotRollBack>) {
+        match &outcome {
+            Ok(position) => tracing::warn!(group = self.name, %position, "the promotion is rolled back"),
+            Err(why) => tracing::warn!(group = self.name, %why, "the promotion is not rolled back"),
+        }
+        // Where the disk failed, only what is on it tells.
+        if self.look(|source| source.state().role) != Role::Primary {
+            self.taken_back.send_replace(true);
+        }
+        if let Some(waits) = self.rollback.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Whoever asked may have gone.
+            let _ = waits.send(outcome);
+        }
+    }
+
+    /// Becomes true when the group is to be served no more because its promotion was rolled back.
+    pub fn taken_back(&self) -> watch::Receiver<bool> {
+        self.taken_back.subscribe()
     }
 
     /// The peer was promoted: nothing is served any more. What this host is from now on, and whether that is durable.

@@ -49,8 +49,8 @@ pub(crate) enum Opened {
     Primary(Box<Parts>),
     /// Not the primary, or not any more: somebody else's business.
     Standby,
-    /// It was replaced by a promotion.
-    Fenced,
+    /// It was replaced by a promotion, as this state says.
+    Fenced(Box<GroupState>),
 }
 
 /// Why a group cannot be served.
@@ -89,14 +89,10 @@ pub(crate) fn open(host: &Host, group: &config::Group) -> Result<Opened, OpenErr
         return Ok(Opened::Standby);
     }
     let (store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
-    let role = state.as_ref().map(|state| state.role);
-    match role {
-        Some(Role::Standby) => return Ok(Opened::Standby),
-        Some(Role::Fenced) => return Ok(Opened::Fenced),
-        None if !starts_here => return Ok(Opened::Standby),
-        Some(Role::Primary) | None => {}
-    }
     let (state, volumes) = match state {
+        Some(state) if state.role == Role::Standby => return Ok(Opened::Standby),
+        Some(state) if state.role == Role::Fenced => return Ok(Opened::Fenced(Box::new(state))),
+        None if !starts_here => return Ok(Opened::Standby),
         Some(state) => {
             let volumes = open_known(group, &state)?;
             (state, volumes)

@@ -67,6 +67,7 @@ impl Group {
                 }),
                 Output::Disconnect { reason } => self.hang_up(reason),
                 Output::RolesStay(why) => self.end_switchover(Err(why)),
+                Output::RolledBack(outcome) => self.end_rollback(outcome),
                 // Answered where it was taken from the source.
                 Output::Complete { .. } => {}
             }

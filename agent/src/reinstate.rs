@@ -1,5 +1,5 @@
 //! Brings a host home that was replaced: what only it has is saved, then it is a standby. Or, in a split brain,
-//! makes it the primary again. Blocks.
+//! makes it the primary again; or after a rollback of the promotion that had replaced it. Blocks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,6 +87,25 @@ pub(crate) fn keep_own(host: &Host, group: &config::Group) -> Result<Generation,
     state.keep_own(generation).map_err(not_kept)?;
     store.write(&state).map_err(|error| anyhow!(error).context("cannot write the state of the group"))?;
     Ok(generation)
+}
+
+/// Where one of `rolled_back`, which the peer has rolled back, is the generation that had replaced this host's: makes this
+/// host the primary again. Whether it is; durable on return.
+pub(crate) fn lift_fence(
+    host: &Host,
+    group: &config::Group,
+    rolled_back: &[Generation],
+) -> anyhow::Result<bool> {
+    let path = group_dir(host, group);
+    let _lock = lock(&path, group)?;
+    let dir = Arc::new(RealDir::open(&path).with_context(|| format!("cannot open {path:?}"))?);
+    let (mut store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
+    let Some(mut state) = state else { return Ok(false) };
+    if !state.replacement_rolled_back(rolled_back) {
+        return Ok(false);
+    }
+    store.write(&state).map_err(|error| anyhow!(error).context("cannot write the state of the group"))?;
+    Ok(true)
 }
 
 fn check(state: &GroupState, group: &config::Group, divergent: bool) -> Result<(), Refused> {

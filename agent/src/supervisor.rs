@@ -14,11 +14,14 @@ use tokio::task::JoinSet;
 use crate::group::Group;
 use crate::link::{Dialer, Link, Outcome};
 use crate::open::{Host, OpenError, Opened, open};
+use crate::reinstate::lift_fence;
 use crate::serve::{Exported, Serving, serve};
 use crate::watcher::Watched;
 
 /// How often a group that is not served is looked at: a promotion may have made this host its primary.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a fenced host asks its peer whether it is still replaced.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a group that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the link may take at a stop to get the last writes to the peer.
@@ -109,9 +112,11 @@ impl Supervisor {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut asked: Option<oneshot::Sender<()>> = None;
+        let mut last_question = None;
         while !*stop.borrow() {
             let (job_host, job_config) = (host.clone(), self.config.clone());
             let opened = host.main.spawn_blocking(move || open(&job_host, &job_config)).await;
+            let mut fenced = None;
             let pause = match opened.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into())) {
                 Ok(Opened::Primary(parts)) => {
                     let group = Group::start(*parts);
@@ -122,8 +127,9 @@ impl Supervisor {
                     self.enter(Phase::Standby);
                     LOOK_INTERVAL
                 }
-                Ok(Opened::Fenced) => {
+                Ok(Opened::Fenced(state)) => {
                     self.enter(Phase::Fenced);
+                    fenced = Some(state);
                     LOOK_INTERVAL
                 }
                 Err(error) => {
@@ -133,9 +139,62 @@ impl Supervisor {
             };
             asked.take().map(|done| done.send(()));
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = async {
+                    if !self.ask_if_replaced(&host, &dialer, fenced, &mut last_question).await {
+                        tokio::time::sleep(pause).await;
+                    }
+                } => {}
                 look = looks.recv() => asked = look,
                 _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+    }
+
+    /// Where a fenced host is due to ask its peer: whether that has rolled its promotion back, and this host is the primary
+    /// again.
+    async fn ask_if_replaced(
+        &self,
+        host: &Host,
+        dialer: &Dialer,
+        fenced: Option<Box<state::GroupState>>,
+        last: &mut Option<Instant>,
+    ) -> bool {
+        let Some(state) = fenced else { return false };
+        if self.link.is_paused() || last.is_some_and(|last| last.elapsed() < ASK_INTERVAL) {
+            return false;
+        }
+        *last = Some(Instant::now());
+        let Some(generations) = self.link.ask_if_replaced(dialer, &self.config.name, &state).await else {
+            return false;
+        };
+        let (host, config) = (host.clone(), self.config.clone());
+        let main = host.main.clone();
+        let lifted = main.spawn_blocking(move || lift_fence(&host, &config, &generations)).await;
+        match lifted.unwrap_or_else(|panic| Err(anyhow::Error::new(panic))) {
+            Ok(true) => {
+                let group = &self.config.name;
+                tracing::warn!(
+                    group,
+                    "the peer has rolled its promotion back: this host is the primary again"
+                );
+                true
+            }
+            Ok(false) => {
+                self.link.no_session(
+                    "the peer is the standby and does not know of the promotion that replaced this host: one of them has \
+                     lost its state"
+                        .to_owned(),
+                );
+                false
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(
+                    group = self.config.name,
+                    error,
+                    "that this host is not replaced any more cannot be noted"
+                );
+                false
             }
         }
     }
@@ -149,7 +208,7 @@ impl Supervisor {
         self.enter(Phase::Failed(Arc::new(error)));
     }
 
-    /// Serves the group until `stop` is true or the peer turns out to be promoted.
+    /// Serves the group until `stop` is true, or the peer turns out to be promoted, or this host's promotion is rolled back.
     async fn serve(
         self: &Arc<Self>,
         host: &Host,
@@ -188,8 +247,10 @@ impl Supervisor {
         let (supervisor, linked_group, dialer) = (self.clone(), group.clone(), dialer.clone());
         let mut link =
             tokio::spawn(async move { supervisor.link.run(&linked_group, &dialer, link_stop).await });
+        let mut taken_back = group.taken_back();
         let outcome = loop {
             tokio::select! {
+                () = is_true(&mut taken_back) => break None,
                 outcome = &mut link => break outcome.ok(),
                 () = is_true(&mut agreement), if serving.is_none() => {
                     let now = serve(&host.main, &group, &self.config).await;
@@ -223,6 +284,17 @@ impl Supervisor {
                 self.hooks.tell(Event::AfterDemotion, self.facts(&group, Role::Fenced));
             }
             stop_serving(serving).await;
+        } else if *taken_back.borrow() {
+            watch.abort();
+            group.abandon();
+            self.enter(Phase::Standby);
+            self.hooks.tell(Event::AfterDemotion, self.facts(&group, Role::Standby));
+            stop_serving(serving).await;
+            end_link.send_replace(true);
+            if !link.is_finished() {
+                // A panic was reported where it happened.
+                let _ = link.await;
+            }
         } else {
             // The end of the session is no loss of the link.
             watch.abort();

@@ -27,8 +27,12 @@ const PROMOTE_EXAMPLES: &str = "Examples:
   afterimage promote orders --at 2026-01-31T12:00:00Z  as it was at a time (UTC, the primary's clock)
   afterimage promote orders --at 81204                 as it was after a write's sequence
   afterimage promote orders --at before-upgrade        as it was at a bookmark
+  afterimage promote orders --rollback                 take it back, as long as nothing was written here since
 
-Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.";
+Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.
+
+A rollback is asked for on the promoted host: it is the standby again, with the image that it was promoted at, and the old
+primary serves as before, once it reaches this host. It is refused, with status 3, once a client has written here.";
 
 const REINSTATE_EXAMPLES: &str = "Examples:
   afterimage reinstate orders       on the old primary, once its peer was promoted and can be reached
@@ -332,6 +336,9 @@ pub struct PromoteArgs {
     /// Also while the primary is connected and answers: it is fenced, and loses what this host has not got.
     #[arg(long)]
     pub force: bool,
+    /// Take the promotion of this host back, as long as nothing was written after it.
+    #[arg(long, conflicts_with_all = ["at", "force"])]
+    pub rollback: bool,
     /// Print the outcome as JSON.
     #[arg(long)]
     pub json: bool,

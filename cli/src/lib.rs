@@ -12,6 +12,7 @@ pub mod host;
 pub mod identity;
 pub mod promote;
 pub mod reinstate;
+pub mod rollback;
 pub mod runbook;
 pub mod salvage;
 pub mod status;
@@ -57,6 +58,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Demo(demo) => demo::run(demo).await,
             Command::Daemon { .. } => Ok(()),
             Command::Status(status) => status::run(&args.config, status).await,
+            Command::Promote(promote) if promote.rollback => rollback::run(&args.config, promote).await,
             Command::Promote(promote) => promote::run(&args.config, promote).await,
             Command::Switchover(switchover) => switchover::run(&args.config, switchover).await,
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,

@@ -60,6 +60,8 @@ pub struct Open {
     pub incarnation: Incarnation,
     /// Whether every acknowledgement is waited for as durable, so that fsyncs should not be delayed.
     pub durable_acks: bool,
+    /// Whether the source's generation could still be rolled back: nobody follows it then.
+    pub pending: bool,
     /// The volumes, in the order of their indices.
     pub volumes: Vec<VolumeInfo>,
 }
@@ -146,6 +148,11 @@ pub enum TargetMessage {
         /// Count of its blocks that could not be compared.
         unchecked: u64,
     },
+    /// Answers an [`Open`] of a fenced host: this one is the standby of its history.
+    RolledBack {
+        /// The last generations that were rolled back here, durably.
+        generations: Vec<Generation>,
+    },
 }
 
 /// What the target says of itself.
@@ -218,6 +225,8 @@ pub enum Refusal {
     SplitBrain,
     /// Both hosts claim to be the primary of one history.
     Clone,
+    /// The source's generation could still be rolled back: it has to note that it is real, and ask again.
+    Pending,
 }
 
 /// Why bytes are not a message.

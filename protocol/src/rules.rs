@@ -81,6 +81,10 @@ pub enum Rule {
     TargetKeepsBits,
     /// 20: a demotion flushes volumes and bitmaps before it is noted.
     DemoteFlushes,
+    /// 21: that a generation is real is durable before its first write is admitted.
+    RealFirst,
+    /// 21: a rollback is durable before the peer hears of it.
+    RollbackDurable,
     /// 22: what a damaged journal lost is fetched again.
     DamageRefetched,
     /// 22: damage under an apply batch withdraws every point.
@@ -149,6 +153,8 @@ impl Rule {
         (Rule::JoinTakesSequence, 19, "join-takes-sequence"),
         (Rule::TargetKeepsBits, 19, "target-keeps-bits"),
         (Rule::DemoteFlushes, 20, "demote-flushes"),
+        (Rule::RealFirst, 21, "real-first"),
+        (Rule::RollbackDurable, 21, "rollback-durable"),
         (Rule::DamageRefetched, 22, "damage-refetched"),
         (Rule::DamageUnderApply, 22, "damage-under-apply"),
         (Rule::NoteFirst, 23, "note-first"),

@@ -8,12 +8,17 @@ use serde::{Deserialize, Serialize};
 use crate::ids::*;
 use crate::lineage::{Lineage, MAX_GENERATIONS, Relation, Standing, relate};
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// Without what a rollback needs.
+const VERSION_2: u32 = 2;
 /// Without a lineage but for the parent, and without what a reinstatement needs.
 const VERSION_1: u32 = 1;
 /// Most ranges of lost blocks that are kept one by one; beyond it all blocks count as lost. Keeps the state within a
 /// superblock slot.
 pub const MAX_LOST_RANGES: usize = 2000;
+/// Rolled back generations that are remembered: an old primary that was down while more promotions were rolled back has to be
+/// reinstated.
+pub const MAX_ROLLED_BACK: usize = 8;
 /// Longest stored identity of a volume, in bytes.
 pub const MAX_IDENTITY_BYTES: usize = 256;
 
@@ -115,6 +120,11 @@ pub struct GroupState {
     pub lost: LostBlocks,
     /// Names and identities of the volumes, in the order of their indices.
     pub volumes: Vec<VolumeState>,
+    /// Primary: its generation began with a promotion and is not real yet. No write was admitted in it, and no standby has
+    /// followed it.
+    pub pending: bool,
+    /// The last generations that were rolled back here, the newest last; at most [`MAX_ROLLED_BACK`].
+    pub rolled_back: Vec<Generation>,
 }
 
 /// What is remembered of one volume.
@@ -153,6 +163,25 @@ pub enum CannotKeep {
     NoSplitBrain,
 }
 
+/// Why a promotion is not rolled back. Nothing has changed, unless the disk failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotRollBack {
+    /// This host is not the primary, or has been from the beginning.
+    #[error("this host was not promoted")]
+    NotPromoted,
+    /// A write was admitted, or a standby has followed; or the roles were changed as planned.
+    #[error(
+        "its generation is real: clients have written in it, or a standby follows it, or it began with a switchover"
+    )]
+    Real,
+    /// One is under way.
+    #[error("a rollback is under way already")]
+    UnderWay,
+    /// The state cannot be written.
+    #[error("the state of the group cannot be written")]
+    Failed,
+}
+
 impl GroupState {
     /// A group that has never run here.
     pub fn new(role: Role, volumes: Vec<VolumeState>) -> Self {
@@ -176,6 +205,8 @@ impl GroupState {
             base: None,
             lost: LostBlocks::None,
             volumes,
+            pending: false,
+            rolled_back: Vec::new(),
         }
     }
 
@@ -193,6 +224,7 @@ impl GroupState {
     /// that very place it is the standby from now on; else it is fenced, and an operator says what becomes of what only it
     /// has.
     pub fn replaced(&mut self, by: Option<(Generation, Sequence)>) {
+        self.pending = false;
         let left_at = by.map(|(_, left_at)| left_at);
         let Some(at) = self.handing_over.take().filter(|at| left_at == Some(*at)) else {
             self.role = Role::Fenced;
@@ -207,6 +239,46 @@ impl GroupState {
             self.lost = LostBlocks::None;
             self.base = Some(BasePoint { position: Position::new(self.generation(), at), lsn: Lsn(0) });
         }
+    }
+
+    /// Whether the promotion of this host can be rolled back; the position that the image then stands for again.
+    pub fn may_roll_back(&self) -> Result<Position, CannotRollBack> {
+        let parent =
+            self.parent().filter(|_| self.role == Role::Primary).ok_or(CannotRollBack::NotPromoted)?;
+        let at_parent = self.base.is_some_and(|base| base.position == parent);
+        if self.pending && at_parent { Ok(parent) } else { Err(CannotRollBack::Real) }
+    }
+
+    /// Takes the promotion of this host back: it is the standby of the history that it had left, with the image that it
+    /// was promoted at. The peer may go on once this is durable.
+    pub fn roll_back(&mut self) -> Result<Position, CannotRollBack> {
+        let position = self.may_roll_back()?;
+        let surplus = (self.rolled_back.len() + 1).saturating_sub(MAX_ROLLED_BACK);
+        self.rolled_back.drain(..surplus);
+        self.rolled_back.push(self.generation());
+        self.lineage.unfork();
+        self.role = Role::Standby;
+        self.pending = false;
+        // What was read of the bitmaps is gone with the generation that it was read for.
+        if self.lost == LostBlocks::Bitmaps {
+            self.lost = LostBlocks::All;
+        }
+        self.compare_all = false;
+        Ok(position)
+    }
+
+    /// The peer is the standby of this host's history, and has rolled back these generations. If the one which had replaced
+    /// this host's is among them, this host is the primary again. Whether it is.
+    ///
+    /// A peer that is the standby and does not know of that promotion has lost its state: it proves nothing.
+    pub fn replacement_rolled_back(&mut self, rolled_back: &[Generation]) -> bool {
+        let by = self.replaced_by.map(|(by, _)| by).filter(|by| *by != Generation::NONE);
+        if self.role != Role::Fenced || !by.is_some_and(|by| rolled_back.contains(&by)) {
+            return false;
+        }
+        self.role = Role::Primary;
+        self.replaced_by = None;
+        true
     }
 
     /// In a split brain the history of this host, which was replaced, is the one that stays: it is a primary again,
@@ -227,6 +299,7 @@ impl GroupState {
         }
         self.lineage.fork(generation, self.reserved);
         self.role = Role::Primary;
+        self.pending = false;
         self.replaced_by = None;
         self.handing_over = None;
         self.noted = Sequence(0);
@@ -261,6 +334,7 @@ impl GroupState {
             }
         }
         self.role = Role::Standby;
+        self.pending = false;
         self.lost = if self.compare_all { LostBlocks::All } else { LostBlocks::Bitmaps };
         self.keeps_image = true;
         self.base = None;
@@ -330,6 +404,11 @@ impl GroupState {
             put_bytes(&mut w, v.name.as_bytes());
             put_bytes(&mut w, &v.identity);
         }
+        w.push(self.pending.into());
+        put_u32(&mut w, self.rolled_back.len() as u32);
+        for generation in &self.rolled_back {
+            put_u64(&mut w, generation.0);
+        }
         w
     }
 
@@ -337,7 +416,7 @@ impl GroupState {
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let mut r = Reader(bytes);
         let version = r.u32()?;
-        if version != VERSION && version != VERSION_1 {
+        if !(VERSION_1..=VERSION).contains(&version) {
             return Err(StateError::Version(version));
         }
         let role = match r.u8()? {
@@ -410,6 +489,17 @@ impl GroupState {
                 String::from_utf8(r.bytes()?.to_vec()).map_err(|_| StateError::Field("volume name"))?;
             volumes.push(VolumeState { name, size_bytes, identity: r.bytes()?.to_vec() });
         }
+        let (mut pending, mut rolled_back) = (false, Vec::new());
+        if version > VERSION_2 {
+            pending = r.bool("pending flag")?;
+            let count = r.u32()? as usize;
+            if count > MAX_ROLLED_BACK {
+                return Err(StateError::Field("count of rolled back generations"));
+            }
+            for _ in 0..count {
+                rolled_back.push(Generation(r.u64()?));
+            }
+        }
         if !r.0.is_empty() {
             return Err(StateError::Length);
         }
@@ -433,6 +523,8 @@ impl GroupState {
             base: has_base.then_some(base),
             lost,
             volumes,
+            pending,
+            rolled_back,
         })
     }
 }
@@ -508,6 +600,8 @@ mod tests {
         s.lineage = Lineage::new(Generation(1));
         s.lineage.fork(Generation(3), Sequence(2));
         s.replaced_by = Some((Generation(8), Sequence(9)));
+        s.rolled_back = vec![Generation(2), Generation(5)];
+        s.pending = true;
         s.alone = true;
         s.base = Some(BasePoint { position: Position::new(Generation(3), Sequence(4)), lsn: Lsn(5) });
         s.lost.add([BlockRange { volume: VolumeIndex(0), first: 6, count: 7 }]);
@@ -616,6 +710,65 @@ mod tests {
         old.bitmaps_of = Generation(1);
         old.keep_own(Generation(5)).unwrap();
         assert_eq!(old.bitmaps_of, Generation(1));
+    }
+
+    /// An old primary of generation 3 that was replaced at 40 by a promotion after which nothing was written.
+    fn pending() -> (GroupState, GroupState) {
+        let (mut old, mut promoted) = split_brain();
+        old.alone = false;
+        promoted.pending = true;
+        promoted.base = Some(BasePoint { position: Position::new(Generation(3), Sequence(40)), lsn: Lsn(7) });
+        (old, promoted)
+    }
+
+    #[test]
+    fn after_a_rollback_both_are_what_they_were() {
+        let (mut old, mut promoted) = pending();
+        assert_eq!(decide(&standing(&old, 50), &standing(&promoted, 60)), Verdict::SourceReplaced);
+        assert_eq!(promoted.roll_back(), Ok(Position::new(Generation(3), Sequence(40))));
+        assert_eq!((promoted.role, promoted.pending), (Role::Standby, false));
+        assert!(old.replacement_rolled_back(&promoted.rolled_back));
+        assert_eq!((old.role, old.replaced_by), (Role::Primary, None));
+        assert_eq!(decide(&standing(&old, 50), &standing(&promoted, 40)), Verdict::Stream);
+        assert_eq!(promoted.roll_back(), Err(CannotRollBack::NotPromoted));
+    }
+
+    #[test]
+    fn what_is_real_is_not_rolled_back() {
+        let (_, mut promoted) = pending();
+        promoted.pending = false;
+        assert_eq!(promoted.roll_back(), Err(CannotRollBack::Real));
+        let mut first = GroupState::new(Role::Primary, Vec::new());
+        first.lineage = Lineage::new(Generation(3));
+        assert_eq!(first.roll_back(), Err(CannotRollBack::NotPromoted));
+        // Bitmaps that were to be read are gone.
+        let (_, mut promoted) = pending();
+        promoted.lost = LostBlocks::Bitmaps;
+        promoted.roll_back().unwrap();
+        assert_eq!(promoted.lost, LostBlocks::All);
+    }
+
+    #[test]
+    fn a_fence_is_lifted_only_by_the_rollback_of_what_replaced_this_host() {
+        let (old, mut promoted) = pending();
+        for others in [vec![], vec![Generation(8)], vec![Generation::NONE]] {
+            let mut fenced = old.clone();
+            assert!(!fenced.replacement_rolled_back(&others));
+            assert_eq!(fenced, old);
+        }
+        let mut unknown = GroupState { replaced_by: None, ..old.clone() };
+        assert!(!unknown.replacement_rolled_back(&[Generation::NONE]));
+        // It was down while more promotions were rolled back; not too many of them.
+        promoted.roll_back().unwrap();
+        for n in 1..=MAX_ROLLED_BACK as u64 {
+            assert!(old.clone().replacement_rolled_back(&promoted.rolled_back), "{n}");
+            promoted.role = Role::Primary;
+            promoted.pending = true;
+            promoted.lineage.fork(Generation(100 + n), Sequence(40));
+            promoted.roll_back().unwrap();
+        }
+        assert!(!old.clone().replacement_rolled_back(&promoted.rolled_back));
+        assert_eq!(GroupState::decode(&promoted.encode()).unwrap(), promoted);
     }
 
     #[test]

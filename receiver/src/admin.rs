@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use afterimage_contract::admin::{ErrorCode, Loss, Promotion, Request, Response};
+use afterimage_contract::admin::{ErrorCode, Following, Loss, Promotion, Request, Response};
 use afterimage_contract::status::Position;
 use afterimage_protocol::{Generation, target};
 use tokio::sync::oneshot;
@@ -25,7 +25,12 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
             ),
             Some(group) => promote(&node, group, dry_run, force).await,
         },
+        Request::Follow { group } => match node.group(&group) {
+            None => Response::unknown_group(&group),
+            Some(group) => follow(group).await,
+        },
         Request::Activate { .. }
+        | Request::RollBack { .. }
         | Request::Reinstate { .. }
         | Request::KeepLocal { .. }
         | Request::Switchover { .. }
@@ -86,6 +91,14 @@ async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool, force: bool) ->
         }
         Err(error) => refusal(group.name(), &error),
     }
+}
+
+/// Takes the group over if this host is its standby.
+async fn follow(group: &Group) -> Response {
+    let (answer, outcome) = oneshot::channel();
+    group.send(Input::Follow(answer));
+    let standby = outcome.await.unwrap_or_default();
+    Response::ok(&Following { group: group.name().to_owned(), standby })
 }
 
 /// Whether the primary is there and well.

@@ -141,6 +141,7 @@ fn messages_of_the_source() {
         standing: standing(Role::Primary),
         incarnation: Incarnation(3),
         durable_acks: true,
+        pending: true,
         volumes: vec![VolumeInfo { name: "pgdata".into(), size_bytes: 1 << 44 }],
     };
     let lease = Some(Lease { heard: Time(9), us: 250_000 });
@@ -197,6 +198,7 @@ fn messages_of_the_target() {
         opened(Lost::Told, None),
         TargetMessage::NotTaken { text: "an epoch is open".into() },
         TargetMessage::Checked { id: CheckId(70_000), differing: vec![blocks(7, 8)], unchecked: 300 },
+        TargetMessage::RolledBack { generations: vec![Generation(7), Generation(u64::MAX)] },
     ];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("target-message-{n}.v2.bin"), &encode(message));
@@ -246,8 +248,14 @@ fn group_state() {
     state.peer_has_checkpoint = true;
     state.base = Some(BasePoint { position: position(90), lsn: Lsn(4096) });
     state.lost = LostBlocks::Ranges(vec![blocks(1, 2), blocks(9, 1)]);
-    let newest = stored("group-state.v2.bin", &state.encode());
+    state.pending = true;
+    state.rolled_back = vec![Generation(11), Generation(12)];
+    let newest = stored("group-state.v3.bin", &state.encode());
     assert_eq!(GroupState::decode(&newest).unwrap(), state);
+    // Version 2 knew nothing of rollbacks.
+    let older = GroupState::decode(&read("group-state.v2.bin", None)).unwrap();
+    (state.pending, state.rolled_back) = (false, Vec::new());
+    assert_eq!(older, state);
     // Version 1 knew the parent only.
     let oldest = GroupState::decode(&read("group-state.v1.bin", None)).unwrap();
     state.lineage = Lineage::from_parts(vec![(position(7).generation, Sequence(7))], position(0).generation);

@@ -92,13 +92,18 @@ impl Link {
 
     /// Notes why there is no session.
     pub(super) fn failed(&self, end: End, text: String) -> End {
+        self.no_session(text);
+        end
+    }
+
+    /// The same, for whoever has no attempt to end.
+    pub fn no_session(&self, text: String) {
         let mut state = self.lock();
         if state.last_error.as_ref() != Some(&text) {
             tracing::warn!(error = text, "no session with the peer");
         }
         state.last_error = Some(text);
         state.rtt_us = None;
-        end
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | `ask` | the question of a fenced host whether it is still replaced |
 //! | `dial` | one attempt to reach the peer |
 //! | `session` | one connection: handshake, control messages, liveness, end |
 //! | `sender` | the ordered stream and the block streams |
 
+mod ask;
 mod dial;
 mod sender;
 mod session;
@@ -157,6 +159,8 @@ impl Link {
                 End::Paused => continue,
                 // It is being promoted, and clients wait for it to be done.
                 End::Refused(Refusal::NotReady, _) if group.is_handed_over() => BACKOFF_MIN,
+                // It follows once this host's promotion cannot be rolled back any more.
+                End::Refused(Refusal::Pending, _) => BACKOFF_MIN,
                 End::Refused(..) | End::Unpaired => PATIENCE,
                 End::Restarted => {
                     backoff = BACKOFF_MIN;

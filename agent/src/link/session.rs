@@ -28,10 +28,10 @@ const SILENCE_US: u64 = 10_000_000;
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 const READY_POLL: Duration = Duration::from_millis(20);
 /// How long the peer may take to answer a handshake: it notes the session on its disk.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Control messages go before all else, and records before blocks.
 const CONTROL_PRIORITY: i32 = 2;
-const CAP_BYTES: u32 = MAX_MESSAGE_BYTES as u32;
+pub(super) const CAP_BYTES: u32 = MAX_MESSAGE_BYTES as u32;
 
 /// How an attempt, or a session, ended.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Link {
         match self.hold(group, &connection).await {
             Ok(never) => match never {},
             Err(Broken::Refused { code, text, standing }) => {
-                let retry = code == Refusal::NotReady;
+                let retry = matches!(code, Refusal::NotReady | Refusal::Pending);
                 self.note(|state| {
                     state.refused = !retry;
                     state.split_brain = code == Refusal::SplitBrain;
@@ -101,6 +101,10 @@ impl Link {
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, next(&mut answers)).await;
             match answer.map_err(|_| Broken::Lost("the peer does not answer the handshake".to_owned()))?? {
                 TargetMessage::Refused { code, text, standing } => {
+                    if code == Refusal::Pending {
+                        let refused = TargetMessage::Refused { code, text: text.clone(), standing: None };
+                        group.feed_from_control(|source, now| source.message(now, refused));
+                    }
                     return Err(Broken::Refused { code, text, standing });
                 }
                 message @ TargetMessage::Lacks { .. } => {
@@ -212,7 +216,7 @@ fn session_of(open: &SourceMessage) -> SessionId {
     }
 }
 
-async fn next(answers: &mut RecvStream) -> Result<TargetMessage, Broken> {
+pub(super) async fn next(answers: &mut RecvStream) -> Result<TargetMessage, Broken> {
     match read_message(answers, CAP_BYTES).await.map_err(lost)? {
         Some(bytes) => decode(&bytes).map_err(lost),
         None => Err(Broken::Lost("the peer ended the session".to_owned())),

@@ -85,7 +85,7 @@ fn configuration(dir: &Path) -> std::path::PathBuf {
 }
 
 fn args(group: &str, dry_run: bool) -> PromoteArgs {
-    PromoteArgs { group: group.into(), at: None, dry_run, force: false, json: false }
+    PromoteArgs { group: group.into(), at: None, dry_run, force: false, rollback: false, json: false }
 }
 
 fn daemon(socket: impl AsRef<Path>, answer: impl Fn(Request) -> Response + Send + Sync + 'static) {

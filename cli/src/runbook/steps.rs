@@ -103,6 +103,11 @@ pub(super) fn home(page: &mut Page, subject: &Subject, names: &Names) {
         if names.fenced { (&names.standby, &names.primary) } else { (&names.primary, &names.standby) };
     page.section(&format!("Bring the old primary, {primary}, home when {standby} was promoted"));
     page.text(&format!(
+        "If nothing was written on {standby} since, and {primary} is well after all, take the promotion back: on {standby}, \
+         {}. It is refused if anything was written. Else:",
+        tick(names.group("promote", &["--rollback"]))
+    ));
+    page.text(&format!(
         "1. Start {primary} and its daemons, with the link to {standby}. It asks {standby} before it serves anything, \
          learns that it was replaced, and says so: `fenced`."
     ));
@@ -161,6 +166,11 @@ pub(super) fn split_brain(page: &mut Page, subject: &Subject, names: &Names) {
     );
     page.text("1. On both hosts, see which one is fenced, and which histories they have:");
     page.code(&[names.group("status", &[])]);
+    page.text(
+        "   If nothing was written on the promoted host, take the promotion back there, and the old primary goes on with \
+         all that it has. It is refused otherwise, and nothing changes:",
+    );
+    page.code(&[names.group("promote", &["--rollback"])]);
     page.text(
         "2. Take from the fenced host what the applications need of it, if anything, while it is as it was: its \
          devices can be read.",

@@ -49,6 +49,11 @@ impl Source {
         if !self.ready || self.waiting.is_empty() {
             return;
         }
+        if self.can_never_be_real() {
+            let refused = |w: Waiting| Output::Complete { request: w.request, result: Err(LocalError::Io) };
+            self.outputs.extend(self.waiting.drain(..).map(refused));
+            return;
+        }
         let mut passed_by: Vec<BlockRange> = Vec::new();
         let mut index = 0;
         while index < self.waiting.len() {
@@ -78,10 +83,10 @@ impl Source {
         // Where clients do not wait for the target, it has to know first that they do not.
         let leased = self.config.mode == Mode::Async && !self.session.is_active() && self.is_leased();
         let held = held || leased || self.holds_for_handover() || self.is_in_doubt();
-        if held || exhausted || untracked || self.state.role != crate::state::Role::Primary {
+        if held || exhausted || untracked || self.state.role != Role::Primary {
             return Verdict::Wait;
         }
-        if self.locks.conflicts(blocks) || !self.is_alone_noted() {
+        if self.locks.conflicts(blocks) || !self.is_alone_noted() || !self.is_real_noted() {
             return Verdict::Wait;
         }
         if !self.tracking_lost && !self.hot.admit(blocks, self.rules.on(Rule::HotTogether)) {

@@ -105,6 +105,7 @@ impl Bench {
                 Output::NoteVerification(_) => self.source.verification_noted(now),
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => panic!("{why}"),
+                Output::RolledBack(outcome) => panic!("{outcome:?}"),
             }
         }
         panic!("the source does not come to rest");

@@ -17,6 +17,7 @@
 //! | `completion` | when a client is answered |
 //! | `handover` | the planned change of roles |
 //! | `lease` | what the target may promise when it is promoted |
+//! | `rollback` | a promotion that nothing was written after, taken back |
 //! | `doubt` | whether this host is still the primary, after a standstill |
 //! | `verify` | the comparison of both copies |
 
@@ -30,6 +31,7 @@ mod hot;
 mod lease;
 mod lock;
 mod queue;
+mod rollback;
 mod session;
 mod verify;
 
@@ -42,7 +44,7 @@ use crate::frame::{Content, Frame};
 use crate::ids::*;
 use crate::lineage::{Lineage, Standing};
 use crate::rules::{Rule, Rules};
-use crate::state::{GroupState, LostBlocks};
+use crate::state::{CannotRollBack, GroupState, LostBlocks, Role};
 
 use admission::Waiting;
 use clearing::Clearing;
@@ -193,6 +195,9 @@ pub enum Output {
     },
     /// A change of roles that was asked for did not come about, and clients are held no more.
     RolesStay(RolesStay),
+    /// The promotion of this host was rolled back, or not. If it was, or that cannot be told because the disk failed, nothing is
+    /// served here any more.
+    RolledBack(Result<Position, CannotRollBack>),
     /// Store the report of a verification in place of the last one, whole or not at all: [`Source::verification_noted`].
     NoteVerification(Box<Verification>),
     /// End the session with the peer.
@@ -308,6 +313,10 @@ pub struct Source {
     /// The sync of the bitmaps that has to end before the first state is written.
     first_bits: Option<u64>,
     handover: Option<Handover>,
+    /// The version of the state that says durably that the generation is real, while it is not.
+    real_noted_by: Option<u64>,
+    /// The rollback under way: the version of the state that makes it durable, and where it leads to.
+    rolling_back: Option<(u64, Position)>,
     /// This host stood still until then, and has not heard since whether the peer was promoted.
     doubted_since: Option<Time>,
     /// Before this time nobody is answered without the target.
@@ -431,6 +440,8 @@ impl Source {
             applied: Sequence(0),
             first_bits: None,
             handover: None,
+            real_noted_by: None,
+            rolling_back: None,
             doubted_since: None,
             leased_until: Time(0),
             peer_clock: None,
@@ -490,12 +501,15 @@ impl Source {
             self.loss_noted_by.take_if(|noting| *noting <= version);
             self.alone_noted_by.take_if(|noting| *noting <= version);
             self.checkpoint_noted_by.take_if(|noting| *noting <= version);
+            self.real_noted_by.take_if(|noting| *noting <= version);
             self.state_noted(version);
             self.session_noted(version);
             self.handover_noted(version);
+            self.rollback_noted(version);
         } else if !self.state_failed {
             self.state_failed = true;
             self.ready = true;
+            self.rollback_failed();
             self.outputs.push_back(Output::Disconnect { reason: "the state cannot be written" });
         }
         self.pump(now);

@@ -4,7 +4,7 @@
 //! Anything that does not fit means that one side is a copy of an older state, and then everything is compared (rule 23).
 
 use super::*;
-use crate::message::{Lost, Open, Opened, TargetMessage};
+use crate::message::{Lost, Open, Opened, Refusal, TargetMessage};
 
 #[derive(Debug)]
 pub(super) enum Session {
@@ -34,6 +34,9 @@ impl Source {
         if !self.ready || self.state_failed || !matches!(self.session, Session::None) {
             return None;
         }
+        if self.state.role != Role::Primary || self.real_noted_by.is_some() {
+            return None;
+        }
         self.session = Session::Opening(session);
         Some(Open {
             group: self.config.group.clone(),
@@ -42,6 +45,7 @@ impl Source {
             standing: self.standing(),
             incarnation: self.state.incarnation,
             durable_acks: self.config.mode == Mode::Sync && self.config.ack == AckLevel::Durable,
+            pending: self.state.pending,
             volumes: self.config.volumes.clone(),
         })
     }
@@ -65,6 +69,7 @@ impl Source {
                 blocks.into_iter().for_each(|range| self.set_bits(range));
             }
             TargetMessage::Lacks { .. } => {}
+            TargetMessage::Refused { code: Refusal::Pending, .. } => self.begin_real(),
             _ if !self.session.is_agreed() => {}
             TargetMessage::Received { sequence } => self.acked(sequence, false),
             TargetMessage::Durable { sequence } => self.acked(sequence, true),
@@ -79,6 +84,8 @@ impl Source {
             }
             TargetMessage::NotTaken { text } => self.not_taken(&text),
             TargetMessage::Checked { id, differing, unchecked } => self.checked(id, &differing, unchecked),
+            // Said to fenced hosts only, which have no source.
+            TargetMessage::RolledBack { .. } => {}
             TargetMessage::Refused { .. } => {
                 self.outputs.push_back(Output::Disconnect { reason: "the peer refused the session" });
             }

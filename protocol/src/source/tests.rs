@@ -1,6 +1,7 @@
 //! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
 
 mod lease;
+mod rollback;
 mod verify;
 
 use super::*;
@@ -189,6 +190,7 @@ impl Bench {
                 Output::Disconnect { .. } if self.may_hang_up => self.hung_up = true,
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => self.roles_stay = Some(why),
+                Output::RolledBack(outcome) => panic!("{outcome:?}"),
             }
         }
     }

@@ -139,7 +139,7 @@ pub enum Output {
         /// Why, for the log.
         reason: String,
     },
-    /// The source hands over at this position, which is the newest checkpoint and durable: [`Target::promote`], or
+    /// The source hands over at this position, which is the newest checkpoint and durable: [`Target::take_over`], or
     /// [`Target::do_not_take_over`].
     TakeOver {
         /// The position.

@@ -45,6 +45,8 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     generation: Generation,
+    /// It can be rolled back until a write was admitted.
+    pending: bool,
     stage: Stage,
     /// What is known of the writes that this host had when it was asked.
     known: Pings,
@@ -53,7 +55,19 @@ pub(super) struct Step {
 impl Target {
     /// Ends every session and makes this host's image the newest checkpoint, with `generation` (random, new) as its
     /// history. Answered by [`Output::Promoted`]. Received records count; half an epoch does not.
+    ///
+    /// It can be rolled back until the generation is real (rule 21).
     pub fn promote(&mut self, now: Time, generation: Generation) {
+        self.begin_promotion(now, generation, true);
+    }
+
+    /// As [`Target::promote`], because the source asked for it ([`Output::TakeOver`]): it gives up its role by itself, and the
+    /// generation is real from its beginning.
+    pub fn take_over(&mut self, now: Time, generation: Generation) {
+        self.begin_promotion(now, generation, false);
+    }
+
+    fn begin_promotion(&mut self, now: Time, generation: Generation, pending: bool) {
         self.now = self.now.max(now);
         let refusal = self.may_promote().err();
         if let Some(refusal) = refusal {
@@ -62,7 +76,7 @@ impl Target {
         }
         self.end_session("the standby is being promoted");
         let known = self.pings.covered(self.newest_sequence(), self.rules);
-        self.promoting = Some(Step { generation, stage: Stage::Drain, known });
+        self.promoting = Some(Step { generation, pending, stage: Stage::Drain, known });
         self.pump(now);
     }
 
@@ -135,6 +149,7 @@ impl Target {
             }
             Stage::Apply => {
                 self.state.role = Role::Primary;
+                self.state.pending = step.pending;
                 self.state.lineage = self.image_lineage();
                 self.state.lineage.fork(step.generation, point.position.sequence);
                 self.state.reserved = self.state.reserved.max(point.position.sequence);

@@ -104,7 +104,20 @@ impl Target {
             );
             return refused(Refusal::Volumes, text);
         }
-        refuse(&self.config.group, &open.standing, &self.standing()).map_or(Ok(()), Err)
+        if let Some(refusal) = refuse(&self.config.group, &open.standing, &self.standing()) {
+            return Err(refusal);
+        }
+        if open.standing.role != Role::Primary {
+            // It does not stream: it asks whether it is still replaced.
+            return Err(TargetMessage::RolledBack { generations: self.state.rolled_back.clone() });
+        }
+        if open.pending {
+            return refused(
+                Refusal::Pending,
+                format!("group {}: the source's promotion can still be rolled back", self.config.group),
+            );
+        }
+        Ok(())
     }
 
     /// The generations that led to the newest checkpoint; those last agreed on while there is none.

@@ -9,7 +9,7 @@ use super::*;
 use crate::codec::content_checksum;
 use crate::frame::{Block, Codec, Payload, Record, frame_digest};
 use crate::lineage::{Lineage, Standing};
-use crate::message::Open;
+use crate::message::{Open, Refusal};
 use crate::state::{BasePoint, VolumeState};
 
 const GENERATION: Generation = Generation(7);
@@ -69,6 +69,7 @@ impl Bench {
                 alone: false,
             },
             durable_acks: false,
+            pending: false,
             volumes: config().volumes,
         };
         self.target.open(Time(1), open).unwrap();
@@ -408,5 +409,59 @@ fn a_session_that_was_never_known_here_does_not_look_known_after_a_lost_answer()
     for session in 30..33 {
         bench.ask(SessionId(session), SessionId(20));
         assert!(!known(&bench).contains(&SessionId(20)));
+    }
+}
+
+/// How a target refuses a source of `role` whose generation can be rolled back or not.
+fn asked(bench: &mut Bench, role: Role, pending: bool) -> Option<TargetMessage> {
+    let open = Open {
+        group: "g".into(),
+        session: SessionId(77),
+        known_session: SESSION,
+        incarnation: Incarnation(1),
+        standing: Standing { role, lineage: Lineage::new(GENERATION), sequence: Sequence(100), alone: false },
+        durable_acks: false,
+        pending,
+        volumes: config().volumes,
+    };
+    bench.target.open(Time(1), open).err()
+}
+
+#[test]
+fn nobody_follows_a_generation_that_can_be_rolled_back() {
+    let mut bench = Bench::new(Some(10));
+    let before = bench.target.state().clone();
+    let refused = asked(&mut bench, Role::Primary, true).unwrap();
+    assert!(matches!(refused, TargetMessage::Refused { code: Refusal::Pending, .. }), "{refused:?}");
+    assert_eq!(*bench.target.state(), before);
+    assert_eq!(asked(&mut bench, Role::Primary, false), None);
+}
+
+#[test]
+fn a_fenced_host_is_told_what_was_rolled_back_and_streams_nothing() {
+    let mut bench = Bench::new(Some(10));
+    bench.target.state.rolled_back = vec![Generation(5)];
+    let before = bench.target.state().clone();
+    let told = asked(&mut bench, Role::Fenced, false).unwrap();
+    assert_eq!(told, TargetMessage::RolledBack { generations: vec![Generation(5)] });
+    assert_eq!(*bench.target.state(), before);
+}
+
+#[test]
+fn a_promotion_can_be_rolled_back_and_a_take_over_cannot() {
+    for pending in [true, false] {
+        let mut bench = Bench::new(Some(10));
+        bench.feed(record(11, 0, 512));
+        bench.run();
+        if pending {
+            bench.target.promote(Time(1), Generation(8));
+        } else {
+            bench.target.take_over(Time(1), Generation(8));
+        }
+        bench.run();
+        let state = bench.target.state();
+        assert_eq!((state.role, state.pending), (Role::Primary, pending));
+        assert_eq!(state.may_roll_back().is_ok(), pending);
+        assert_eq!(state.parent(), Some(position(11)));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use afterimage_protocol::frame::Frame;
 use afterimage_protocol::message::{Open, Ping};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::promote::PromoteRequest;
 use crate::link::Link;
@@ -69,6 +69,8 @@ pub enum Input {
     JobDone,
     /// The operator asks for a promotion.
     Promote(PromoteRequest),
+    /// The group's role may have changed: look at it, and answer whether this host is its standby.
+    Follow(oneshot::Sender<bool>),
     /// The receiver stops.
     Stop,
 }

@@ -134,6 +134,11 @@ impl Thread {
                 }
             }
             Input::Promote(request) => self.promote(request),
+            Input::Follow(answer) => {
+                self.open_again();
+                // Whoever asked may have gone.
+                let _ = answer.send(matches!(self.place, Place::Standby(_)));
+            }
             Input::Frame { .. } | Input::Stop => {}
         }
     }
@@ -180,7 +185,7 @@ impl Thread {
                 Some(TargetMessage::Refused { code: Refusal::NotReady, text, standing: None })
             }
         };
-        self.refused = refusal.is_some();
+        self.refused = matches!(refusal, Some(TargetMessage::Refused { .. }));
         match refusal {
             None => self.link = Some(link),
             Some(message) => {

@@ -56,6 +56,7 @@ pub fn open_message(session: u64) -> Open {
         },
         incarnation: Incarnation(1),
         durable_acks: false,
+        pending: false,
         volumes: vec![VolumeInfo { name: "pgdata".to_owned(), size_bytes: VOLUME_BYTES }],
     }
 }

@@ -47,6 +47,7 @@ impl Case {
             Rule::JoinBits | Rule::DamageRefetched => (Some(Theme::Damage), Some(Given::StalePeer), 300),
             Rule::JoinTakesSequence => (Some(Theme::Damage), Some(Given::StalePeer), 1000),
             Rule::TargetKeepsBits => (Some(Theme::DamageUnheard), Some(Given::StalePeer), 300),
+            Rule::RealFirst | Rule::RollbackDurable => (Some(Theme::RollBack), None, 300),
             Rule::DamageUnderApply => (Some(Theme::Damage), None, 300),
             Rule::NoteFirst => (Some(Theme::OldCopyAtNote), None, 1000),
             Rule::Throttle => (None, None, 1000),

@@ -174,6 +174,7 @@ fn open_message() -> Open {
         standing: standing(),
         incarnation: Incarnation(4),
         durable_acks: true,
+        pending: false,
         volumes: vec![VolumeInfo { name: "pgdata".into(), size_bytes: 1 << 40 }],
     }
 }
@@ -340,6 +341,8 @@ fn states() -> [(&'static str, GroupState); 6] {
         noted: Sequence(1 << 20),
         peer_has_checkpoint: true,
         compare_all: true,
+        pending: true,
+        rolled_back: vec![Generation(7), Generation(8)],
         ..GroupState::new(Role::Primary, (0..MAX_VOLUMES).map(volume).collect())
     };
     [
@@ -355,7 +358,7 @@ fn states() -> [(&'static str, GroupState); 6] {
 fn group_state() -> Samples {
     let mut samples: Samples = states().map(|(name, state)| (format!("valid-{name}"), state.encode())).into();
     let good = states()[0].1.encode();
-    for (name, at, value) in [("version", 0, 3), ("role", 4, 4), ("flag", 33, 2), ("trailing", good.len(), 0)]
+    for (name, at, value) in [("version", 0, 4), ("role", 4, 4), ("flag", 33, 2), ("trailing", good.len(), 0)]
     {
         let mut bytes = good.clone();
         bytes.resize(bytes.len().max(at + 1), 0);

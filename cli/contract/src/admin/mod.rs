@@ -72,6 +72,21 @@ pub enum Request {
         /// The group.
         group: String,
     },
+    /// Agent: take back the promotion that made this host the primary, as long as nothing was written after it; answers with
+    /// a [`RolledBack`].
+    RollBack {
+        /// The group.
+        group: String,
+        /// Only say whether it could be done now.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Receiver: look at the group's role now and take it over if this host is its standby; answers with a
+    /// [`Following`].
+    Follow {
+        /// The group.
+        group: String,
+    },
     /// Agent: hold clients, have the peer take over at the last write, and become its standby; answers with a
     /// [`Switchover`].
     Switchover {
@@ -121,7 +136,11 @@ impl Request {
     pub fn timeout(&self) -> Duration {
         match self {
             // Both fsync what may be gigabytes of page cache before they answer.
-            Self::Promote { .. } | Self::Activate { .. } | Self::KeepLocal { .. } => Duration::from_secs(300),
+            Self::Promote { .. }
+            | Self::Activate { .. }
+            | Self::KeepLocal { .. }
+            | Self::RollBack { .. }
+            | Self::Follow { .. } => Duration::from_secs(300),
             // The peer applies what its journal holds.
             Self::Switchover { .. } => Duration::from_secs(3600),
             // It copies all that differs.
@@ -304,6 +323,30 @@ pub struct Reinstatement {
     pub blocks: u64,
     /// Whether it is not known which blocks differ, so that all are compared.
     pub compares_all: bool,
+}
+
+/// Answer to [`Request::RollBack`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// The group.
+    pub group: String,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// The peer, which is the primary of the old generation.
+    pub peer: String,
+    /// The generation that the promotion had begun, in hexadecimal.
+    pub generation: String,
+    /// The position of the old generation that the image stands for again.
+    pub position: Position,
+}
+
+/// Answer to [`Request::Follow`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Following {
+    /// The group.
+    pub group: String,
+    /// Whether this host is its standby, and ready to be one.
+    pub standby: bool,
 }
 
 /// Answer to [`Request::Switchover`].

@@ -39,6 +39,8 @@ async fn answer(request: Request) -> Response {
         }
         Request::ResumeStream { .. } => panic!("as asked"),
         Request::Promote { group, .. }
+        | Request::RollBack { group, .. }
+        | Request::Follow { group }
         | Request::Switchover { group, .. }
         | Request::Reinstate { group, .. }
         | Request::KeepLocal { group } => Response::unknown_group(&group),

@@ -48,7 +48,7 @@ impl Thread {
     pub(super) fn take_over(&mut self) {
         let Place::Standby(standby) = &mut self.place else { return };
         match fresh_generation() {
-            Ok(generation) => standby.target.promote(clock::now(), generation),
+            Ok(generation) => standby.target.take_over(clock::now(), generation),
             Err(error) => {
                 standby.target.do_not_take_over(format!("its system gives no random numbers: {error}"));
             }

@@ -15,7 +15,7 @@ use crate::sim::{Failure, On, Rng, Snapshot, Times};
 /// Weights of the eight ordinary actions: client, primary job, send, deliver, standby job, connect, start, timeouts.
 const ORDINARY: [u32; 8] = [140, 260, 200, 420, 200, 80, 60, 120];
 /// Base weights of the faults.
-const FAULTS: [(Fault, u32); 32] = [
+const FAULTS: [(Fault, u32); 33] = [
     (Fault::CutLink, 8),
     (Fault::OneWay, 5),
     (Fault::Heal, 30),
@@ -48,6 +48,7 @@ const FAULTS: [(Fault, u32); 32] = [
     (Fault::SwitchOver, 3),
     (Fault::Verify, 8),
     (Fault::FlipBase, 2),
+    (Fault::RollBack, 1),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +103,8 @@ pub enum Fault {
     Verify,
     /// A bit flips in the standby's base.
     FlipBase,
+    /// The standby is promoted, and the operator takes that back, unless a client writes first.
+    RollBack,
 }
 
 /// Steps in which a catch-up of everything ends, mostly.
@@ -244,7 +247,8 @@ impl World {
             Fault::OldCopy => self.old_copy(),
             Fault::Verify => self.begin_verification(),
             Fault::FlipBase => self.flip_base(),
-            Fault::Promote if self.rng.coin() => self.promote_now()?,
+            Fault::Promote if self.rng.coin() => self.promote_now(false)?,
+            Fault::RollBack => self.promote_now(true)?,
             Fault::Promote => self.faults.promote_unsynced = true,
             Fault::LoseRecord => self.faults.lose_record = true,
             Fault::CommitLost => self.faults.lose_commit = true,
@@ -332,7 +336,7 @@ impl World {
         }
         if self.faults.promote_unsynced && self.standby.has_unsynced() {
             self.faults.promote_unsynced = false;
-            return self.promote_now();
+            return self.promote_now(false);
         }
         let unflushed = |p: &Process| p.volumes.iter().any(PrimaryVolume::flush_failed);
         if self.faults.end_unflushed && self.primary.process.as_ref().is_some_and(unflushed) {

@@ -18,6 +18,7 @@ mod primary;
 mod processes;
 mod promotion;
 mod rest;
+mod rollback;
 mod setup;
 mod standby;
 mod switchover;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use afterimage_protocol::frame::Content;
 use afterimage_protocol::source::*;
-use afterimage_protocol::state::{GroupState, Role};
+use afterimage_protocol::state::{CannotRollBack, GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::group::*;
 
@@ -82,6 +82,8 @@ pub struct Primary {
     pub fail_cooling: bool,
     /// The standby was set back, and no handshake has told so yet.
     pub unaware: bool,
+    /// What became of a rollback that was asked for.
+    pub rolled_back: Option<Result<Position, CannotRollBack>>,
 }
 
 impl Primary {
@@ -103,6 +105,7 @@ impl Primary {
             answered: Vec::new(),
             fail_cooling: false,
             unaware: false,
+            rolled_back: None,
         }
     }
 
@@ -337,6 +340,7 @@ impl Primary {
                 Output::Complete { request, result } => completed.push((request, result)),
                 Output::Disconnect { .. } => p.disconnect = true,
                 Output::RolesStay(_) => {}
+                Output::RolledBack(outcome) => self.rolled_back = Some(outcome),
             }
         }
         history.passed(p.source.position().sequence);

@@ -39,7 +39,7 @@ impl World {
         }
     }
 
-    fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
+    pub(super) fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
         let must = self.primary.must;
         if position.sequence < must {
             return Err(Violation::new(
@@ -56,9 +56,9 @@ impl World {
         check_point(&image, position, &self.history)
     }
 
-    /// A promotion in the middle of a run; mostly the process is killed or the power cut on the way. Afterwards the host
-    /// is either still a standby, and the run goes on, or a primary with the image of its position.
-    pub(super) fn promote_now(&mut self) -> Result<(), Violation> {
+    /// A promotion in the middle of a run; mostly, unless it is to be `taken_back`, the process is killed or the power cut on the
+    /// way. Afterwards the host is either a standby, and the run goes on, or a primary with the image of its position.
+    pub(super) fn promote_now(&mut self, taken_back: bool) -> Result<(), Violation> {
         self.check()?;
         // Whoever promotes a damaged copy has a damaged copy.
         if !self.flips.is_empty() {
@@ -72,7 +72,8 @@ impl World {
         let Some(p) = &mut self.standby.process else { return Ok(()) };
         p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
         self.standby.drain(self.now);
-        let steps = if self.rng.chance(0.85) { self.rng.below(25) } else { PROMOTION_STEPS };
+        let cut_short = !taken_back && self.rng.chance(0.85);
+        let steps = if cut_short { self.rng.below(25) } else { PROMOTION_STEPS };
         let pace_us = *self.rng.pick(&[100, 100, 10_000]);
         for _ in 0..steps {
             self.now.0 += pace_us;
@@ -114,11 +115,12 @@ impl World {
                 _ => Ok(()),
             };
         }
-        self.over = true;
         let Some(position) = state.parent() else {
             return Err(Violation::new("G1", "a promoted host does not know its position".into()));
         };
-        self.check_promoted(position)
+        self.check_promoted(position)?;
+        self.over = !taken_back || !self.take_back(position)?;
+        Ok(())
     }
 
     /// The old primary is refused.
@@ -126,6 +128,8 @@ impl World {
         let Some(source) = &mut self.primary.process else { return Ok(()) };
         source.source.disconnected(self.now);
         let open = source.source.open(SessionId(self.rng.next_u64() | 1));
+        source.source.disconnected(self.now);
+        self.connections.iter_mut().for_each(|c| c.source_gone = true);
         self.primary.drain(&mut self.history);
         let (Some(open), Some(p)) = (open, &mut self.standby.process) else { return Ok(()) };
         match p.target.open(self.now, open) {

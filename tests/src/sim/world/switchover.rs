@@ -45,7 +45,7 @@ impl World {
             if refuses {
                 p.target.do_not_take_over("chance has it".into());
             } else {
-                p.target.promote(self.now, generation);
+                p.target.take_over(self.now, generation);
                 self.taking_over = true;
             }
             self.standby.drain(self.now);
@@ -177,7 +177,7 @@ impl World {
     }
 }
 
-fn standing_of(state: &state::GroupState) -> lineage::Standing {
+pub(super) fn standing_of(state: &state::GroupState) -> lineage::Standing {
     lineage::Standing {
         role: state.role,
         lineage: state.lineage.clone(),

@@ -57,10 +57,12 @@ pub enum Theme {
     LostRecord,
     /// The copies are verified again and again.
     Verify,
+    /// The standby is promoted, and that is taken back.
+    RollBack,
 }
 
 impl Theme {
-    const ALL: [Theme; 25] = [
+    const ALL: [Theme; 26] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -86,6 +88,7 @@ impl Theme {
         Theme::OldSessions,
         Theme::LostRecord,
         Theme::Verify,
+        Theme::RollBack,
     ];
 
     /// Any.
@@ -111,6 +114,7 @@ impl Theme {
             Theme::LateFrames => &[Fault::SourceLetsGo, Fault::KillPrimary],
             Theme::FirstSync | Theme::StandbyPower => &[Fault::PowerStandby],
             Theme::Promote => &[Fault::Promote],
+            Theme::RollBack => &[Fault::RollBack],
             Theme::Damage => &[Fault::DamageLive],
             Theme::DamageUnheard => &[Fault::DamageLive, Fault::OpenedLost],
             Theme::DamagePower => &[Fault::DamageLive, Fault::PowerPrimary],

@@ -1,0 +1,194 @@
+//! Promotions that are taken back, and those that cannot be any more.
+
+use std::time::{Duration, Instant};
+
+use afterimage_wan::{Wan, WanConfig};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::real::{Pair, PairOptions, Side, ensure_same, filler};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const SIZE: u64 = 32 << 20;
+const FILLED: u64 = 16 << 20;
+const BLOCK: u64 = 4096;
+/// Room for handshakes, questions, heartbeats and acknowledgements of a few seconds, each way.
+const TALK_BYTES: u64 = 512 << 10;
+
+fn fill(pair: &Pair) -> Result<()> {
+    let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
+    for offset in (0..FILLED).step_by(1 << 20) {
+        client.write(offset, &filler(offset, 1 << 20))?;
+    }
+    client.flush()?;
+    client.disconnect().context("end the connection")
+}
+
+fn write_blocks(pair: &Pair, side: Side, seed: u64, count: u64) -> Result<()> {
+    let mut client = pair.connect(side, "disk", LIMIT)?;
+    for n in 0..count {
+        let block = (seed * 7919 + n * 131) % (SIZE / BLOCK);
+        client.write(block * BLOCK, &filler(seed + n, BLOCK as usize))?;
+    }
+    client.flush()?;
+    client.disconnect().context("end the connection")
+}
+
+fn roll_back(pair: &Pair, side: Side) -> Result<Value> {
+    let text = pair.command(side, &["promote", "orders", "--rollback", "--json"])?.success()?;
+    serde_json::from_str(&text).with_context(|| format!("read the outcome of the rollback: {text}"))
+}
+
+fn start(pair: &mut Pair, side: Side) -> Result<()> {
+    pair.start_receiver(side)?;
+    pair.start_agent(side)
+}
+
+fn same_on_both(pair: &Pair, primary: Side) -> Result<()> {
+    pair.wait_caught_up(primary, LIMIT)?;
+    let ours = pair.read_volume(primary, "disk")?;
+    // What the standby has durably gets to its base a little later.
+    let began = Instant::now();
+    loop {
+        let theirs = std::fs::read(pair.host(primary.peer()).volume("disk"))?;
+        match ensure_same("the standby's base", &ours, &theirs) {
+            Err(error) if began.elapsed() > LIMIT => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_fenced_primary_serves_again_after_a_rollback_and_nothing_is_sent_again() -> Result<()> {
+    let wan = Wan::up(WanConfig::lossless("real-back", Duration::from_millis(2)))?;
+    let options = PairOptions::default().volume("disk", SIZE).set("history", "0s");
+    let options = options.over(&wan);
+    let pair = Pair::start(options)?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    fill(&pair)?;
+    same_on_both(&pair, Side::Alpha)?;
+    let bytes = || -> Result<u64> {
+        let counters = wan.counters()?;
+        Ok(counters.0.delivered_bytes + counters.1.delivered_bytes)
+    };
+    for round in 0..3 {
+        let before = bytes()?;
+        // Beside a primary that answers: it is fenced while the promotion stands.
+        pair.promote_with(Side::Beta, &["--force"])?;
+        pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
+        let mut reader = pair.connect(Side::Beta, "disk", LIMIT)?;
+        reader.read(0, BLOCK as u32)?;
+
+        let would = pair.command(Side::Beta, &["promote", "orders", "--rollback", "--dry-run"])?.success()?;
+        ensure!(would.contains("nothing was changed"), "{would}");
+        pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
+        let done = roll_back(&pair, Side::Beta)?;
+        ensure!(done["standby"] == true, "{done:#}");
+        ensure!(reader.read(0, BLOCK as u32).is_err(), "it is still served");
+        pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+        write_blocks(&pair, Side::Alpha, 100 * round + 1, 20)?;
+        same_on_both(&pair, Side::Alpha)?;
+        let sent = bytes()? - before;
+        println!("round {round}: {sent} bytes on the wire");
+        ensure!(sent <= 40 * BLOCK + 2 * TALK_BYTES, "{sent} bytes on the wire for 20 blocks");
+    }
+    let refused = pair.command(Side::Alpha, &["promote", "orders", "--rollback"])?;
+    ensure!(refused.status.code() == Some(3), "{refused:?}");
+    pair.check_disk()
+}
+
+#[test]
+fn a_primary_that_never_heard_of_the_promotion_goes_on() -> Result<()> {
+    let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    write_blocks(&pair, Side::Alpha, 1, 50)?;
+    pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    pair.host_mut(Side::Alpha).kill()?;
+    pair.promote(Side::Beta)?;
+    // The promoted host ends and starts in between.
+    pair.host_mut(Side::Beta).kill()?;
+    start(&mut pair, Side::Beta)?;
+    roll_back(&pair, Side::Beta)?;
+    start(&mut pair, Side::Alpha)?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    write_blocks(&pair, Side::Alpha, 1000, 50)?;
+    same_on_both(&pair, Side::Alpha)?;
+    // And it can be promoted again.
+    pair.host_mut(Side::Alpha).kill()?;
+    pair.promote(Side::Beta)?;
+    write_blocks(&pair, Side::Beta, 2000, 1)?;
+    pair.check_disk()
+}
+
+#[test]
+fn after_a_write_a_promotion_stands() -> Result<()> {
+    let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    write_blocks(&pair, Side::Alpha, 1, 50)?;
+    pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    pair.host_mut(Side::Alpha).kill()?;
+    pair.promote(Side::Beta)?;
+    write_blocks(&pair, Side::Beta, 500, 1)?;
+    let ensure_refused = |pair: &Pair| -> Result<()> {
+        for args in
+            [&["promote", "orders", "--rollback"][..], &["promote", "orders", "--rollback", "--dry-run"]]
+        {
+            let refused = pair.command(Side::Beta, args)?;
+            ensure!(refused.status.code() == Some(3), "{refused:?}");
+            ensure!(refused.stderr.contains("its generation is real"), "{refused:?}");
+        }
+        Ok(())
+    };
+    ensure_refused(&pair)?;
+    pair.host_mut(Side::Beta).kill()?;
+    start(&mut pair, Side::Beta)?;
+    drop(pair.connect(Side::Beta, "disk", LIMIT)?);
+    ensure_refused(&pair)?;
+    start(&mut pair, Side::Alpha)?;
+    pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
+    pair.command(Side::Alpha, &["reinstate", "orders"])?.success()?;
+    same_on_both(&pair, Side::Beta)?;
+    pair.check_disk()
+}
+
+#[test]
+fn once_a_standby_follows_a_promotion_stands() -> Result<()> {
+    let pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    write_blocks(&pair, Side::Alpha, 1, 50)?;
+    pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    pair.promote_with(Side::Beta, &["--force"])?;
+    pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
+    pair.command(Side::Alpha, &["reinstate", "orders"])?.success()?;
+    same_on_both(&pair, Side::Beta)?;
+    let refused = pair.command(Side::Beta, &["promote", "orders", "--rollback"])?;
+    ensure!(refused.status.code() == Some(3), "{refused:?}");
+    // Nor is a switchover taken back so.
+    pair.command(Side::Beta, &["switchover", "orders"])?.success()?;
+    drop(pair.connect(Side::Alpha, "disk", LIMIT)?);
+    let refused = pair.command(Side::Alpha, &["promote", "orders", "--rollback"])?;
+    ensure!(refused.status.code() == Some(3), "{refused:?}");
+    pair.check_disk()
+}
+
+#[test]
+fn writes_alone_before_the_promotion_are_kept_by_a_rollback() -> Result<()> {
+    let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    write_blocks(&pair, Side::Alpha, 1, 20)?;
+    pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    pair.host_mut(Side::Beta).kill()?;
+    pair.wait_protection(Side::Alpha, "disconnected", LIMIT)?;
+    write_blocks(&pair, Side::Alpha, 100, 20)?;
+    let image = pair.read_volume(Side::Alpha, "disk")?;
+    pair.host_mut(Side::Alpha).kill()?;
+    start(&mut pair, Side::Beta)?;
+    pair.promote(Side::Beta)?;
+    start(&mut pair, Side::Alpha)?;
+    pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
+    roll_back(&pair, Side::Beta)?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    same_on_both(&pair, Side::Alpha)?;
+    ensure_same("the primary", &image, &pair.read_volume(Side::Alpha, "disk")?)?;
+    pair.check_disk()
+}
