@@ -6,7 +6,7 @@ use afterimage_protocol::state::Role;
 use afterimage_storage::group::{GroupStore, reinstate, settle};
 use afterimage_storage::salvage::{self, Salvage};
 
-use super::model::{Image, block_values, peek_image, sectors, sectors_in};
+use super::model::{block_values, peek_image, sectors, sectors_in};
 use super::{Violation, World};
 
 /// Steps in which the old primary serves beside the one that was promoted.
@@ -17,8 +17,7 @@ impl World {
     /// sync.
     pub(super) fn fail_back(&mut self) -> Result<bool, Violation> {
         self.stop_both();
-        let fork = peek_image(&self.standby.disk);
-        if !self.bring_home(&fork)? {
+        if !self.bring_home()? {
             return Ok(false);
         }
         self.change_sides();
@@ -47,7 +46,6 @@ impl World {
             return Ok(false);
         }
         drop(group);
-        let fork = peek_image(&self.standby.disk);
         self.change_sides();
         self.wander(steps)?;
         if self.over {
@@ -66,7 +64,7 @@ impl World {
         }
         drop(group);
         self.say(|| format!("the old primary keeps its history as {generation}"));
-        if !self.bring_home(&fork)? {
+        if !self.bring_home()? {
             return Ok(false);
         }
         self.change_sides();
@@ -103,9 +101,9 @@ impl World {
         self.history.forked();
     }
 
-    /// The host that was replaced is fenced and reinstated. Whatever only it has, that was not at the `fork`, is in a file
-    /// then.
-    fn bring_home(&mut self, fork: &Image) -> Result<bool, Violation> {
+    /// The host that was replaced is fenced and reinstated. Whatever only it has, and had not when the histories parted,
+    /// is in a file then.
+    fn bring_home(&mut self) -> Result<bool, Violation> {
         let disk = &self.primary.disk;
         let Ok((_, Some(peer))) = GroupStore::open(self.standby.disk.dir("group")) else { return Ok(false) };
         let Ok((mut group, Some(mut state))) = GroupStore::open(disk.dir("group")) else { return Ok(false) };
@@ -141,7 +139,7 @@ impl World {
                 }
             }
         }
-        let own = |n: &usize| mine[*n] != theirs[*n] && mine[*n] != fork[*n];
+        let own = |n: &usize| mine[*n] != theirs[*n] && mine[*n] != self.fork[*n];
         let missing = (0..sectors()).find(|n| own(n) && saved[*n] != Some(mine[*n]));
         match missing {
             Some(n) => Err(Violation::new(

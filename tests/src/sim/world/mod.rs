@@ -99,6 +99,8 @@ pub struct World {
     leaps: f64,
     /// The standby has become a primary: the run is over.
     over: bool,
+    /// The image that the standby was promoted with.
+    fork: model::Image,
     /// The standby is becoming one, as the primary asked it to.
     taking_over: bool,
     connections: Vec<Connection>,
@@ -169,6 +171,7 @@ impl World {
             session_count: 0,
             leaps,
             over: false,
+            fork: Vec::new(),
             taking_over: false,
             connections: Vec::new(),
             link: [true; 2],

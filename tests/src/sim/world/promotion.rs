@@ -53,7 +53,9 @@ impl World {
         let volumes = setup::open_volumes(&self.standby.disk);
         let image = read_image(&volumes)
             .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
-        check_point(&image, position, &self.history)
+        check_point(&image, position, &self.history)?;
+        self.fork = image;
+        Ok(())
     }
 
     /// A promotion in the middle of a run; mostly, unless it is to be `taken_back`, the process is killed or the power cut on the
