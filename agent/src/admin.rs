@@ -12,6 +12,7 @@ use afterimage_protocol::source::{RolesStay, Source};
 use afterimage_protocol::state::CannotRollBack;
 
 use crate::clock::Clock;
+use crate::divergence::divergence;
 use crate::open::Host;
 use crate::reinstate::{self, Refused};
 use crate::status::group_status;
@@ -51,6 +52,10 @@ impl Admin {
             Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
             Request::Reinstate { group, divergent } => match self.groups.get(&group) {
                 Some(supervisor) => reinstate(supervisor, self.host.clone(), divergent).await,
+                None => Response::unknown_group(&group),
+            },
+            Request::Divergence { group } => match self.groups.get(&group) {
+                Some(supervisor) => divergence(supervisor, self.host.clone()).await,
                 None => Response::unknown_group(&group),
             },
             Request::KeepLocal { group } => match self.groups.get(&group) {

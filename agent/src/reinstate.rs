@@ -118,7 +118,7 @@ fn check(state: &GroupState, group: &config::Group, divergent: bool) -> Result<(
     }
 }
 
-fn lock(path: &Path, group: &config::Group) -> anyhow::Result<DirLock> {
+pub(crate) fn lock(path: &Path, group: &config::Group) -> anyhow::Result<DirLock> {
     let began = Instant::now();
     loop {
         match DirLock::take(path) {

@@ -227,6 +227,6 @@ fn peer_status(peer: &config::Peer, link: &LinkState, connected: bool) -> PeerSt
     }
 }
 
-fn position(position: afterimage_protocol::Position) -> Position {
+pub(crate) fn position(position: afterimage_protocol::Position) -> Position {
     Position { generation: position.generation.to_string(), sequence: position.sequence.0 }
 }

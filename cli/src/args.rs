@@ -59,6 +59,8 @@ asked again, the command joins it. The exit status is 1 while blocks differ.
 It cannot know which side is right: look at the data before --repair, which takes the primary's.";
 
 const RESOLVE_EXAMPLES: &str = "Examples:
+  afterimage resolve orders                 both histories, and the blocks that only this host has; changes nothing
+
   afterimage resolve orders --keep peer     on the fenced host: it gives way; its own writes are saved to a file first
 
   afterimage resolve orders --keep local    the other way round: on the fenced host, whose history stays; then
@@ -118,7 +120,7 @@ pub enum Command {
     /// Compare both copies of a group, block for block, while they are in use.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
-    /// End a split brain: say which side stays.
+    /// See what a split brain is about, and end it: say which side stays.
     #[command(after_help = RESOLVE_EXAMPLES)]
     Resolve(ResolveArgs),
     /// See and take out what was saved when this host was reinstated.
@@ -298,9 +300,9 @@ pub struct VerifyArgs {
 pub struct ResolveArgs {
     /// The group.
     pub group: String,
-    /// The side whose data stays.
+    /// The side whose data stays; without it both histories and what only this host has are shown, and nothing is changed.
     #[arg(long, value_enum)]
-    pub keep: Keep,
+    pub keep: Option<Keep>,
     /// Print the outcome as JSON.
     #[arg(long)]
     pub json: bool,

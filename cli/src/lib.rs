@@ -12,6 +12,7 @@ pub mod host;
 pub mod identity;
 pub mod promote;
 pub mod reinstate;
+pub mod resolve;
 pub mod rollback;
 pub mod runbook;
 pub mod salvage;

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use crate::args::{Keep, ReinstateArgs, ResolveArgs};
 use crate::exit::CommandError;
-use crate::host;
 use crate::text::emit;
+use crate::{host, resolve};
 
 /// Version of the JSON that `reinstate --json` prints.
 pub const JSON_VERSION: u32 = 1;
@@ -22,8 +22,9 @@ pub async fn run(config: &Path, args: &ReinstateArgs) -> Result<(), CommandError
 /// Ends a split brain on this host.
 pub async fn resolve(config: &Path, args: &ResolveArgs) -> Result<(), CommandError> {
     match args.keep {
-        Keep::Peer => reinstate(config, &args.group, true, args.json).await,
-        Keep::Local => keep_local(config, &args.group, args.json).await,
+        None => resolve::show(config, &args.group, args.json).await,
+        Some(Keep::Peer) => reinstate(config, &args.group, true, args.json).await,
+        Some(Keep::Local) => keep_local(config, &args.group, args.json).await,
     }
 }
 

@@ -142,6 +142,8 @@ pub struct Standing {
     pub sequence: Sequence,
     /// A primary, or one that was: since the last session it has acknowledged writes that no other host has seen.
     pub alone: bool,
+    /// When it last began to go its own way, by its own clock: went on alone, or was promoted. 0 if that is not known.
+    pub parted: Time,
 }
 
 /// How two images relate: `a` as seen from `b`'s side and the other way round.

@@ -125,6 +125,9 @@ pub struct GroupState {
     pub pending: bool,
     /// The last generations that were rolled back here, the newest last; at most [`MAX_ROLLED_BACK`].
     pub rolled_back: Vec<Generation>,
+    /// When this host last began to go its own way, by its own clock: went on alone, or was promoted. 0 if that is not
+    /// known.
+    pub parted: Time,
 }
 
 /// What is remembered of one volume.
@@ -207,6 +210,18 @@ impl GroupState {
             volumes,
             pending: false,
             rolled_back: Vec::new(),
+            parted: Time(0),
+        }
+    }
+
+    /// What the host says of its image, whose last write is `sequence`.
+    pub fn standing(&self, sequence: Sequence) -> Standing {
+        Standing {
+            role: self.role,
+            lineage: self.lineage.clone(),
+            sequence,
+            alone: self.alone,
+            parted: self.parted,
         }
     }
 
@@ -310,12 +325,7 @@ impl GroupState {
     /// Whether this host, a primary, can give way to its peer in a split brain: only where the peer was told to
     /// keep its own history, so that there is one to follow.
     pub fn may_give_way(&self, peer: &Standing) -> bool {
-        let own = Standing {
-            role: self.role,
-            lineage: self.lineage.clone(),
-            sequence: self.reserved,
-            alone: self.alone,
-        };
+        let own = self.standing(self.reserved);
         let forked = matches!(relate(&own, peer), Relation::BothForked { .. });
         self.role == Role::Primary && peer.role == Role::Primary && forked
     }
@@ -409,6 +419,7 @@ impl GroupState {
         for generation in &self.rolled_back {
             put_u64(&mut w, generation.0);
         }
+        put_u64(&mut w, self.parted.0);
         w
     }
 
@@ -489,7 +500,7 @@ impl GroupState {
                 String::from_utf8(r.bytes()?.to_vec()).map_err(|_| StateError::Field("volume name"))?;
             volumes.push(VolumeState { name, size_bytes, identity: r.bytes()?.to_vec() });
         }
-        let (mut pending, mut rolled_back) = (false, Vec::new());
+        let (mut pending, mut rolled_back, mut parted) = (false, Vec::new(), Time(0));
         if version > VERSION_2 {
             pending = r.bool("pending flag")?;
             let count = r.u32()? as usize;
@@ -499,6 +510,7 @@ impl GroupState {
             for _ in 0..count {
                 rolled_back.push(Generation(r.u64()?));
             }
+            parted = Time(r.u64()?);
         }
         if !r.0.is_empty() {
             return Err(StateError::Length);
@@ -525,6 +537,7 @@ impl GroupState {
             volumes,
             pending,
             rolled_back,
+            parted,
         })
     }
 }
@@ -602,6 +615,7 @@ mod tests {
         s.replaced_by = Some((Generation(8), Sequence(9)));
         s.rolled_back = vec![Generation(2), Generation(5)];
         s.pending = true;
+        s.parted = Time(77);
         s.alone = true;
         s.base = Some(BasePoint { position: Position::new(Generation(3), Sequence(4)), lsn: Lsn(5) });
         s.lost.add([BlockRange { volume: VolumeIndex(0), first: 6, count: 7 }]);
@@ -632,8 +646,7 @@ mod tests {
     }
 
     fn standing(state: &GroupState, sequence: u64) -> Standing {
-        let (role, lineage, alone) = (state.role, state.lineage.clone(), state.alone);
-        Standing { role, lineage, sequence: Sequence(sequence), alone }
+        state.standing(Sequence(sequence))
     }
 
     #[test]

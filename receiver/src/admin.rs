@@ -32,6 +32,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
         Request::Activate { .. }
         | Request::RollBack { .. }
         | Request::Reinstate { .. }
+        | Request::Divergence { .. }
         | Request::KeepLocal { .. }
         | Request::Switchover { .. }
         | Request::Verify { .. }

@@ -41,6 +41,29 @@ fn refused(pair: &Pair, side: Side, keep: &str, what_to_do: &str) -> Result<()> 
     Ok(())
 }
 
+/// What `resolve` shows on `side`: its own blocks, among others, and the role of the other host with the times.
+fn divergence(pair: &Pair, side: Side, own: &[u64], other: &str) -> Result<()> {
+    let document = pair.command(side, &["resolve", "orders", "--json"])?.success()?;
+    let document: serde_json::Value = serde_json::from_str(&document)?;
+    let found = &document["divergence"];
+    ensure!(found["split_brain"] == true && found["peer"]["role"] == other, "{found:#}");
+    ensure!(found["local"]["parted_us"].is_u64() && found["peer"]["parted_us"].is_u64(), "{found:#}");
+    ensure!(found["common"]["sequence"].is_u64(), "{found:#}");
+    let ranges = found["volumes"][0]["ranges"].as_array().context("ranges")?;
+    let holds = |block: &u64| {
+        let within = |range: &serde_json::Value| {
+            let offset = range["offset"].as_u64()?;
+            Some((offset..offset + range["length"].as_u64()?).contains(&(block * BLOCK as u64)))
+        };
+        ranges.iter().any(|range| within(range) == Some(true))
+    };
+    ensure!(own.iter().all(holds), "not all of {own:?} in {ranges:?}");
+    let text = pair.command(side, &["resolve", "orders"])?.success()?;
+    ensure!(text.contains("split brain: clients were answered on both hosts"), "{text}");
+    ensure!(text.contains("--keep local; then on beta"), "{text}");
+    Ok(())
+}
+
 #[test]
 fn the_old_primary_keeps_its_history_and_the_promoted_host_gives_way() -> Result<()> {
     let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
@@ -68,6 +91,13 @@ fn the_old_primary_keeps_its_history_and_the_promoted_host_gives_way() -> Result
     pair.wait_protection(Side::Beta, "refused", LIMIT)?;
     refused(&pair, Side::Beta, "peer", "on the other host: afterimage resolve orders --keep local")?;
     write(&pair, Side::Beta, 3, &[21])?;
+
+    // Before anything is decided, each host shows what it has.
+    for (side, own, other) in
+        [(Side::Alpha, vec![2, 10, 11], "primary"), (Side::Beta, vec![2, 3, 20, 21], "fenced")]
+    {
+        divergence(&pair, side, &own, other)?;
+    }
 
     let kept = pair.command(Side::Alpha, &["resolve", "orders", "--keep", "local"])?.success()?;
     ensure!(kept.contains("then, on beta: afterimage resolve orders --keep peer"), "{kept}");

@@ -41,7 +41,7 @@ fn standing(role: Role) -> Standing {
     let mut lineage = Lineage::new(Generation(6));
     lineage.fork(Generation(7), Sequence(1 << 33));
     lineage.fork(position(0).generation, Sequence(1 << 34));
-    Standing { role, lineage, sequence: Sequence(1 << 40), alone: true }
+    Standing { role, lineage, sequence: Sequence(1 << 40), alone: true, parted: Time(77) }
 }
 
 fn blocks(first: u64, count: u64) -> BlockRange {

@@ -1,7 +1,6 @@
 //! The question of a fenced host: a promotion of its peer can be rolled back as long as nothing was written there, and the
 //! peer is then the standby of this host's history as before.
 
-use afterimage_protocol::lineage::Standing;
 use afterimage_protocol::message::{Open, SourceMessage, TargetMessage, VolumeInfo, encode};
 use afterimage_protocol::state::GroupState;
 use afterimage_protocol::{Generation, SessionId};
@@ -26,6 +25,7 @@ impl Link {
         match answer {
             Ok(TargetMessage::RolledBack { generations }) => Some(generations),
             Ok(TargetMessage::Refused { code, text, standing }) => {
+                self.note(|state| state.standing = standing.clone().or(state.standing.take()));
                 self.failed(End::Refused(code, standing), text);
                 None
             }
@@ -47,12 +47,7 @@ async fn ask(connection: &Connection, group: &str, state: &GroupState) -> Result
         group: group.to_owned(),
         session: SessionId(random::nonzero().map_err(lost)?),
         known_session: state.session,
-        standing: Standing {
-            role: state.role,
-            lineage: state.lineage.clone(),
-            sequence: state.reserved,
-            alone: state.alone,
-        },
+        standing: state.standing(state.reserved),
         incarnation: state.incarnation,
         durable_acks: false,
         pending: false,

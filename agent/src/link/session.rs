@@ -70,6 +70,7 @@ impl Link {
             Err(Broken::Refused { code, text, standing }) => {
                 let retry = matches!(code, Refusal::NotReady | Refusal::Pending);
                 self.note(|state| {
+                    state.standing = standing.clone().or(state.standing.take());
                     state.refused = !retry;
                     state.split_brain = code == Refusal::SplitBrain;
                 });

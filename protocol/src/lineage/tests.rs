@@ -13,7 +13,7 @@ fn line(first: Generation, forks: &[(u64, Generation)]) -> Lineage {
 }
 
 fn host(role: Role, lineage: Lineage, sequence: u64) -> Standing {
-    Standing { role, lineage, sequence: Sequence(sequence), alone: false }
+    Standing { role, lineage, sequence: Sequence(sequence), alone: false, parted: Time(0) }
 }
 
 fn alone(standing: Standing) -> Standing {

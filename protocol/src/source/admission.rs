@@ -198,6 +198,7 @@ impl Source {
         }
         if !self.state.alone {
             self.state.alone = true;
+            self.state.parted = self.now;
             // Taken back once the target has all of it, also if the session is back before anything was admitted.
             self.alone_until = Some(self.sequence);
             self.alone_noted_by = Some(self.persist());

@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::bitmap::{Bitmap, set_all, set_blocks};
+use crate::bitmap::{Bitmap, runs, set_all, set_blocks};
 use crate::frame::{Content, Frame};
 use crate::ids::*;
 use crate::lineage::{Lineage, Standing};
@@ -707,12 +707,7 @@ impl Source {
 
     /// What the source says of its image.
     pub fn standing(&self) -> Standing {
-        Standing {
-            role: self.state.role,
-            lineage: self.state.lineage.clone(),
-            sequence: self.sequence,
-            alone: self.state.alone,
-        }
+        self.state.standing(self.sequence)
     }
 
     /// The position of the primary's image.
@@ -738,6 +733,11 @@ impl Source {
     /// Runs of dirty blocks of `volume` from block `from`: `(first, count)`, for clients that read the map.
     pub fn next_dirty(&self, volume: VolumeIndex, from: u64, max: u64) -> Option<(u64, u64)> {
         self.bitmaps.get(volume.0 as usize)?.next_run(from, max)
+    }
+
+    /// All dirty blocks, in order.
+    pub fn dirty(&self) -> impl Iterator<Item = BlockRange> + '_ {
+        runs(&self.bitmaps)
     }
 
     /// The next frame of the ordered stream, if there is one.

@@ -149,6 +149,7 @@ impl Target {
             }
             Stage::Apply => {
                 self.state.role = Role::Primary;
+                self.state.parted = self.now;
                 self.state.pending = step.pending;
                 self.state.lineage = self.image_lineage();
                 self.state.lineage.fork(step.generation, point.position.sequence);

@@ -128,12 +128,7 @@ impl Target {
 
     /// What the target says of its image.
     pub fn standing(&self) -> Standing {
-        Standing {
-            role: self.state.role,
-            lineage: self.image_lineage(),
-            sequence: self.points.newest().map_or(Sequence(0), |p| p.position.sequence),
-            alone: self.state.alone,
-        }
+        Standing { lineage: self.image_lineage(), ..self.state.standing(self.newest_sequence()) }
     }
 
     /// The connection of `session` is gone.

@@ -80,13 +80,8 @@ impl Elsewhere {
         match (state.role, state.generation()) {
             (Role::Standby, _) => None,
             (Role::Primary, Generation::NONE) => Some(Elsewhere::Configured),
-            (role @ (Role::Primary | Role::Fenced), _) => Some(Elsewhere::Primary(Standing {
-                role,
-                lineage: state.lineage.clone(),
-                // Where exactly its image is, only the agent knows; no write is beyond this.
-                sequence: state.reserved,
-                alone: state.alone,
-            })),
+            // Where exactly its image is, only the agent knows; no write is beyond this.
+            (Role::Primary | Role::Fenced, _) => Some(Elsewhere::Primary(state.standing(state.reserved))),
         }
     }
 }
@@ -223,7 +218,13 @@ mod tests {
     }
 
     fn standing(role: Role, lineage: Lineage, sequence: u64) -> Standing {
-        Standing { role, lineage, sequence: Sequence(sequence), alone: false }
+        Standing {
+            role,
+            lineage,
+            sequence: Sequence(sequence),
+            alone: false,
+            parted: afterimage_protocol::Time(0),
+        }
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub fn open_message(session: u64) -> Open {
             lineage: Lineage::new(GENERATION),
             sequence: Sequence(1000),
             alone: false,
+            parted: Time(0),
         },
         incarnation: Incarnation(1),
         durable_acks: false,

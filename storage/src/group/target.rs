@@ -120,6 +120,22 @@ impl TargetStore {
 
 /// The bitmaps of this host's time as a primary, only to be read. Without one of them, all blocks count as lost.
 fn lost_bitmaps(group: &GroupStore, state: &mut GroupState) -> Vec<Bitmap> {
+    bitmaps_to_read(group, state).unwrap_or_else(|| {
+        state.lost = LostBlocks::All;
+        Vec::new()
+    })
+}
+
+/// What a host that was replaced may have of its own, by its bitmaps. Nothing is changed but `state`: where a bitmap cannot be
+/// read, everything counts as not known ([`GroupState::compare_all`]).
+pub fn divergent_blocks(group: &GroupStore, state: &mut GroupState) -> Vec<Bitmap> {
+    bitmaps_to_read(group, state).unwrap_or_else(|| {
+        state.compare_all = true;
+        Vec::new()
+    })
+}
+
+fn bitmaps_to_read(group: &GroupStore, state: &GroupState) -> Option<Vec<Bitmap>> {
     let open = |(index, volume): (usize, &VolumeState)| {
         let file = open_bitmap(&*group.dir, &bitmap_name(index), blocks_in(volume.size_bytes), true);
         file.inspect_err(|error| tracing::warn!(%error, "a bitmap is damaged: every block counts as lost"))
@@ -127,11 +143,7 @@ fn lost_bitmaps(group: &GroupStore, state: &mut GroupState) -> Vec<Bitmap> {
             .filter(|file| !file.created)
             .map(|file| file.bitmap)
     };
-    let bitmaps: Option<Vec<Bitmap>> = state.volumes.iter().enumerate().map(open).collect();
-    bitmaps.unwrap_or_else(|| {
-        state.lost = LostBlocks::All;
-        Vec::new()
-    })
+    state.volumes.iter().enumerate().map(open).collect()
 }
 
 /// Writes the state of a group; one write at a time.

@@ -163,7 +163,7 @@ fn frame() -> Samples {
 fn standing() -> Standing {
     let mut lineage = Lineage::new(Generation(0x5f0b));
     lineage.fork(Generation(0x5f0c), position().sequence);
-    Standing { role: Role::Primary, lineage, sequence: Sequence(1 << 40), alone: false }
+    Standing { role: Role::Primary, lineage, sequence: Sequence(1 << 40), alone: false, parted: Time(77) }
 }
 
 fn open_message() -> Open {

@@ -5,6 +5,7 @@
 //! one response, in order. The messages are in this module, the two ends in [`call`] and [`serve`].
 
 mod client;
+mod divergence;
 mod line;
 mod server;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use client::{AdminError, call, call_within};
+pub use divergence::{Divergence, DivergentVolume, History, MAX_RANGES, Range};
 pub use server::{MAX_CONNECTIONS, REQUEST_TIMEOUT, Server, serve};
 pub use when::{At, AtError, format_time};
 
@@ -65,6 +67,12 @@ pub enum Request {
         /// Also where clients were answered here for writes that the other host never saw.
         #[serde(default)]
         divergent: bool,
+    },
+    /// Agent: how the histories of both hosts differ, and which blocks only this one may have; answers with a
+    /// [`Divergence`].
+    Divergence {
+        /// The group.
+        group: String,
     },
     /// Agent: in a split brain, keep the history of this host, which was replaced: it is the primary again; answers
     /// with a [`Kept`].
@@ -138,6 +146,7 @@ impl Request {
             // Both fsync what may be gigabytes of page cache before they answer.
             Self::Promote { .. }
             | Self::Activate { .. }
+            | Self::Divergence { .. }
             | Self::KeepLocal { .. }
             | Self::RollBack { .. }
             | Self::Follow { .. } => Duration::from_secs(300),

@@ -43,6 +43,7 @@ async fn answer(request: Request) -> Response {
         | Request::Follow { group }
         | Request::Switchover { group, .. }
         | Request::Reinstate { group, .. }
+        | Request::Divergence { group }
         | Request::KeepLocal { group } => Response::unknown_group(&group),
         Request::Status => Response::ok(&"x".repeat(MAX_RESPONSE_LEN.bytes() as usize)),
     }

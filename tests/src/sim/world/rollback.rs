@@ -9,7 +9,6 @@ use afterimage_storage::group::GroupStore;
 
 use super::model::History;
 use super::primary::Primary;
-use super::switchover::standing_of;
 use super::{Violation, World};
 
 /// Steps in which clients write, the host ends and starts, and a rollback is asked for.
@@ -69,8 +68,8 @@ impl World {
         }
         let opened = GroupStore::open(self.primary.disk.dir("group"));
         let Ok((mut group, Some(mut state))) = opened else { return Ok(None) };
-        let own = standing_of(&state);
-        match refuse("g", &own, &standing_of(&peer)) {
+        let own = state.standing(state.reserved);
+        match refuse("g", &own, &peer.standing(peer.reserved)) {
             Some(TargetMessage::Refused { code: Refusal::Promoted | Refusal::SplitBrain, .. }) => {}
             // It has lost its state.
             Some(TargetMessage::Refused { code: Refusal::Generation, .. }) => return Ok(None),

@@ -75,7 +75,7 @@ impl World {
         match (state.role, promoted) {
             (Role::Standby, None) => Ok(()),
             (Role::Standby, Some(_)) => Err(Violation::new("G1", "the take-over was forgotten".into())),
-            _ => self.change_places(&state.lineage, &standing_of(&state)),
+            _ => self.change_places(&state.lineage, &state.standing(state.reserved)),
         }
     }
 
@@ -174,14 +174,5 @@ impl World {
         self.setup.compare = false;
         self.primary.unaware = false;
         self.over = false;
-    }
-}
-
-pub(super) fn standing_of(state: &state::GroupState) -> lineage::Standing {
-    lineage::Standing {
-        role: state.role,
-        lineage: state.lineage.clone(),
-        sequence: state.reserved,
-        alone: state.alone,
     }
 }
