@@ -14,8 +14,10 @@
 //! | `unapplied` | the blocks that the journal holds and the base may lack |
 //! | `verify` | checks of a verification |
 //! | `promote` | the end of being a target |
+//! | `choose` | the point that a promotion is wanted at |
 
 mod apply;
+mod choose;
 mod intake;
 mod points;
 mod promote;
@@ -34,6 +36,7 @@ use crate::rules::{Rule, Rules};
 use crate::state::{GroupState, LostBlocks, Role};
 
 use apply::Apply;
+pub use choose::{Choice, Discarded, NoSuchPoint, Point, Search, Wanted};
 use intake::{EarlyFrames, OpenEpoch};
 use points::Points;
 pub use promote::{CannotPromote, Promotion};
@@ -141,6 +144,8 @@ pub enum Output {
         /// The position.
         position: Position,
     },
+    /// A promotion is wanted at an older point: feed the search with all entries of the journal: [`Target::searched`].
+    Search(Box<Search>),
     /// The promotion is done, or failed.
     Promoted(Result<Promotion, CannotPromote>),
 }

@@ -95,6 +95,8 @@ pub struct World {
     leaps: f64,
     /// The standby has become a primary: the run is over.
     over: bool,
+    /// A promotion gave up what the old primary had got to its standby, and does not know to save.
+    given_up: bool,
     /// The standby is becoming one, as the primary asked it to.
     taking_over: bool,
     connections: Vec<Connection>,
@@ -166,6 +168,7 @@ impl World {
             leaps,
             over: false,
             taking_over: false,
+            given_up: false,
             connections: Vec::new(),
             link: [true; 2],
             outcome: Outcome::default(),
@@ -193,7 +196,8 @@ impl World {
     fn run(&mut self, settings: &Settings) -> Result<(), Violation> {
         self.until_promoted(settings)?;
         // And home again, with the hosts in each other's place.
-        if settings.theme.is_none() && self.rng.chance(0.5) && self.fail_back()? {
+        let goes_home = matches!(settings.theme, None | Some(Theme::PromoteAt));
+        if goes_home && self.rng.chance(0.5) && self.fail_back()? {
             self.say(|| "the hosts have changed places".into());
             self.wander(settings.steps / 2)?;
             if !self.over {

@@ -164,6 +164,11 @@ impl Standby {
                 Output::Send { session, message } => self.outbox.push((session, message)),
                 Output::EndSession { session, .. } => self.ended.push(session),
                 Output::TakeOver { .. } => self.handed_over = true,
+                Output::Search(search) => {
+                    let found = search_journal(*search, p.store.read_all());
+                    p.broken |= found.is_err();
+                    p.target.searched(now, found.ok());
+                }
                 Output::Promoted(result) => self.promoted = Some(result),
             }
         }

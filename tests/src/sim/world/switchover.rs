@@ -174,6 +174,7 @@ impl World {
         self.setup.compare = false;
         self.primary.unaware = false;
         self.over = false;
+        self.given_up = false;
     }
 }
 
