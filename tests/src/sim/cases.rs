@@ -43,7 +43,7 @@ impl Case {
             Rule::SessionFence => (Some(Theme::OldSessions), None, 300),
             Rule::Contiguous => (Some(Theme::LostRecord), None, 300),
             Rule::ApplyDurable => (Some(Theme::StandbyPower), None, 300),
-            Rule::PromoteFsync => (Some(Theme::Promote), None, 1000),
+            Rule::PromoteFsync => (Some(Theme::Promote), None, 2000),
             Rule::DiscardNoted => (Some(Theme::PromoteAt), None, 300),
             Rule::JoinBits | Rule::DamageRefetched => (Some(Theme::Damage), Some(Given::StalePeer), 300),
             Rule::JoinTakesSequence => (Some(Theme::Damage), Some(Given::StalePeer), 1000),

@@ -140,6 +140,10 @@ impl World {
         } else {
             self.kill_standby();
         }
+        if wanted.is_some() {
+            // The journal was cut, or not: what it had in the end counts no more than what it had before.
+            self.excuse_standby();
+        }
         self.standby.ended.clear();
         // What became durable is looked at with a disk that can be read.
         self.standby.disk.clear_faults();

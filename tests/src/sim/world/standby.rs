@@ -296,7 +296,9 @@ impl Standby {
             }
         }
         let offered = p.target.newest().map(|n| n.position);
-        if offered.is_some() && offered != newest {
+        // While the journal is being cut nothing is offered.
+        let promoting = p.target.may_promote() == Err(CannotPromote::UnderWay);
+        if offered.is_some() && offered != newest && !promoting {
             return Err(Violation::new("G1", format!("offers {offered:?}, the journal yields {newest:?}")));
         }
         Ok(masked)

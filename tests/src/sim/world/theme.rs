@@ -121,7 +121,7 @@ impl Theme {
             Theme::FirstSync | Theme::StandbyPower => &[Fault::PowerStandby],
             Theme::Promote => &[Fault::Promote],
             Theme::RollBack => &[Fault::RollBack],
-            Theme::PromoteAt => &[],
+            Theme::PromoteAt => &[Fault::Promote],
             Theme::Damage => &[Fault::DamageLive],
             Theme::DamageUnheard => &[Fault::DamageLive, Fault::OpenedLost],
             Theme::DamagePower => &[Fault::DamageLive, Fault::PowerPrimary],
@@ -146,6 +146,7 @@ impl Theme {
                 shape.hot_capacity = 2;
             }
             Theme::Verify => shape.history_us = 0,
+            Theme::Promote => shape.older_points = false,
             Theme::PromoteAt => {
                 shape.history_us = LONG_US;
                 shape.older_points = true;
