@@ -26,7 +26,6 @@ const PROMOTE_EXAMPLES: &str = "Examples:
   afterimage promote orders                            serve the newest image that is whole
   afterimage promote orders --at 2026-01-31T12:00:00Z  as it was at a time (UTC, the primary's clock)
   afterimage promote orders --at 81204                 as it was after a write's sequence
-  afterimage promote orders --at before-upgrade        as it was at a bookmark
   afterimage promote orders --rollback                 take it back, as long as nothing was written here since
 
 Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.

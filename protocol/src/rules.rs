@@ -73,6 +73,8 @@ pub enum Rule {
     TrimAfterSync,
     /// 17: a promotion fsyncs the journal up to its point before it serves.
     PromoteFsync,
+    /// 18: what a promotion at an older point discards is noted before the journal is cut.
+    DiscardNoted,
     /// 19: the source joins the target's bits.
     JoinBits,
     /// 19: and at a new sequence, so that the stream does not just resume.
@@ -149,6 +151,7 @@ impl Rule {
         (Rule::OldestFirst, 16, "oldest-first"),
         (Rule::TrimAfterSync, 16, "trim-after-sync"),
         (Rule::PromoteFsync, 17, "promote-fsync"),
+        (Rule::DiscardNoted, 18, "discard-noted"),
         (Rule::JoinBits, 19, "join-bits"),
         (Rule::JoinTakesSequence, 19, "join-takes-sequence"),
         (Rule::TargetKeepsBits, 19, "target-keeps-bits"),

@@ -52,7 +52,7 @@ impl LostBlocks {
         matches!(self, LostBlocks::None)
     }
 
-    /// Joins `ranges` to what is lost already.
+    /// Joins `ranges` to what is lost already; neighbours count once.
     pub fn add(&mut self, ranges: impl IntoIterator<Item = BlockRange>) {
         let mut all = match std::mem::replace(self, LostBlocks::All) {
             // The bitmaps are only read while they count as lost.
@@ -61,6 +61,14 @@ impl LostBlocks {
             LostBlocks::Ranges(r) => r,
         };
         all.extend(ranges);
+        all.sort_unstable_by_key(|r| (r.volume, r.first));
+        all.dedup_by(|next, last| {
+            let joins = next.volume == last.volume && next.first <= last.end();
+            if joins {
+                last.count = last.count.max(next.end() - last.first);
+            }
+            joins
+        });
         *self = match all.len() {
             0 => LostBlocks::None,
             1..=MAX_LOST_RANGES => LostBlocks::Ranges(all),
@@ -254,6 +262,13 @@ impl GroupState {
             self.lost = LostBlocks::None;
             self.base = Some(BasePoint { position: Position::new(self.generation(), at), lsn: Lsn(0) });
         }
+    }
+
+    /// The generation is not rolled back any more: what this host had told as a target counts for nothing.
+    pub fn make_real(&mut self) {
+        self.pending = false;
+        // Else a peer that comes home looks like one that was set back, and all is compared.
+        self.mark = 0;
     }
 
     /// Whether the promotion of this host can be rolled back; the position that the image then stands for again.
@@ -793,6 +808,18 @@ mod tests {
             bad[n] ^= 0xff;
             let _ = GroupState::decode(&bad);
         }
+    }
+
+    #[test]
+    fn neighbours_are_one_lost_range() {
+        let block = |first| BlockRange { volume: VolumeIndex(0), first, count: 1 };
+        let mut lost = LostBlocks::None;
+        // Out of order, and each of them twice.
+        (0..2 * MAX_LOST_RANGES as u64).rev().for_each(|first| lost.add([block(first), block(first)]));
+        lost.add([BlockRange { volume: VolumeIndex(1), first: 4000, count: 2 }]);
+        let all = BlockRange { count: 2 * MAX_LOST_RANGES as u64, ..block(0) };
+        let other = BlockRange { volume: VolumeIndex(1), first: 4000, count: 2 };
+        assert_eq!(lost, LostBlocks::Ranges(vec![all, other]));
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use afterimage_contract::admin::{ErrorCode, Following, Loss, Promotion, Request, Response};
+use afterimage_contract::admin::{
+    At, AtError, Discarded, ErrorCode, Following, Loss, Promotion, Request, Response, format_time,
+};
 use afterimage_contract::status::Position;
-use afterimage_protocol::{Generation, target};
+use afterimage_protocol::target::{self, CannotPromote, NoSuchPoint, Wanted};
+use afterimage_protocol::{Generation, Sequence, Time};
 use tokio::sync::oneshot;
 
 use crate::group::{Group, Input, PromoteError, PromoteRequest, Promoted, fresh_generation};
@@ -16,14 +19,14 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
     match request {
         Request::Ping => Response::done(),
         Request::Status => Response::ok(&status::report(&node)),
-        Request::Promote { group, dry_run, at, force } => match node.group(&group) {
-            None => Response::unknown_group(&group),
-            Some(_) if at.is_some() => Response::error(
-                ErrorCode::Refused,
-                "promotion at a chosen point is not available yet",
-                "leave out --at to promote at the newest point",
+        Request::Promote { group, dry_run, at, force } => match (node.group(&group), wanted(at.as_deref())) {
+            (None, _) => Response::unknown_group(&group),
+            (_, Err(error)) => Response::error(
+                ErrorCode::BadRequest,
+                error.to_string(),
+                "nothing was done; name another point",
             ),
-            Some(group) => promote(&node, group, dry_run, force).await,
+            (Some(group), Ok(at)) => promote(&node, group, dry_run, at, force).await,
         },
         Request::Follow { group } => match node.group(&group) {
             None => Response::unknown_group(&group),
@@ -47,7 +50,24 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
     }
 }
 
-async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool, force: bool) -> Response {
+fn wanted(at: Option<&str>) -> Result<Option<Wanted>, AtError> {
+    let point = |at: &str| {
+        Ok(match at.parse()? {
+            At::Sequence(sequence) => Wanted::Sequence(Sequence(sequence)),
+            At::Time { us } => Wanted::Time(Time(us)),
+            At::Bookmark(_) => Wanted::Bookmark,
+        })
+    };
+    at.map(point).transpose()
+}
+
+async fn promote(
+    node: &Arc<Node>,
+    group: &Group,
+    dry_run: bool,
+    at: Option<Wanted>,
+    force: bool,
+) -> Response {
     let generation = match fresh_generation() {
         Ok(generation) => generation,
         Err(error) => {
@@ -59,7 +79,7 @@ async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool, force: bool) ->
         }
     };
     // A hook may put the other host out of service: it is not run for a promotion that would be refused.
-    let would = match ask(group, true, generation).await {
+    let would = match ask(group, true, at, generation).await {
         Ok(would) => would,
         Err(error) => return refusal(group.name(), &error),
     };
@@ -85,7 +105,7 @@ async fn promote(node: &Arc<Node>, group: &Group, dry_run: bool, force: bool) ->
              afterimage-receiver",
         );
     }
-    match ask(group, false, generation).await {
+    match ask(group, false, at, generation).await {
         Ok(promoted) => {
             hooks::after_promotion(node, group.name(), generation, &promoted);
             Response::ok(&promotion(group.name(), Some(generation), promoted))
@@ -109,9 +129,14 @@ async fn primary_answers(group: &Group) -> bool {
     link.is_answered(snapshot.numbers.applied.unwrap_or_default()).await
 }
 
-async fn ask(group: &Group, dry_run: bool, generation: Generation) -> Result<Promoted, PromoteError> {
+async fn ask(
+    group: &Group,
+    dry_run: bool,
+    at: Option<Wanted>,
+    generation: Generation,
+) -> Result<Promoted, PromoteError> {
     let (answer, outcome) = oneshot::channel();
-    group.send(Input::Promote(PromoteRequest { dry_run, generation, answer }));
+    group.send(Input::Promote(PromoteRequest { dry_run, at, generation, answer }));
     outcome.await.unwrap_or(Err(PromoteError::Stopping))
 }
 
@@ -121,6 +146,13 @@ fn promotion(group: &str, generation: Option<Generation>, promoted: Promoted) ->
         warnings.push("the primary is connected: a promotion ends its session and fences it".to_owned());
     }
     let position = promoted.position;
+    let loss = loss(&promoted);
+    let discarded = promoted.discarded.map(|discarded| Discarded {
+        records: discarded.records,
+        bytes: discarded.bytes,
+        newest_sequence: discarded.newest.map_or(position.sequence.0, |newest| newest.sequence.0),
+        newest_time_us: discarded.newest.and_then(|newest| newest.time).map(|time| time.0),
+    });
     Promotion {
         group: group.to_owned(),
         dry_run: generation.is_none(),
@@ -128,8 +160,8 @@ fn promotion(group: &str, generation: Option<Generation>, promoted: Promoted) ->
         position: Position { generation: position.generation.to_string(), sequence: position.sequence.0 },
         time_us: promoted.time.map(|t| t.0),
         primary_seen_us: promoted.source_seen.map(|t| t.0),
-        loss: loss(&promoted),
-        discarded: None,
+        loss,
+        discarded,
         warnings,
     }
 }
@@ -147,15 +179,36 @@ fn refusal(group: &str, error: &PromoteError) -> Response {
         PromoteError::Primary(_) | PromoteError::ConfiguredPrimary => {
             (ErrorCode::Refused, "nothing needs doing here; see: afterimage status")
         }
-        PromoteError::Cannot(afterimage_protocol::target::CannotPromote::UnderWay) => {
+        PromoteError::Cannot(CannotPromote::UnderWay) => {
             (ErrorCode::Busy, "wait for it to end; see: afterimage status")
         }
-        PromoteError::Cannot(afterimage_protocol::target::CannotPromote::Failed(_))
-        | PromoteError::Failed(_) => {
+        PromoteError::Cannot(CannotPromote::Failed(_)) | PromoteError::Failed(_) => {
             (ErrorCode::Failed, "mend what failed, then promote again; see: afterimage status")
+        }
+        PromoteError::Cannot(CannotPromote::NoSuchPoint(range)) => {
+            return Response::error(
+                ErrorCode::Refused,
+                format!("group {group} was not promoted: {error}"),
+                selectable(range),
+            );
         }
         PromoteError::Cannot(_) => (ErrorCode::Refused, "see: afterimage status"),
         PromoteError::Stopping => (ErrorCode::Failed, "start the receiver, then promote again"),
     };
     Response::error(code, format!("group {group} was not promoted: {error}"), action)
+}
+
+/// What `--at` can be, for a person.
+fn selectable(range: &NoSuchPoint) -> String {
+    let NoSuchPoint { oldest, oldest_timed, newest } = range;
+    let mut text = format!("choose a sequence from {} to {}", oldest.sequence, newest.sequence);
+    if let (Some(from), Some(to)) = (oldest_timed.and_then(|point| point.time), newest.time) {
+        text += &format!(
+            ", or a time from {} (of sequence {}) on; the newest is of {}",
+            format_time(from.0),
+            oldest_timed.map_or(oldest.sequence, |point| point.sequence),
+            format_time(to.0)
+        );
+    }
+    text + "; there are no bookmarks yet"
 }

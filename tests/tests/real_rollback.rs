@@ -1,4 +1,4 @@
-//! Promotions that are taken back, and those that cannot be any more.
+//! Promotions at older points, promotions that are taken back, and those that cannot be any more.
 
 use std::time::{Duration, Instant};
 
@@ -190,5 +190,102 @@ fn writes_alone_before_the_promotion_are_kept_by_a_rollback() -> Result<()> {
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     same_on_both(&pair, Side::Alpha)?;
     ensure_same("the primary", &image, &pair.read_volume(Side::Alpha, "disk")?)?;
+    pair.check_disk()
+}
+
+/// The primary's image after some writes, which the standby has durably; with the sequence.
+fn phase(pair: &Pair, seed: u64) -> Result<(u64, Vec<u8>)> {
+    write_blocks(pair, Side::Alpha, seed, 30)?;
+    let status = pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    let sequence = status["position"]["sequence"].as_u64().context("a position")?;
+    Ok((sequence, pair.read_volume(Side::Alpha, "disk")?))
+}
+
+fn with_history() -> Result<Pair> {
+    let pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "1h"))?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    Ok(pair)
+}
+
+#[test]
+fn an_older_point_is_served_as_it_was_and_the_old_primary_gets_back_to_it() -> Result<()> {
+    let mut pair = with_history()?;
+    let (_, _) = phase(&pair, 1)?;
+    let (wanted, image) = phase(&pair, 1000)?;
+    let (newest, later) = phase(&pair, 2000)?;
+    ensure!(image != later);
+    let at = wanted.to_string();
+    let would = pair.promote_with(Side::Beta, &["--at", &at, "--dry-run"])?;
+    let discarded = &would["promotion"]["discarded"];
+    ensure!(discarded["records"] == newest - wanted && discarded["newest_sequence"] == newest, "{would:#}");
+    ensure!(discarded["bytes"] == 30 * BLOCK && would["promotion"]["time_us"].is_u64(), "{would:#}");
+    pair.host_mut(Side::Alpha).kill()?;
+    // The receiver has to find it after a start too.
+    pair.host_mut(Side::Beta).kill()?;
+    start(&mut pair, Side::Beta)?;
+    let beyond = (newest + 1).to_string();
+    for point in ["0", &beyond, "1990-01-01T00:00:00Z", "before-upgrade"] {
+        for dry_run in [&[][..], &["--dry-run"]] {
+            let args = [&["promote", "orders", "--at", point], dry_run].concat();
+            let refused = pair.command(Side::Beta, &args)?;
+            ensure!(refused.status.code() == Some(3), "{refused:?}");
+            ensure!(refused.stderr.contains(&format!("to {newest}")), "{refused:?}");
+        }
+    }
+    let done = pair.promote_with(Side::Beta, &["--at", &at])?;
+    ensure!(done["promotion"]["position"]["sequence"] == wanted, "{done:#}");
+    ensure!(done["promotion"]["discarded"]["records"] == newest - wanted, "{done:#}");
+    ensure_same("the promoted host", &image, &pair.read_volume(Side::Beta, "disk")?)?;
+
+    write_blocks(&pair, Side::Beta, 3000, 10)?;
+    start(&mut pair, Side::Alpha)?;
+    pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
+    let text = pair.command(Side::Alpha, &["reinstate", "orders", "--json"])?.success()?;
+    ensure!(text.contains("\"compares_all\": false"), "{text}");
+    pair.wait_caught_up(Side::Beta, LIMIT)?;
+    // Home again, to look at what the old primary has got to.
+    let mut expected = pair.read_volume(Side::Beta, "disk")?;
+    pair.command(Side::Beta, &["switchover", "orders"])?.success()?;
+    ensure_same("the old primary", &expected, &pair.read_volume(Side::Alpha, "disk")?)?;
+    write_blocks(&pair, Side::Alpha, 4000, 10)?;
+    expected = pair.read_volume(Side::Alpha, "disk")?;
+    pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    pair.host_mut(Side::Alpha).kill()?;
+    pair.promote(Side::Beta)?;
+    ensure_same("both", &expected, &pair.read_volume(Side::Beta, "disk")?)?;
+    pair.check_disk()
+}
+
+#[test]
+fn a_point_is_chosen_by_the_primary_s_clock() -> Result<()> {
+    let mut pair = with_history()?;
+    let (wanted, image) = phase(&pair, 1)?;
+    std::thread::sleep(Duration::from_millis(20));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let time = afterimage_contract::admin::format_time(now.as_micros() as u64);
+    std::thread::sleep(Duration::from_millis(20));
+    phase(&pair, 1000)?;
+    pair.host_mut(Side::Alpha).kill()?;
+    let done = pair.promote_with(Side::Beta, &["--at", &time])?;
+    ensure!(done["promotion"]["position"]["sequence"] == wanted, "{done:#}");
+    ensure_same("the promoted host", &image, &pair.read_volume(Side::Beta, "disk")?)?;
+    pair.check_disk()
+}
+
+#[test]
+fn a_promotion_at_an_older_point_is_rolled_back_and_everything_comes_again() -> Result<()> {
+    let pair = with_history()?;
+    let (wanted, image) = phase(&pair, 1)?;
+    let (_, later) = phase(&pair, 1000)?;
+    let at = wanted.to_string();
+    pair.promote_with(Side::Beta, &["--at", &at, "--force"])?;
+    pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
+    ensure_same("the promoted host", &image, &pair.read_volume(Side::Beta, "disk")?)?;
+    roll_back(&pair, Side::Beta)?;
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
+    ensure_same("the old primary", &later, &pair.read_volume(Side::Alpha, "disk")?)?;
+    pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    pair.promote_with(Side::Beta, &["--force"])?;
+    ensure_same("the standby", &later, &pair.read_volume(Side::Beta, "disk")?)?;
     pair.check_disk()
 }

@@ -49,7 +49,7 @@ impl Source {
     /// Also for a standby that is about to follow: no session is asked for before it is durable.
     pub(super) fn begin_real(&mut self) {
         if self.state.pending {
-            self.state.pending = false;
+            self.state.make_real();
             self.real_noted_by = Some(self.persist());
         }
     }

@@ -15,8 +15,10 @@
 //! | `verify` | checks of a verification |
 //! | `lease` | what a promotion loses of what clients were answered |
 //! | `promote` | the end of being a target |
+//! | `choose` | the point that a promotion is wanted at |
 
 mod apply;
+mod choose;
 mod intake;
 mod lease;
 mod points;
@@ -36,6 +38,7 @@ use crate::rules::{Rule, Rules};
 use crate::state::{GroupState, LostBlocks, Role};
 
 use apply::Apply;
+pub use choose::{Choice, Discarded, NoSuchPoint, Point, Search, Wanted};
 use intake::{EarlyFrames, OpenEpoch};
 pub use lease::Loss;
 use lease::Pings;
@@ -145,6 +148,8 @@ pub enum Output {
         /// The position.
         position: Position,
     },
+    /// A promotion is wanted at an older point: feed the search with all entries of the journal: [`Target::searched`].
+    Search(Box<Search>),
     /// The promotion is done, or failed.
     Promoted(Result<Promotion, CannotPromote>),
 }

@@ -90,15 +90,19 @@ impl Points {
         self.durable_point = Some(point);
     }
 
-    /// Everything after the newest checkpoint was cut off.
-    pub fn cut(&mut self, at: Lsn) {
+    /// Everything at and after `at` was cut off; `chosen` ends there, if it was an older checkpoint that was asked for.
+    pub fn cut(&mut self, at: Lsn, chosen: Option<Checkpoint>) {
         self.end = at;
         self.durable = self.durable.min(at);
         self.pending.retain(|p| p.lsn <= at);
         self.applicable.retain(|p| p.lsn <= at);
         if self.newest.is_some_and(|p| p.lsn > at) {
-            self.newest = None;
-            self.durable_point = None;
+            self.newest = chosen;
+            self.durable_point = chosen.filter(|point| point.lsn <= self.durable);
+            // Not every checkpoint is kept for the applier.
+            if let Some(point) = chosen.filter(|c| self.applicable.back().is_none_or(|p| p.lsn < c.lsn)) {
+                self.applicable.push_back(point);
+            }
         }
     }
 

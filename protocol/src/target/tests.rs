@@ -1,5 +1,6 @@
 //! The target alone, fed by hand: what the simulator meets rarely or not at all.
 
+mod choose;
 mod lease;
 mod verify;
 
@@ -27,6 +28,7 @@ struct Bench {
     redone: Vec<(Lsn, Vec<(Lsn, Lsn)>)>,
     /// Checks to be compared, which the tests report.
     comparisons: Vec<Comparison>,
+    promoted: Option<Result<Promotion, CannotPromote>>,
 }
 
 impl Bench {
@@ -47,6 +49,7 @@ impl Bench {
             ended: Vec::new(),
             redone: Vec::new(),
             comparisons: Vec::new(),
+            promoted: None,
         };
         bench.open();
         bench
@@ -105,12 +108,22 @@ impl Bench {
                     self.target.applied(Time(1), true);
                 }
                 Output::Verify(comparison) => self.comparisons.push(comparison),
+                Output::Search(search) => self.target.searched(Time(1), Some(self.fed(*search))),
+                Output::Promoted(outcome) => self.promoted = Some(outcome),
                 Output::WriteBase { .. } => self.target.base_written(Time(1), true),
                 Output::Send { message, .. } => self.sent.push(message),
                 Output::EndSession { reason, .. } => self.ended.push(reason),
                 _ => {}
             }
         }
+    }
+
+    /// What a search of the journal finds.
+    fn fed(&self, mut search: Search) -> Result<Choice, NoSuchPoint> {
+        for (end, frame) in &self.journal {
+            search.entry(Lsn(end.0 - 100), *end, frame);
+        }
+        search.finish()
     }
 
     fn records(&self) -> Vec<u64> {

@@ -9,10 +9,10 @@ use std::sync::{Arc, mpsc};
 use afterimage_contract::daemon::or_abort;
 use afterimage_protocol::Lsn;
 use afterimage_protocol::state::GroupState;
-use afterimage_protocol::target::{CheckResult, Comparison};
+use afterimage_protocol::target::{CheckResult, Choice, Comparison, NoSuchPoint, Search};
 use afterimage_storage::apply::{self, ApplyError, ApplyStats, DEFAULT_BUDGET_BYTES};
-use afterimage_storage::group::{StateWriter, VolumeFile};
-use afterimage_storage::journal::{Reader, SyncTicket};
+use afterimage_storage::group::{StateWriter, VolumeFile, search_journal};
+use afterimage_storage::journal::{JournalError, Reader, SyncTicket};
 use afterimage_storage::lock::DirLock;
 use afterimage_storage::verify;
 
@@ -28,6 +28,8 @@ pub enum Done {
     Verify(Vec<CheckResult>),
     /// A sync of all volumes.
     Base(io::Result<()>),
+    /// A search for the point that a promotion is wanted at.
+    Search(Result<Result<Choice, NoSuchPoint>, JournalError>),
     /// A write of this version of the state, and whether it is durable.
     State(u64, bool),
 }
@@ -93,6 +95,11 @@ impl Jobs {
     pub fn sync_base(&mut self, volumes: Vec<VolumeFile>) {
         self.base_under_way += 1;
         self.run(Helper::Base, move || Done::Base(volumes.iter().try_for_each(|v| v.sync())));
+    }
+
+    /// Looks for the point that a promotion is wanted at.
+    pub fn search(&mut self, search: Search, entries: Reader) {
+        self.run(Helper::Base, move || Done::Search(search_journal(search, entries)));
     }
 
     /// Writes the state.

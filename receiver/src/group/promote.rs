@@ -1,6 +1,6 @@
 //! A promotion, from the operator's request to the answer.
 
-use afterimage_protocol::target::{CannotPromote, Loss};
+use afterimage_protocol::target::{CannotPromote, Discarded, Loss, Wanted};
 use afterimage_protocol::{Generation, Position, Time};
 use tokio::sync::oneshot;
 
@@ -8,6 +8,8 @@ use tokio::sync::oneshot;
 pub struct PromoteRequest {
     /// Only say what would be done.
     pub dry_run: bool,
+    /// The point to promote at; the newest if there is none.
+    pub at: Option<Wanted>,
     /// The history to begin: random, new.
     pub generation: Generation,
     /// Where the answer goes.
@@ -15,7 +17,7 @@ pub struct PromoteRequest {
 }
 
 /// What was done, or would be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Promoted {
     /// The image is the old primary's at this position.
     pub position: Position,
@@ -27,6 +29,8 @@ pub struct Promoted {
     pub source_seen: Option<Time>,
     /// Whether the source still had its session.
     pub connected: bool,
+    /// What this host had, or has, after a point that was asked for.
+    pub discarded: Option<Discarded>,
 }
 
 /// Why nothing was promoted.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use afterimage_protocol::frame::{Frame, Record};
 use afterimage_protocol::message::TargetMessage;
-use afterimage_protocol::target::{CannotPromote, Output, Promotion, Target};
+use afterimage_protocol::target::{CannotPromote, Choice, NoSuchPoint, Output, Promotion, Search, Target};
 use afterimage_protocol::{Position, SessionId, Time};
 use afterimage_storage::apply::ApplyError;
 use afterimage_storage::group::{TargetStore, VolumeFile, compare_base, write_base};
@@ -27,6 +27,9 @@ const APPEND_BYTES: usize = 1 << 20;
 
 /// The ordered stream waits for the applier when the journal is this full, in eighths: later than history gives way.
 const NEARLY_FULL_EIGHTHS: u64 = 7;
+
+/// Called with what was found, or why the journal cannot be read.
+pub type Look = Box<dyn FnOnce(Result<Result<Choice, NoSuchPoint>, String>) + Send>;
 
 /// An open group.
 pub struct Standby {
@@ -54,6 +57,8 @@ pub struct Standby {
     pub ended: Option<String>,
     /// The outcome of a promotion, until it is asked for.
     pub promoted: Option<Result<Promotion, CannotPromote>>,
+    /// Searches of the journal under way, in order: those of the machine, and those for somebody who asked.
+    searches: VecDeque<Option<Look>>,
     /// The source hands over, until that is dealt with.
     pub handed_over: bool,
     /// What the disk said when the machine was told of a failure.
@@ -90,6 +95,7 @@ impl Standby {
             newest_time: None,
             ended: None,
             promoted: None,
+            searches: VecDeque::new(),
             handed_over: false,
             trouble: None,
             damaged: false,
@@ -178,6 +184,16 @@ impl Standby {
         }
     }
 
+    /// Looks for a point that a promotion may be wanted at, beside all else but the applier.
+    pub fn look(&mut self, search: Search, then: Look) {
+        self.search(search, Some(then));
+    }
+
+    fn search(&mut self, search: Search, then: Option<Look>) {
+        self.searches.push_back(then);
+        self.jobs.search(search, self.store.read_all());
+    }
+
     /// What the status shows.
     pub fn numbers(&self) -> Numbers {
         let state = self.target.state();
@@ -257,6 +273,7 @@ impl Standby {
                 info!(group = self.group, %position, "the source hands over");
                 self.handed_over = true;
             }
+            Output::Search(search) => self.search(*search, None),
             Output::Promoted(outcome) => self.promoted = Some(outcome),
         }
     }
@@ -294,6 +311,7 @@ impl Standby {
                     self.target.journal_synced(now, None);
                 }
             },
+            Done::Search(found) => self.searched(found),
             Done::State(version, ok) => self.target.state_persisted(now, version, ok),
             Done::Apply(Ok(_)) => self.target.applied(now, true),
             Done::Apply(Err(error)) => {
@@ -308,6 +326,18 @@ impl Standby {
                 }
                 self.target.base_synced(now, result.is_ok());
             }
+        }
+    }
+
+    /// They end in the order in which they began.
+    fn searched(&mut self, found: Result<Result<Choice, NoSuchPoint>, JournalError>) {
+        if let Err(error) = &found {
+            self.damaged |= matches!(error, JournalError::Damaged { .. });
+            self.note("cannot read the journal", error);
+        }
+        match self.searches.pop_front().flatten() {
+            Some(look) => look(found.map_err(|error| chain(&error))),
+            None => self.target.searched(clock::now(), found.ok()),
         }
     }
 

@@ -23,7 +23,7 @@ pub use primary_volume::PrimaryVolume;
 pub use reinstate::{ReinstateError, Reinstated, reinstate};
 pub(crate) use source::hashes_of;
 pub use source::{SourceFiles, SourceStore, content_of, read_run, write_content};
-pub use target::{StateWriter, TargetStore, compare_base, divergent_blocks, write_base};
+pub use target::{StateWriter, TargetStore, compare_base, divergent_blocks, search_journal, write_base};
 
 /// The superblock's file name.
 const SUPERBLOCK: &str = "superblock";

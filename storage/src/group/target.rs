@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::frame::{Compare, Content, Frame, HASH_BYTES};
 use afterimage_protocol::state::{GroupState, LostBlocks, VolumeState};
-use afterimage_protocol::target::{Config, FoundDamage, Target};
+use afterimage_protocol::target::{Choice, Config, FoundDamage, NoSuchPoint, Search, Target};
 use afterimage_protocol::*;
 
 use super::source::{bitmap_name, hashes_of, write_content};
@@ -107,6 +107,11 @@ impl TargetStore {
         self.journal.read(self.redo_from, to)
     }
 
+    /// All entries, from the first one that was not redone; the reader may be used on any thread.
+    pub fn read_all(&self) -> Reader {
+        self.read_to(self.journal.end())
+    }
+
     /// Bytes that the journal takes on the disk.
     pub fn journal_bytes(&self) -> u64 {
         self.journal.bytes()
@@ -161,6 +166,18 @@ impl StateWriter {
             }
         }
     }
+}
+
+/// Feeds `search` with `entries`.
+pub fn search_journal(
+    mut search: Search,
+    entries: Reader,
+) -> Result<Result<Choice, NoSuchPoint>, JournalError> {
+    for entry in entries {
+        let (start, end, frame) = entry?;
+        search.entry(start, end, &frame);
+    }
+    Ok(search.finish())
 }
 
 /// Writes to the base in a first sync. Not durable before a sync.

@@ -15,6 +15,7 @@ fn promoted() -> Source {
     state.base = Some(BasePoint { position: Position::new(GENERATION, FORK), lsn: Lsn(9) });
     state.reserved = FORK;
     state.pending = true;
+    state.mark = 5;
     let found = Found {
         state,
         bitmaps: vec![Bitmap::new(mem_words(Bitmap::words_needed(BLOCKS)), BLOCKS, true)],
@@ -76,12 +77,12 @@ fn the_first_write_waits_until_it_is_durable_that_the_generation_is_real() {
     let mut notes = Vec::new();
     while let Some(output) = source.poll() {
         match output {
-            Output::PersistState { version, state } => notes.push((version, state.pending)),
+            Output::PersistState { version, state } => notes.push((version, state.pending, state.mark)),
             Output::PersistHot { transaction, .. } => source.hot_persisted(Time(1), transaction, true),
             other => panic!("{other:?}"),
         }
     }
-    let [(version, false)] = notes[..] else { panic!("{notes:?}") };
+    let [(version, false, 0)] = notes[..] else { panic!("{notes:?}") };
     assert_eq!(source.may_roll_back(), Err(CannotRollBack::Real));
     source.state_persisted(Time(1), version, true);
     let (_, others) = run(&mut source, true);
@@ -101,6 +102,7 @@ fn a_rollback_is_told_once_it_is_durable_and_nothing_is_admitted_from_its_beginn
     assert_eq!(source.may_roll_back(), Err(CannotRollBack::UnderWay));
     assert_eq!((state.role, state.generation(), state.parent()), (Role::Standby, GENERATION, None));
     assert_eq!((state.pending, &state.rolled_back), (false, &vec![PROMOTED]));
+    assert_eq!(state.mark, 5, "the old primary knows it");
     assert_eq!(state.base.map(|base| base.position), Some(Position::new(GENERATION, FORK)));
     source.state_persisted(Time(1), version, true);
     let (_, others) = run(&mut source, true);

@@ -1,6 +1,6 @@
 //! A promotion as the group's thread does it: asked for, under way in the state machine, done.
 
-use afterimage_protocol::target::{CannotPromote, Promotion};
+use afterimage_protocol::target::{CannotPromote, Choice, Promotion};
 use tracing::{error, info};
 
 use super::{Place, Thread};
@@ -16,20 +16,55 @@ impl Thread {
         let error = match &mut self.place {
             Place::Standby(standby) if request.dry_run => {
                 let loss = standby.target.loss(clock::now());
-                let outcome = standby.target.may_promote().map(|point| Promoted {
-                    position: point.position,
-                    time: standby.newest_time(),
-                    loss,
-                    source_seen: self.source_seen,
-                    connected: self.link.is_some(),
-                });
-                // Whoever asked may have gone.
-                let _ = request.answer.send(outcome.map_err(PromoteError::from));
-                return;
+                let (source_seen, connected) = (self.source_seen, self.link.is_some());
+                let Some(wanted) = request.at else {
+                    let outcome = standby.target.may_promote().map(|point| Promoted {
+                        position: point.position,
+                        time: standby.newest_time(),
+                        loss,
+                        source_seen,
+                        connected,
+                        discarded: None,
+                    });
+                    // Whoever asked may have gone.
+                    let _ = request.answer.send(outcome.map_err(PromoteError::from));
+                    return;
+                };
+                match standby.target.search(wanted) {
+                    Ok(search) => {
+                        standby.look(
+                            search,
+                            Box::new(move |found| {
+                                let found = found.map_err(PromoteError::Failed).and_then(|choice| {
+                                    let Choice { point, time, discarded } =
+                                        choice.map_err(CannotPromote::from)?;
+                                    let discarded = Some(discarded);
+                                    Ok(Promoted {
+                                        position: point.position,
+                                        time,
+                                        loss,
+                                        source_seen,
+                                        connected,
+                                        discarded,
+                                    })
+                                });
+                                // Whoever asked may have gone.
+                                let _ = request.answer.send(found);
+                            }),
+                        );
+                        return;
+                    }
+                    Err(refusal) => PromoteError::from(refusal),
+                }
             }
             Place::Standby(standby) => match standby.target.may_promote() {
                 Ok(_) => {
-                    standby.target.promote(clock::now(), request.generation);
+                    match request.at {
+                        Some(wanted) => {
+                            standby.target.promote_at(clock::now(), request.generation, wanted);
+                        }
+                        None => standby.target.promote(clock::now(), request.generation),
+                    }
                     self.promotion = Some(request);
                     return;
                 }
@@ -61,10 +96,10 @@ impl Thread {
         let generation = outcome.as_ref().ok().map(|promotion| promotion.generation);
         let outcome = match outcome {
             Ok(promotion) => {
-                let mut time = None;
+                let mut time = promotion.discarded.as_ref().map(|_| promotion.time).filter(|t| t.0 > 0);
                 if let Place::Standby(standby) = &mut self.place {
                     standby.finish_jobs();
-                    time = standby.newest_time();
+                    time = time.or(standby.newest_time());
                     let standing = standby.target.standing();
                     // Files, volumes and lock are free for the agent before anyone hears of it.
                     self.place = Place::Elsewhere(Elsewhere::Primary(standing));
@@ -72,8 +107,15 @@ impl Thread {
                 self.phase = Phase::Elsewhere;
                 self.end_session("the standby was promoted");
                 info!(group = self.name(), position = %promotion.position, generation = %promotion.generation, "promoted");
-                let Promotion { position, loss, .. } = promotion;
-                Ok(Promoted { position, time, loss, source_seen: self.source_seen, connected: false })
+                let Promotion { position, loss, discarded, .. } = promotion;
+                Ok(Promoted {
+                    position,
+                    time,
+                    loss,
+                    source_seen: self.source_seen,
+                    connected: false,
+                    discarded,
+                })
             }
             Err(error) => {
                 error!(group = self.name(), %error, "not promoted");

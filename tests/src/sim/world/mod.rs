@@ -101,6 +101,8 @@ pub struct World {
     over: bool,
     /// The image that the standby was promoted with.
     fork: model::Image,
+    /// A promotion gave up what the old primary had got to its standby, and does not know to save.
+    given_up: bool,
     /// The standby is becoming one, as the primary asked it to.
     taking_over: bool,
     connections: Vec<Connection>,
@@ -173,6 +175,7 @@ impl World {
             over: false,
             fork: Vec::new(),
             taking_over: false,
+            given_up: false,
             connections: Vec::new(),
             link: [true; 2],
             outcome: Outcome::default(),
@@ -200,7 +203,8 @@ impl World {
     fn run(&mut self, settings: &Settings) -> Result<(), Violation> {
         self.until_promoted(settings)?;
         // And home again, with the hosts in each other's place.
-        if settings.theme.is_some() || self.rng.coin() {
+        let goes_home = matches!(settings.theme, None | Some(Theme::PromoteAt));
+        if !goes_home || self.rng.coin() {
             return Ok(());
         }
         let home =

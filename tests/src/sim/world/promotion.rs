@@ -1,6 +1,7 @@
 //! Promotions: the one that ends every run at rest, and those in the middle of one, mostly cut short.
 
 use afterimage_protocol::state::Role;
+use afterimage_protocol::target::{Promotion, Wanted};
 use afterimage_protocol::*;
 use afterimage_storage::group::GroupStore;
 
@@ -14,9 +15,11 @@ const PROMOTION_STEPS: u64 = 2_000;
 impl World {
     /// The end of every run: the standby is promoted and serves the image.
     pub(super) fn promote(&mut self) -> Result<(), Violation> {
-        let Some(p) = &mut self.standby.process else { return Ok(()) };
-        p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
-        self.standby.drain(self.now);
+        // Times may choose nothing, and a run ends with a promotion.
+        let wanted = self.wanted_point().filter(|wanted| matches!(wanted, Wanted::Sequence(_)));
+        if !self.begin_promotion(wanted) {
+            return Ok(());
+        }
         for _ in 0..2_000 {
             self.now.0 += 10_000;
             self.standby.step(&mut self.rng, self.now);
@@ -28,8 +31,8 @@ impl World {
         match &self.standby.promoted {
             Some(Ok(promotion)) => {
                 self.outcome.promoted = true;
-                let (position, loss) = (promotion.position, promotion.loss);
-                self.check_loss(loss, position.sequence)?;
+                let (position, loss, had) = (promotion.position, promotion.loss, had(promotion));
+                self.check_loss(loss, had)?;
                 self.check_promoted(position)
             }
             other => {
@@ -37,6 +40,45 @@ impl World {
                 Err(Violation::new("rest", format!("the promotion did not end: {other:?}, {activity:?}")))
             }
         }
+    }
+
+    /// An older point to promote at, now and then: one that is there, or any time.
+    fn wanted_point(&mut self) -> Option<Wanted> {
+        self.settle_flips();
+        if !self.flips.is_empty() {
+            // What the journal has put right is wrong before.
+            return None;
+        }
+        let p = self.standby.process.as_ref()?;
+        let (base, newest) = (p.target.state().base?.position.sequence, p.target.newest()?.position.sequence);
+        if !self.shape.older_points {
+            return None;
+        }
+        if self.rng.chance(0.2) {
+            return Some(Wanted::Time(Time(self.now.0.saturating_sub(self.rng.below(1_000_000)))));
+        }
+        // Mostly near the end: sequences make leaps at each start of a source.
+        let reach = *self.rng.pick(&[10, 100, u64::MAX]);
+        let back = self.rng.below(newest.0.saturating_sub(base.0).min(reach).saturating_add(1));
+        Some(Wanted::Sequence(Sequence(newest.0 - back)))
+    }
+
+    /// Whether there is a standby that can be promoted.
+    fn begin_promotion(&mut self, wanted: Option<Wanted>) -> bool {
+        let generation = Generation(self.rng.next_u64() | 1);
+        self.say(|| format!("the standby is promoted at {wanted:?}"));
+        let Some(p) = &mut self.standby.process else { return false };
+        match wanted {
+            None => p.target.promote(self.now, generation),
+            Some(wanted) => {
+                p.target.promote_at(self.now, generation, wanted);
+                // What lies behind that point is given up, whoever was promised what.
+                self.given_up = true;
+                self.excuse_standby();
+            }
+        }
+        self.standby.drain(self.now);
+        true
     }
 
     pub(super) fn check_promoted(&mut self, position: Position) -> Result<(), Violation> {
@@ -70,10 +112,10 @@ impl World {
         if self.standby.disk.dead() || p.broken || p.target.may_promote().is_err() {
             return Ok(());
         }
-        self.say(|| "the standby is promoted".into());
-        let Some(p) = &mut self.standby.process else { return Ok(()) };
-        p.target.promote(self.now, Generation(self.rng.next_u64() | 1));
-        self.standby.drain(self.now);
+        let wanted = self.wanted_point();
+        if !self.begin_promotion(wanted) {
+            return Ok(());
+        }
         let cut_short = !taken_back && self.rng.chance(0.85);
         let steps = if cut_short { self.rng.below(25) } else { PROMOTION_STEPS };
         let pace_us = *self.rng.pick(&[100, 100, 10_000]);
@@ -94,14 +136,18 @@ impl World {
                 let detail = format!("promoted at {}, {must} was acknowledged in sync", promotion.position);
                 return Err(Violation::new("G2", detail));
             }
-            let (loss, image) = (promotion.loss, promotion.position.sequence);
-            self.check_loss(loss, image)?;
+            let (loss, had) = (promotion.loss, had(promotion));
+            self.check_loss(loss, had)?;
             self.check_refusal()?;
         }
         if self.rng.coin() {
             self.power_standby()?;
         } else {
             self.kill_standby();
+        }
+        if wanted.is_some() {
+            // The journal was cut, or not: what it had in the end counts no more than what it had before.
+            self.excuse_standby();
         }
         self.standby.ended.clear();
         // What became durable is looked at with a disk that can be read.
@@ -139,4 +185,10 @@ impl World {
             Ok(()) => Err(Violation::new("G3", "a promoted host takes the old primary's session".into())),
         }
     }
+}
+
+/// The last write that the standby had when it was promoted, also where it was given up by choice.
+fn had(promotion: &Promotion) -> Sequence {
+    let given_up = promotion.discarded.as_ref().and_then(|discarded| discarded.newest);
+    given_up.map_or(promotion.position.sequence, |newest| newest.sequence)
 }

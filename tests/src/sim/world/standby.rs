@@ -164,6 +164,11 @@ impl Standby {
                 Output::Send { session, message } => self.outbox.push((session, message)),
                 Output::EndSession { session, .. } => self.ended.push(session),
                 Output::TakeOver { .. } => self.handed_over = true,
+                Output::Search(search) => {
+                    let found = search_journal(*search, p.store.read_all());
+                    p.broken |= found.is_err();
+                    p.target.searched(now, found.ok());
+                }
                 Output::Promoted(result) => self.promoted = Some(result),
             }
         }
@@ -291,7 +296,9 @@ impl Standby {
             }
         }
         let offered = p.target.newest().map(|n| n.position);
-        if offered.is_some() && offered != newest {
+        // While the journal is being cut nothing is offered.
+        let promoting = p.target.may_promote() == Err(CannotPromote::UnderWay);
+        if offered.is_some() && offered != newest && !promoting {
             return Err(Violation::new("G1", format!("offers {offered:?}, the journal yields {newest:?}")));
         }
         Ok(masked)

@@ -174,5 +174,6 @@ impl World {
         self.setup.compare = false;
         self.primary.unaware = false;
         self.over = false;
+        self.given_up = false;
     }
 }

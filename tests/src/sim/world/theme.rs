@@ -4,6 +4,9 @@
 use super::faults::Fault;
 use crate::sim::Rng;
 
+/// A history that no run outlives by much.
+const LONG_US: u64 = 10_000_000;
+
 /// One such choice. A rule of which only one of them can tell whether it is kept names it (`sim::cases`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Theme {
@@ -59,10 +62,12 @@ pub enum Theme {
     Verify,
     /// The standby is promoted, and that is taken back.
     RollBack,
+    /// The standby is promoted at an older point, and the old primary comes home.
+    PromoteAt,
 }
 
 impl Theme {
-    const ALL: [Theme; 26] = [
+    const ALL: [Theme; 27] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -89,6 +94,7 @@ impl Theme {
         Theme::LostRecord,
         Theme::Verify,
         Theme::RollBack,
+        Theme::PromoteAt,
     ];
 
     /// Any.
@@ -115,6 +121,7 @@ impl Theme {
             Theme::FirstSync | Theme::StandbyPower => &[Fault::PowerStandby],
             Theme::Promote => &[Fault::Promote],
             Theme::RollBack => &[Fault::RollBack],
+            Theme::PromoteAt => &[Fault::Promote],
             Theme::Damage => &[Fault::DamageLive],
             Theme::DamageUnheard => &[Fault::DamageLive, Fault::OpenedLost],
             Theme::DamagePower => &[Fault::DamageLive, Fault::PowerPrimary],
@@ -139,6 +146,11 @@ impl Theme {
                 shape.hot_capacity = 2;
             }
             Theme::Verify => shape.history_us = 0,
+            Theme::Promote => shape.older_points = false,
+            Theme::PromoteAt => {
+                shape.history_us = LONG_US;
+                shape.older_points = true;
+            }
             Theme::SlowWrites => shape.slow_writes = true,
             Theme::OldCopyAtNote => shape.slow_state = true,
             Theme::FirstSync => {
@@ -186,6 +198,8 @@ pub struct Shape {
     pub unflushed: bool,
     /// How long the standby's base stays behind.
     pub history_us: u64,
+    /// Promotions are wanted at older points.
+    pub older_points: bool,
 }
 
 impl Shape {
@@ -202,7 +216,8 @@ impl Shape {
             hot_capacity: *rng.pick(&[2, 3, 8]),
             bursts: rng.chance(0.1),
             unflushed: rng.chance(0.3),
-            history_us: *rng.pick(&[0, 0, 100_000, 10_000_000]),
+            history_us: *rng.pick(&[0, 0, 100_000, LONG_US]),
+            older_points: rng.chance(0.4),
         };
         if let Some(theme) = theme {
             theme.bend(&mut shape);
