@@ -23,6 +23,8 @@ pub enum SourceMessage {
         /// The source's clock, returned as it came.
         time: Time,
     },
+    /// Asks how large the target's volumes are now.
+    Measure,
 }
 
 /// What the source says of itself.
@@ -123,6 +125,11 @@ pub enum TargetMessage {
         differing: Vec<BlockRange>,
         /// Count of its blocks that could not be compared.
         unchecked: u64,
+    },
+    /// Answers [`SourceMessage::Measure`].
+    Measured {
+        /// What each volume has room for, in bytes, in the order of their indices; at least what is replicated.
+        sizes: Vec<u64>,
     },
 }
 

@@ -29,6 +29,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
         | Request::Reinstate { .. }
         | Request::KeepLocal { .. }
         | Request::Switchover { .. }
+        | Request::Resize { .. }
         | Request::Verify { .. }
         | Request::Verification { .. }
         | Request::CancelVerification { .. }

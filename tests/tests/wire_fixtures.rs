@@ -143,7 +143,7 @@ fn messages_of_the_source() {
         durable_acks: true,
         volumes: vec![VolumeInfo { name: "pgdata".into(), size_bytes: 1 << 44 }],
     };
-    let all = [SourceMessage::Open(open), SourceMessage::Ping { time: Time(8) }];
+    let all = [SourceMessage::Open(open), SourceMessage::Ping { time: Time(8) }, SourceMessage::Measure];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("source-message-{n}.v2.bin"), &encode(message));
         assert_eq!(&decode::<SourceMessage>(&stored).unwrap(), message);
@@ -195,6 +195,7 @@ fn messages_of_the_target() {
         opened(Lost::Told, None),
         TargetMessage::NotTaken { text: "an epoch is open".into() },
         TargetMessage::Checked { id: CheckId(70_000), differing: vec![blocks(7, 8)], unchecked: 300 },
+        TargetMessage::Measured { sizes: vec![1 << 44, 512] },
     ];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("target-message-{n}.v2.bin"), &encode(message));

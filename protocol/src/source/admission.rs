@@ -75,7 +75,7 @@ impl Source {
         let exhausted = self.sequence.next() > self.state.reserved && !self.state_failed;
         // Before it is durable that every block counts as dirty, a power cut would leave no trace of the write.
         let untracked = self.loss_noted_by.is_some() && !self.state_failed;
-        let held = held || self.holds_for_handover() || self.is_in_doubt();
+        let held = held || self.holds_for_handover() || self.holds_for_growth() || self.is_in_doubt();
         if held || exhausted || untracked || self.state.role != crate::state::Role::Primary {
             return Verdict::Wait;
         }

@@ -105,6 +105,10 @@ impl Bench {
                 Output::NoteVerification(_) => self.source.verification_noted(now),
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => panic!("{why}"),
+                Output::PrepareGrowth(_)
+                | Output::ForgetGrowth(_)
+                | Output::Grown(_)
+                | Output::NotGrown(_) => panic!("nothing was to grow"),
             }
         }
         panic!("the source does not come to rest");

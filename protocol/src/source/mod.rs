@@ -16,6 +16,7 @@
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
 //! | `handover` | the planned change of roles |
+//! | `growth` | volumes that grow |
 //! | `doubt` | whether this host is still the primary, after a standstill |
 //! | `verify` | the comparison of both copies |
 
@@ -24,6 +25,7 @@ mod clearing;
 mod completion;
 mod doubt;
 mod epoch;
+mod growth;
 mod handover;
 mod hot;
 mod lock;
@@ -46,6 +48,8 @@ use admission::Waiting;
 use clearing::Clearing;
 use completion::{Approach, InFlight, PendingFlush};
 use epoch::Epoch;
+use growth::Growing;
+pub use growth::{CannotGrow, Growth};
 use handover::Handover;
 use hot::HotSet;
 use lock::RangeLocks;
@@ -132,8 +136,17 @@ pub struct Write {
     pub fua: bool,
 }
 
+/// Bitmaps that were made and are not needed.
+pub struct Unused(pub Vec<Bitmap>);
+
+impl std::fmt::Debug for Unused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bitmaps", self.0.len())
+    }
+}
+
 /// Something that the shell has to do. The outcome is reported with the method named.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Output {
     /// Write the state to both slots of the superblock: [`Source::state_persisted`].
     PersistState {
@@ -188,6 +201,16 @@ pub enum Output {
     },
     /// A change of roles that was asked for did not come about, and clients are held no more.
     RolesStay(RolesStay),
+    /// Make the bitmaps for these volumes, as large as they will be, with the bits of those in use and all of the new area:
+    /// [`Source::growth_prepared`].
+    PrepareGrowth(Vec<Growth>),
+    /// These volumes have their new sizes, durably: the bitmaps that were prepared take the place of the old ones; no
+    /// report. What is asked for after this counts with the new sizes.
+    Grown(Vec<Growth>),
+    /// The bitmaps that were prepared are not needed; no report.
+    ForgetGrowth(Unused),
+    /// The volumes keep their sizes.
+    NotGrown(CannotGrow),
     /// Store the report of a verification in place of the last one, whole or not at all: [`Source::verification_noted`].
     NoteVerification(Box<Verification>),
     /// End the session with the peer.
@@ -301,6 +324,7 @@ pub struct Source {
     /// The sync of the bitmaps that has to end before the first state is written.
     first_bits: Option<u64>,
     handover: Option<Handover>,
+    growing: Option<Growing>,
     /// This host stood still until then, and has not heard since whether the peer was promoted.
     doubted_since: Option<Time>,
     /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
@@ -419,6 +443,7 @@ impl Source {
             applied: Sequence(0),
             first_bits: None,
             handover: None,
+            growing: None,
             doubted_since: None,
             flush_failed: vec![!settled; volumes],
             verifier: Verifier::default(),
@@ -453,6 +478,7 @@ impl Source {
             self.hold_ends_at(),
             self.clearing_at(),
             self.handover_ends_at(),
+            self.growth_ends_at(),
             self.doubt_ends_at(),
         ];
         let reads = [self.read_again_at(), self.repair_at(), self.verify_at()];
@@ -476,9 +502,11 @@ impl Source {
             self.state_noted(version);
             self.session_noted(version);
             self.handover_noted(version);
+            self.growth_noted(version);
         } else if !self.state_failed {
             self.state_failed = true;
             self.ready = true;
+            self.growth_not_noted();
             self.outputs.push_back(Output::Disconnect { reason: "the state cannot be written" });
         }
         self.pump(now);
@@ -499,7 +527,8 @@ impl Source {
         self.pump_verify();
         self.pump_clearing();
         self.complete_ready();
-        if self.pump_handover() {
+        let handed_over = self.pump_handover();
+        if self.pump_growth() || handed_over {
             // Nothing else may happen that would have them looked at.
             self.admit_waiting();
             self.pump_hot();
@@ -671,7 +700,7 @@ impl Source {
     /// What the machine waits for, for a person who looks into why it does.
     pub fn activity(&self) -> String {
         format!(
-            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}, handover {:?}",
+            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}, handover {:?}, growing {:?}",
             self.waiting.len(),
             self.in_flight.len(),
             self.flushes.len(),
@@ -682,6 +711,7 @@ impl Source {
             self.state_wanted,
             self.state_persisting,
             self.handover,
+            self.growing,
         )
     }
 

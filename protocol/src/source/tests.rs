@@ -1,5 +1,6 @@
 //! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
 
+mod growth;
 mod verify;
 
 use super::*;
@@ -44,6 +45,12 @@ struct Bench {
     waiting_states: Vec<u64>,
     /// Reports of verifications, as they were noted.
     notes: Vec<Verification>,
+    /// Bitmaps of volumes that grow cannot be made; or wait to be.
+    growth_fails: bool,
+    growth_waits: bool,
+    prepared: Vec<Vec<Growth>>,
+    forgotten: usize,
+    grown: Option<Result<Vec<Growth>, CannotGrow>>,
 }
 
 impl Bench {
@@ -104,6 +111,11 @@ impl Bench {
             states_wait: false,
             waiting_states: Vec::new(),
             notes: Vec::new(),
+            growth_fails: false,
+            growth_waits: false,
+            prepared: Vec::new(),
+            forgotten: 0,
+            grown: None,
         };
         bench.run();
         bench.connect(None, None, Lost::None);
@@ -171,6 +183,12 @@ impl Bench {
                 Output::Disconnect { .. } if self.may_hang_up => self.hung_up = true,
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => self.roles_stay = Some(why),
+                Output::PrepareGrowth(growth) if self.growth_waits => self.prepared.push(growth),
+                Output::PrepareGrowth(_) if self.growth_fails => self.source.growth_prepared(now, None),
+                Output::PrepareGrowth(growth) => self.prepare(&growth),
+                Output::ForgetGrowth(Unused(bitmaps)) => self.forgotten += bitmaps.len(),
+                Output::Grown(growth) => self.grown = Some(Ok(growth)),
+                Output::NotGrown(why) => self.grown = Some(Err(why)),
             }
         }
     }

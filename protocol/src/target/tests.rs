@@ -1,5 +1,6 @@
 //! The target alone, fed by hand: what the simulator meets rarely or not at all.
 
+mod sizes;
 mod verify;
 
 use bytes::Bytes;

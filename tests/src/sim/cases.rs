@@ -53,6 +53,8 @@ impl Case {
             Rule::StalePeer => (Some(Theme::OldCopy), None, 300),
             Rule::StaleSession => (Some(Theme::OldSessions), Some(Given::StalePeerSessions), 300),
             Rule::CheckInOrder | Rule::CheckView | Rule::CheckHoldsApply => (Some(Theme::Verify), None, 300),
+            Rule::GrowHolds => (Some(Theme::Grow), None, 1000),
+            Rule::GrowNoted | Rule::GrowTakesSequence => (Some(Theme::Grow), None, 300),
             _ => (None, None, 300),
         };
         Self { rule, theme, given, seeds }

@@ -40,6 +40,7 @@ async fn answer(request: Request) -> Response {
         Request::ResumeStream { .. } => panic!("as asked"),
         Request::Promote { group, .. }
         | Request::Switchover { group, .. }
+        | Request::Resize { group, .. }
         | Request::Reinstate { group, .. }
         | Request::KeepLocal { group } => Response::unknown_group(&group),
         Request::Status => Response::ok(&"x".repeat(MAX_RESPONSE_LEN.bytes() as usize)),

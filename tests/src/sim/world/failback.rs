@@ -4,7 +4,7 @@ use afterimage_protocol::state::Role;
 use afterimage_storage::group::{GroupStore, reinstate, settle};
 use afterimage_storage::salvage::{self, Salvage};
 
-use super::model::{block_values, peek_image, sectors, sectors_in};
+use super::model::{block_values, is_within, peek_image, sectors, sectors_in};
 use super::{Violation, World};
 
 impl World {
@@ -52,6 +52,7 @@ impl World {
         let (mine, theirs) = (peek_image(disk), peek_image(&self.standby.disk));
         let mut boot_id = [0; 16];
         boot_id[..8].copy_from_slice(&self.primary.boot.to_le_bytes());
+        let sizes = super::setup::sizes_in(&state);
         let dir = disk.dir("salvage");
         let done = reinstate(group, state, &*dir, &volumes, boot_id, self.now);
         self.say(|| format!("the old primary is reinstated: {done:?}"));
@@ -70,7 +71,8 @@ impl World {
                 }
             }
         }
-        let missing = (0..sectors()).find(|n| mine[*n] != theirs[*n] && saved[*n] != Some(mine[*n]));
+        let differs = |n: &usize| is_within(*n, &sizes) && mine[*n] != theirs[*n];
+        let missing = (0..sectors()).find(|n| differs(n) && saved[*n] != Some(mine[*n]));
         match missing {
             Some(n) => Err(Violation::new(
                 "G5",

@@ -57,10 +57,12 @@ pub enum Theme {
     LostRecord,
     /// The copies are verified again and again.
     Verify,
+    /// The volumes grow, and mostly nothing else happens but that either process is killed, or without power, on the way.
+    Grow,
 }
 
 impl Theme {
-    const ALL: [Theme; 25] = [
+    const ALL: [Theme; 26] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -86,6 +88,7 @@ impl Theme {
         Theme::OldSessions,
         Theme::LostRecord,
         Theme::Verify,
+        Theme::Grow,
     ];
 
     /// Any.
@@ -119,6 +122,7 @@ impl Theme {
             Theme::OldSessions => &[Fault::OldSessions],
             Theme::LostRecord => &[Fault::LoseRecord],
             Theme::Verify => &[Fault::Verify, Fault::FlipBase],
+            Theme::Grow => &[Fault::Grow],
         }
     }
 
@@ -135,6 +139,10 @@ impl Theme {
                 shape.hot_capacity = 2;
             }
             Theme::Verify => shape.history_us = 0,
+            Theme::Grow => {
+                shape.small = true;
+                shape.slow_growth = true;
+            }
             Theme::SlowWrites => shape.slow_writes = true,
             Theme::OldCopyAtNote => shape.slow_state = true,
             Theme::FirstSync => {
@@ -182,6 +190,10 @@ pub struct Shape {
     pub unflushed: bool,
     /// How long the standby's base stays behind.
     pub history_us: u64,
+    /// The volumes are small at first, and may grow.
+    pub small: bool,
+    /// Bitmaps that have grown take long to be made.
+    pub slow_growth: bool,
 }
 
 impl Shape {
@@ -199,6 +211,8 @@ impl Shape {
             bursts: rng.chance(0.1),
             unflushed: rng.chance(0.3),
             history_us: *rng.pick(&[0, 0, 100_000, 10_000_000]),
+            small: rng.chance(0.1),
+            slow_growth: false,
         };
         if let Some(theme) = theme {
             theme.bend(&mut shape);
