@@ -93,7 +93,7 @@ mod tests {
     fn it_shows_the_old_and_the_new_size() {
         assert_eq!(
             render(&done(false)),
-            "orders is resized\n  pgdata     1.00 GiB -> 3.00 GiB (1073741824 -> 3221225472 bytes)\n  \
+            "orders is resized\n  pgdata     1 GiB -> 3 GiB (1073741824 -> 3221225472 bytes)\n  \
              held       120.5 ms at most\n\
              the standby takes the new area with a catch-up: afterimage status orders\n\
              clients see the new size when they connect anew\n"
@@ -104,7 +104,7 @@ mod tests {
     fn a_dry_run_changes_nothing_and_says_so() {
         assert_eq!(
             render(&done(true)),
-            "orders could be resized now; nothing was changed\n  pgdata     1.00 GiB -> 3.00 GiB \
+            "orders could be resized now; nothing was changed\n  pgdata     1 GiB -> 3 GiB \
              (1073741824 -> 3221225472 bytes)\n"
         );
     }
