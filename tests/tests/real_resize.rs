@@ -119,7 +119,7 @@ fn grown_under_load(options: PairOptions, protection: &str) -> Result<()> {
     ensure!(connected.size_bytes() == SMALL && size_of(&pair, Side::Alpha)? == LARGE);
     connected.write(8 << 20, &filler(1, 4096))?;
     connected.disconnect()?;
-    pair.wait_caught_up(Side::Alpha, LIMIT)?;
+    pair.wait_protection(Side::Alpha, protection, LIMIT)?;
     for side in Side::BOTH {
         ensure!(shown_size(&pair, side)? == Some(LARGE), "the status of {side:?} shows another size");
     }
