@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::divergence::divergence;
 use crate::open::Host;
 use crate::reinstate::{self, Refused};
+use crate::resize;
 use crate::status::group_status;
 use crate::supervisor::{Phase, Supervisor};
 use crate::verify;
@@ -68,6 +69,12 @@ impl Admin {
             },
             Request::RollBack { group, dry_run } => match self.groups.get(&group) {
                 Some(supervisor) => roll_back(supervisor, &self.peer.name, dry_run).await,
+                None => Response::unknown_group(&group),
+            },
+            Request::Resize { group, volume, dry_run } => match self.groups.get(&group) {
+                Some(supervisor) => {
+                    resize::resize(supervisor, &self.peer.name, volume.as_deref(), dry_run).await
+                }
                 None => Response::unknown_group(&group),
             },
             Request::Promote { .. } => Response::error(
@@ -248,7 +255,7 @@ async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Respo
         }),
         Err(why) => {
             let code = match why {
-                RolesStay::UnderWay => ErrorCode::Busy,
+                RolesStay::UnderWay | RolesStay::Resizing => ErrorCode::Busy,
                 RolesStay::NotConnected | RolesStay::CatchingUp => ErrorCode::Refused,
                 _ => ErrorCode::Failed,
             };

@@ -81,7 +81,7 @@ impl Export for VolumeExport {
         ExportInfo {
             name: volume.map(|v| v.name.clone()).unwrap_or_default(),
             description: format!("group {}", self.group.name),
-            size_bytes: volume.map_or(0, |v| v.size_bytes),
+            size_bytes: volume.map_or(0, |v| v.size_bytes()),
             ..ExportInfo::default()
         }
     }
@@ -125,7 +125,7 @@ impl Export for VolumeExport {
         len: u64,
         max_extents: usize,
     ) -> Result<Vec<Extent>, Errno> {
-        let end = offset.saturating_add(len).min(self.volume()?.size_bytes);
+        let end = offset.saturating_add(len).min(self.volume()?.size_bytes());
         match context {
             Context::Dirty => Ok(self.dirty(offset, end, max_extents)),
             Context::Allocation => {

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
-use afterimage_protocol::source::{LocalError, Output, RolesStay, Source, Status, Write};
+use afterimage_protocol::source::{CannotGrow, Growth, LocalError, Output, RolesStay, Source, Status, Write};
 use afterimage_protocol::state::{CannotRollBack, GroupState, Role};
 use afterimage_protocol::*;
-use afterimage_storage::bitmap::BitmapSync;
-use afterimage_storage::group::{SourceStore, content_of};
+use afterimage_storage::group::{BitmapSyncs, SourceStore, content_of};
 use afterimage_storage::lock::DirLock;
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -37,6 +36,9 @@ const ZERO_PART: u64 = 8;
 /// Below this a payload is a slice of a buffer that many requests share, which a record in the queue would hold on to.
 const OWN_BUFFER_BYTES: usize = 64 << 10;
 
+/// The volumes that grew, or why none did.
+type Grown = Result<Vec<Growth>, CannotGrow>;
+
 /// What opening a group found, and a source is driven with.
 pub(crate) struct Parts {
     pub name: String,
@@ -58,7 +60,7 @@ pub(crate) struct Group {
     pub(crate) blocking: Handle,
     inner: Mutex<Inner>,
     pub(crate) store: Mutex<SourceStore>,
-    pub(crate) bitmaps: Vec<BitmapSync>,
+    pub(crate) bitmaps: BitmapSyncs,
     /// There is a frame for the ordered stream.
     pub frames: Notify,
     /// There is a frame for a block stream.
@@ -77,6 +79,8 @@ pub(crate) struct Group {
     rollback: Mutex<Option<oneshot::Sender<Result<Position, CannotRollBack>>>>,
     /// Whether the promotion of this host was rolled back, or may have been.
     taken_back: watch::Sender<bool>,
+    /// Whoever waits for volumes to grow.
+    resize: Mutex<Option<oneshot::Sender<Grown>>>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
     _lock: DirLock,
@@ -132,6 +136,7 @@ impl Group {
             switchover: Mutex::new(None),
             rollback: Mutex::new(None),
             taken_back: watch::Sender::new(false),
+            resize: Mutex::new(None),
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
             flushes_asked: AtomicUsize::new(0),
@@ -321,6 +326,11 @@ impl Group {
                 Output::Complete { request, result } => {
                     answers.extend(inner.waiters.take(request).map(|waiter| (waiter, result)));
                 }
+                Output::Grown(growth) => {
+                    // Under the lock: what is asked for next counts with the new sizes.
+                    self.set_sizes(&growth);
+                    outputs.push(Output::Grown(growth));
+                }
                 other => outputs.push(other),
             }
         }
@@ -363,7 +373,7 @@ impl Group {
     pub fn sync_all(&self) -> bool {
         // All of them, also after one has failed.
         let volumes = self.volumes.iter().filter(|volume| !volume.flush()).count() == 0;
-        let bitmaps = self.bitmaps.iter().filter(|bitmap| bitmap.sync_all().is_err()).count() == 0;
+        let bitmaps = self.bitmaps.sync_all().is_ok();
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.look(|source| source.state().clone());
         self.note_fence(&mut state);
@@ -438,9 +448,46 @@ impl Group {
         }
     }
 
+    /// Makes volumes grow to `sizes` (`None` for one that is to stay as it is), while clients are held; those that did. The
+    /// volumes have these sizes durably, and the target has room for `target_sizes`.
+    pub async fn grow(self: &Arc<Self>, sizes: &[Option<u64>], target_sizes: &[u64]) -> Grown {
+        let (ended, end) = oneshot::channel();
+        {
+            let mut waits = self.resize.lock().unwrap_or_else(PoisonError::into_inner);
+            if waits.is_some() {
+                return Err(CannotGrow::UnderWay);
+            }
+            *waits = Some(ended);
+        }
+        if let Err(why) = self.feed_from_control(|source, now| source.grow(now, sizes, target_sizes)) {
+            self.end_resize(Err(why));
+        }
+        // Without an answer the group is served here no more.
+        end.await.unwrap_or(Err(CannotGrow::NotConnected))
+    }
+
+    pub(crate) fn end_resize(&self, outcome: Grown) {
+        match &outcome {
+            Ok(growth) => tracing::info!(group = self.name, ?growth, "volumes have grown"),
+            Err(why) => tracing::warn!(group = self.name, %why, "no volume has grown"),
+        }
+        if let Some(waits) = self.resize.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Whoever asked may have gone.
+            let _ = waits.send(outcome);
+        }
+    }
+
     /// Becomes true when the group is to be served no more because its promotion was rolled back.
     pub fn taken_back(&self) -> watch::Receiver<bool> {
         self.taken_back.subscribe()
+    }
+
+    fn set_sizes(&self, growth: &[Growth]) {
+        for Growth { volume, to_bytes, .. } in growth {
+            if let Some(local) = self.volumes.get(volume.0 as usize) {
+                local.set_size(*to_bytes);
+            }
+        }
     }
 
     /// The peer was promoted: nothing is served any more. What this host is from now on, and whether that is durable.

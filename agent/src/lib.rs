@@ -13,7 +13,7 @@
 //! | `volume`, `waiters` | a local volume; clients' requests that wait |
 //! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
 //! | `link` | the session with the peer |
-//! | `admin`, `status`, `verify`, `divergence` | what the operator asks and is told |
+//! | `admin`, `status`, `verify`, `divergence`, `resize` | what the operator asks and is told |
 //! | `watcher`, `alarm` | what is seen of a group from time to time, and what of that the hooks are told |
 
 mod admin;
@@ -28,6 +28,7 @@ mod open;
 mod perform;
 mod random;
 mod reinstate;
+mod resize;
 mod serve;
 mod status;
 mod supervisor;

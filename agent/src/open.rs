@@ -152,8 +152,10 @@ pub(crate) fn open_known(group: &config::Group, state: &GroupState) -> Result<Ve
     }
     let mut volumes = Vec::new();
     for (index, (wanted, stored)) in group.volumes.iter().zip(&state.volumes).enumerate() {
-        let expected =
+        let mut expected =
             identity_of(stored).map_err(|error| OpenError { volume: Some(index), wrong: false, error })?;
+        // It may have grown since it was identified; what is replicated has to be there.
+        expected.size_bytes = stored.size_bytes;
         volumes.push(Volume::open(&wanted.device, Some(&expected)).map_err(|error| of_volume(index, error))?);
     }
     Ok(volumes)
@@ -189,7 +191,7 @@ fn start(
     for (bitmap, volume) in bitmaps.iter().zip(&state.volumes) {
         ensure!(bitmap.blocks() == blocks_in(volume.size_bytes), "a bitmap has another size than its volume");
     }
-    let local = group.volumes.iter().zip(&state.volumes).zip(&volumes);
+    let local = group.volumes.iter().zip(&state.volumes).zip(volumes);
     let local = local.map(|((wanted, stored), volume)| {
         LocalVolume::new(&wanted.name, &wanted.device, stored.size_bytes, volume)
     });

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
 use afterimage_contract::daemon::or_abort;
+use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::frame::Content;
-use afterimage_protocol::source::{LocalError, Output, ReadOutcome, Write};
+use afterimage_protocol::source::{Growth, LocalError, Output, ReadOutcome, Unused, Write};
 use afterimage_protocol::state::GroupState;
 use afterimage_protocol::*;
 use afterimage_storage::group::read_run;
@@ -66,6 +67,18 @@ impl Group {
                     group.feed(|source, now| source.verification_noted(now));
                 }),
                 Output::Disconnect { reason } => self.hang_up(reason),
+                Output::PrepareGrowth(growth) => self.job(move |group| {
+                    let prepared = group.prepare_growth(&growth);
+                    group.feed(|source, now| source.growth_prepared(now, prepared));
+                }),
+                Output::ForgetGrowth(Unused(bitmaps)) => self.job(move |group| {
+                    group.store.lock().unwrap_or_else(PoisonError::into_inner).forget_growth(bitmaps);
+                }),
+                Output::Grown(growth) => self.job(move |group| {
+                    group.store.lock().unwrap_or_else(PoisonError::into_inner).growth_noted();
+                    group.end_resize(Ok(growth));
+                }),
+                Output::NotGrown(why) => self.end_resize(Err(why)),
                 Output::RolesStay(why) => self.end_switchover(Err(why)),
                 Output::RolledBack(outcome) => self.end_rollback(outcome),
                 // Answered where it was taken from the source.
@@ -105,19 +118,28 @@ impl Group {
         store.persist_state(&state)
     }
 
+    fn prepare_growth(&self, growth: &[Growth]) -> Option<Vec<Bitmap>> {
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = store.prepare_growth(growth);
+        if let Err(error) = &prepared {
+            tracing::error!(group = self.name, %error, "the bitmaps of volumes that grow cannot be made");
+        }
+        prepared.ok()
+    }
+
     fn sync_bitmaps(&self, words: &[(VolumeIndex, std::ops::Range<usize>)]) -> bool {
         words.iter().all(|(volume, range)| {
-            let synced = self.bitmaps.get(volume.0 as usize).map(|bitmap| bitmap.sync(range.clone()));
-            if let Some(Err(error)) = &synced {
+            let synced = self.bitmaps.sync(*volume, range.clone());
+            if let Err(error) = &synced {
                 tracing::error!(group = self.name, %error, "a bitmap cannot be made durable");
             }
-            matches!(synced, Some(Ok(())))
+            synced.is_ok()
         })
     }
 
     fn read_blocks(&self, blocks: BlockRange, hash: bool) -> ReadOutcome {
         match self.volumes.get(blocks.volume.0 as usize) {
-            Some(volume) => read_run(volume.file(), volume.size_bytes, blocks, hash),
+            Some(volume) => read_run(volume.file(), volume.size_bytes(), blocks, hash),
             None => ReadOutcome::Failed,
         }
     }

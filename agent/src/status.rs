@@ -137,7 +137,7 @@ fn served(
     });
     status.volumes = volumes(config);
     for (index, (volume, local)) in status.volumes.iter_mut().zip(&group.volumes).enumerate() {
-        volume.size_bytes = Some(local.size_bytes);
+        volume.size_bytes = Some(local.size_bytes());
         volume.dirty_bytes = source.dirty_blocks.get(index).map(|blocks| blocks * BLOCK_BYTES);
         let exported = exports.and_then(|exports| exports.get(index)).cloned().unwrap_or_default();
         volume.exports = exported.at;
@@ -145,14 +145,15 @@ fn served(
         if source.flush_failed.get(index).is_some_and(|failed| *failed) {
             volume.error = Some("a flush failed: writes that were acknowledged may be lost".to_owned());
         }
-        if local.grown {
+        if local.has_grown() {
             status.warnings.push(Warning::new(
                 "volume_grown",
                 format!(
                     "volume {} has grown; only its first {} bytes are served",
-                    local.name, local.size_bytes
+                    local.name,
+                    local.size_bytes()
                 ),
-                "make a new group to replicate all of it",
+                format!("make it as large on the standby, then run: afterimage resize {}", config.name),
             ));
         }
     }

@@ -95,7 +95,7 @@ fn status(report: &Verification, group: &Group, config: &config::Group) -> Verif
         first_block: r.first,
         blocks: r.count,
     };
-    let total_bytes = group.volumes.iter().map(|v| v.size_bytes).sum();
+    let total_bytes = group.volumes.iter().map(|v| v.size_bytes()).sum();
     VerificationStatus {
         state: match report.state {
             VerifyState::UnderWay => VerificationState::Running,

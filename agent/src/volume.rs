@@ -1,11 +1,12 @@
 //! A volume as the agent uses it: its bytes, its flushes, and what is known of its abilities.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afterimage_protocol::source::{LocalError, Write};
 use afterimage_storage::group::{PrimaryVolume, VolumeFile};
-use afterimage_storage::volume::{Volume, VolumeKind};
+use afterimage_storage::volume::{Volume, VolumeError, VolumeKind};
 use rustix::fs::{major, minor};
 
 /// With no more than this written since the last flush a flush is short: it is not worth a thread of its own.
@@ -14,12 +15,12 @@ const SHORT_FLUSH_BYTES: u64 = 256 << 10;
 /// An open volume.
 pub(crate) struct LocalVolume {
     pub name: String,
-    /// As far as it is replicated, in bytes: the file may have grown since.
-    pub size_bytes: u64,
-    pub grown: bool,
+    /// As far as it is replicated, in bytes: the file may have grown since. Changed under the group's lock.
+    size_bytes: AtomicU64,
     /// Whether zeroes are faster than writing them out.
     pub zeroes_fast: bool,
     volume: PrimaryVolume,
+    opened: Volume,
     flushes: Mutex<Flushes>,
 }
 
@@ -31,15 +32,41 @@ struct Flushes {
 }
 
 impl LocalVolume {
-    pub fn new(name: &str, device: &Path, size_bytes: u64, volume: &Volume) -> Self {
+    pub fn new(name: &str, device: &Path, size_bytes: u64, volume: Volume) -> Self {
         Self {
             name: name.to_owned(),
-            size_bytes,
-            grown: volume.size_bytes() > size_bytes,
+            size_bytes: size_bytes.into(),
             zeroes_fast: volume.identity().kind == VolumeKind::Image || device_zeroes_fast(device),
             volume: PrimaryVolume::new(volume.file()),
+            opened: volume,
             flushes: Mutex::default(),
         }
+    }
+
+    /// As far as it is replicated, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Acquire)
+    }
+
+    /// It is replicated up to here from now on: to be called under the group's lock.
+    pub fn set_size(&self, size_bytes: u64) {
+        self.size_bytes.store(size_bytes, Ordering::Release);
+    }
+
+    /// Its size in bytes, as far as it is replicated or not.
+    pub fn measure(&self) -> Result<u64, VolumeError> {
+        self.opened.measure()
+    }
+
+    /// Whether there is more of it than is replicated.
+    pub fn has_grown(&self) -> bool {
+        self.measure().is_ok_and(|size| size > self.size_bytes())
+    }
+
+    /// Makes room for `size_bytes`, which the volume has, and that it has them durable. Blocks.
+    pub fn make_room(&self, size_bytes: u64) -> std::io::Result<()> {
+        self.opened.grow(size_bytes);
+        self.volume.flush_all()
     }
 
     pub fn file(&self) -> &VolumeFile {

@@ -46,6 +46,14 @@ const SWITCHOVER_EXAMPLES: &str = "Examples:
 Clients are held, everything that they were answered for gets to the peer, the peer serves. Nothing is lost. Where a step
 fails before the peer was asked, this host serves on.";
 
+const RESIZE_EXAMPLES: &str = "Examples:
+  afterimage resize orders                     on the primary, once the volumes are larger on both hosts
+  afterimage resize orders --volume pgdata     only this one
+  afterimage resize orders --dry-run           only say what would grow, or what is missing
+
+Make the volume larger on the standby first, then on the primary, with the tool that is made for it (lvextend, truncate -s);
+then run this on the primary. Clients are held for a moment, and see the new size when they connect anew.";
+
 const VERIFY_EXAMPLES: &str = "Examples:
   afterimage verify orders                      compare both copies, and say what differs
   afterimage verify orders --repair             and make the standby equal to this host where it differs
@@ -116,6 +124,9 @@ pub enum Command {
     /// Make this host the standby of a group again, after it was replaced by a promotion.
     #[command(after_help = REINSTATE_EXAMPLES)]
     Reinstate(ReinstateArgs),
+    /// Replicate all of volumes that were made larger on both hosts, while they are in use.
+    #[command(after_help = RESIZE_EXAMPLES)]
+    Resize(ResizeArgs),
     /// Compare both copies of a group, block for block, while they are in use.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
@@ -265,6 +276,22 @@ pub struct SwitchoverArgs {
     /// The group.
     pub group: String,
     /// Only say whether it could begin now.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `resize`.
+#[derive(Debug, clap::Args)]
+pub struct ResizeArgs {
+    /// The group.
+    pub group: String,
+    /// This volume only; every one that has grown otherwise.
+    #[arg(long, value_name = "NAME")]
+    pub volume: Option<String>,
+    /// Only say what would grow, or what is missing.
     #[arg(long)]
     pub dry_run: bool,
     /// Print the outcome as JSON.

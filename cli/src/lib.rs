@@ -12,6 +12,7 @@ pub mod host;
 pub mod identity;
 pub mod promote;
 pub mod reinstate;
+pub mod resize;
 pub mod resolve;
 pub mod rollback;
 pub mod runbook;
@@ -64,6 +65,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Switchover(switchover) => switchover::run(&args.config, switchover).await,
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
             Command::Runbook(runbook) => runbook::run(&args.config, runbook).await,
+            Command::Resize(resize) => resize::run(&args.config, resize).await,
             Command::Verify(verify) => verify::run(&args.config, verify).await,
             Command::Salvage { command: SalvageCommand::List(list) } => salvage::list(&args.config, list),
             Command::Salvage { command: SalvageCommand::Export(export) } => salvage::export(export),

@@ -23,6 +23,8 @@ pub enum SourceMessage {
     Open(Open),
     /// Asks for an answer, to show that the link lives and to measure it.
     Ping(Ping),
+    /// Asks how large the target's volumes are now.
+    Measure,
 }
 
 /// Where the source is.
@@ -152,6 +154,11 @@ pub enum TargetMessage {
     RolledBack {
         /// The last generations that were rolled back here, durably.
         generations: Vec<Generation>,
+    },
+    /// Answers [`SourceMessage::Measure`].
+    Measured {
+        /// What each volume has room for, in bytes, in the order of their indices; at least what is replicated.
+        sizes: Vec<u64>,
     },
 }
 

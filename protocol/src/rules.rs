@@ -113,6 +113,12 @@ pub enum Rule {
     CheckView,
     /// 25: no batch goes beyond a check that was not compared yet.
     CheckHoldsApply,
+    /// 26: nothing is admitted while the bitmaps of volumes that grow are made.
+    GrowHolds,
+    /// 26: the new sizes are durable before anything counts with them.
+    GrowNoted,
+    /// 26: a growth takes a sequence, and a catch-up carries the new area.
+    GrowTakesSequence,
 }
 
 impl Rule {
@@ -171,6 +177,9 @@ impl Rule {
         (Rule::CheckInOrder, 25, "check-in-order"),
         (Rule::CheckView, 25, "check-view"),
         (Rule::CheckHoldsApply, 25, "check-holds-apply"),
+        (Rule::GrowHolds, 26, "grow-holds"),
+        (Rule::GrowNoted, 26, "grow-noted"),
+        (Rule::GrowTakesSequence, 26, "grow-takes-sequence"),
     ];
 
     /// The rule called `name`.

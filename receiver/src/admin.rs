@@ -38,6 +38,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
         | Request::Divergence { .. }
         | Request::KeepLocal { .. }
         | Request::Switchover { .. }
+        | Request::Resize { .. }
         | Request::Verify { .. }
         | Request::Verification { .. }
         | Request::CancelVerification { .. }

@@ -76,7 +76,9 @@ async fn open(connection: &Connection) -> Result<((SendStream, RecvStream), Open
     let bytes = read_message(&mut receive, CAP_BYTES).await?.ok_or(MessageError::Truncated)?;
     match message::decode(&bytes)? {
         SourceMessage::Open(open) => Ok(((send, receive), open)),
-        SourceMessage::Ping(_) => Err(SessionError::Unexpected("a ping before a session was asked for")),
+        SourceMessage::Ping(_) | SourceMessage::Measure => {
+            Err(SessionError::Unexpected("something else before a session was asked for"))
+        }
     }
 }
 
@@ -147,6 +149,11 @@ async fn read(mut receive: RecvStream, group: &Group, link: &Link) -> Result<(),
         match message::decode(&bytes)? {
             SourceMessage::Ping(ping) => {
                 if !group.send(Input::Ping { serial: link.serial, ping, permit }) {
+                    return Err(SessionError::Stopping);
+                }
+            }
+            SourceMessage::Measure => {
+                if !group.send(Input::Measure { serial: link.serial, permit }) {
                     return Err(SessionError::Stopping);
                 }
             }

@@ -3,6 +3,9 @@
 //! The bits themselves, and the order of stores that makes them survive a kill, are the protocol crate's
 //! [`Bitmap`]; here is the file: its header page, its disk space, and making pages durable. When bits are set, cleared
 //! or synced is the caller's business.
+//!
+//! A volume that grows gets a new file beside the old one, with the volume's new size in its name. Which of the two counts
+//! is told by the size that the group's state has: the state is what makes a growth come true, for all volumes at once.
 
 use std::io;
 use std::ops::Range;
@@ -10,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use afterimage_protocol::bitmap::{Bitmap, Words};
+use afterimage_protocol::blocks_in;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::io::{Dir, Mapping, Open};
-use crate::sealed::{self, Found, Kind};
+use crate::sealed::{self, Found, Kind, UNFINISHED};
 
 const KIND: Kind = Kind { magic: *b"AIBM", version: 1, max_payload: 16 };
 const HEADER_BYTES: u64 = 4096;
@@ -108,7 +112,7 @@ pub fn open_bitmap(
     let words = HEADER_WORDS + Bitmap::words_needed(blocks);
     let created = !dir.exists(name).map_err(io("look for"))?;
     let mapping = if created {
-        create(dir, name, blocks, words).map_err(io("make"))?
+        create(dir, name, blocks).map_err(io("make"))?
     } else {
         check_header(dir, name, blocks)?;
         dir.map(name, words).map_err(io("map"))?
@@ -122,8 +126,81 @@ pub fn open_bitmap(
     }
     let bitmap = Bitmap::new(Box::new(mapped.clone()), blocks, trust_summary);
     state.store(SUMMARY_WHOLE, Ordering::SeqCst);
-    let sync = BitmapSync { mapping: mapped.0.clone(), name: name.into(), failed: Arc::default() };
-    Ok(BitmapFile { bitmap, sync, created })
+    Ok(BitmapFile { bitmap, sync: BitmapSync::new(mapped.0, name), created })
+}
+
+/// Makes the bitmap that takes the place of `name` once its volume has `size_bytes`: with the bits of `old`, which covers
+/// `old_blocks`, and every block from `dirty_from` on. On stable storage when this returns; [`adopt_grown`] puts it in
+/// its place.
+///
+/// No bit of `old` may be set meanwhile. One that is cleared may be set in the new bitmap.
+pub fn prepare_grown(
+    dir: &dyn Dir,
+    name: &str,
+    size_bytes: u64,
+    (old, old_blocks): (&BitmapSync, u64),
+    dirty_from: u64,
+) -> Result<BitmapFile, BitmapError> {
+    let io = |action| move |source| BitmapError::Io { action, name: name.to_owned(), source };
+    let blocks = blocks_in(size_bytes);
+    let grown = grown_name(name, size_bytes);
+    let unfinished = sealed::unfinished(dir, &grown).map_err(io("make room for"))?;
+    let mapping = make(dir, &unfinished, name, blocks).map_err(io("make"))?;
+    let mapped = Mapped(mapping.into());
+    // A new file has no bits yet.
+    let mut bitmap = Bitmap::new(Box::new(mapped.clone()), blocks, true);
+    let words = Mapped(old.mapping.clone());
+    for (index, word) in (0_u64..).zip(&words.words()[..Bitmap::level0_len(old_blocks)]) {
+        for (first, count) in runs_of(word.load(Ordering::Acquire)) {
+            bitmap.set(index * u64::from(u64::BITS) + first, count);
+        }
+    }
+    bitmap.set(dirty_from, blocks.saturating_sub(dirty_from));
+    mapped.0.sync(0..mapped.0.words().len()).map_err(io("sync"))?;
+    dir.rename(&unfinished, &grown).and_then(|()| dir.sync()).map_err(io("name"))?;
+    Ok(BitmapFile { bitmap, sync: BitmapSync::new(mapped.0, name), created: true })
+}
+
+/// Puts the bitmap that was prepared for a volume of `size_bytes` in the place of `name`, if there is one; durable on return.
+/// Those that were prepared for another size are removed: their volumes have not grown.
+pub fn adopt_grown(dir: &dyn Dir, name: &str, size_bytes: u64) -> Result<(), BitmapError> {
+    settle_prepared(dir, name, Some(&grown_name(name, size_bytes)))
+}
+
+/// Removes what was prepared to take the place of the bitmap `name`; durable on return.
+pub fn forget_prepared(dir: &dyn Dir, name: &str) -> Result<(), BitmapError> {
+    settle_prepared(dir, name, None)
+}
+
+fn settle_prepared(dir: &dyn Dir, name: &str, adopted: Option<&str>) -> Result<(), BitmapError> {
+    let io = |action| move |source| BitmapError::Io { action, name: name.to_owned(), source };
+    let prefix = format!("{name}.");
+    let mut changed = false;
+    for found in dir.list().map_err(io("look for"))? {
+        let Some(size) = found.strip_prefix(&prefix) else { continue };
+        let size = size.strip_suffix(UNFINISHED).unwrap_or(size);
+        if size.is_empty() || !size.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        if adopted == Some(&found) {
+            dir.rename(&found, name).map_err(io("name"))?;
+        } else {
+            dir.remove(&found).map_err(io("remove"))?;
+        }
+        changed = true;
+    }
+    if changed { dir.sync().map_err(io("name")) } else { Ok(()) }
+}
+
+/// Takes back what [`prepare_grown`] has made for a volume of `size_bytes`. Should the name come back after a loss of power,
+/// every block is dirty in it.
+pub fn forget_grown(dir: &dyn Dir, name: &str, size_bytes: u64, file: BitmapFile) -> Result<(), BitmapError> {
+    let io = |action| move |source| BitmapError::Io { action, name: name.to_owned(), source };
+    let BitmapFile { mut bitmap, sync, .. } = file;
+    bitmap.set(0, bitmap.blocks());
+    let synced = sync.sync_all();
+    dir.remove(&grown_name(name, size_bytes)).and_then(|()| dir.sync()).map_err(io("remove"))?;
+    synced.map_err(io("sync"))
 }
 
 /// Makes words of a bitmap durable, from any thread, while its owner goes on changing it.
@@ -135,13 +212,19 @@ pub struct BitmapSync {
 }
 
 impl BitmapSync {
+    fn new(mapping: Arc<dyn Mapping>, name: &str) -> Self {
+        Self { mapping, name: name.into(), failed: Arc::default() }
+    }
+
     /// Returns once the words in `range` (as from [`Bitmap::level0_words`]) are on stable storage as they were when
     /// this was called, or newer. Once it failed it fails for good: what the failed pages hold on disk is not known,
-    /// and only a new bitmap file can be believed.
+    /// and only a new bitmap file can be believed. Words past the end, as of a bitmap that has grown, are left out.
     pub fn sync(&self, range: Range<usize>) -> io::Result<()> {
         if self.failed.load(Ordering::Acquire) {
             return Err(self.poisoned());
         }
+        let words = self.mapping.words().len() - HEADER_WORDS;
+        let range = range.start.min(words)..range.end.min(words);
         let synced = self.mapping.sync(range.start + HEADER_WORDS..range.end + HEADER_WORDS);
         if synced.is_err() {
             self.failed.store(true, Ordering::Release);
@@ -174,17 +257,43 @@ impl Words for Mapped {
     }
 }
 
-fn create(dir: &dyn Dir, name: &str, blocks: u64, words: usize) -> io::Result<Box<dyn Mapping>> {
+fn create(dir: &dyn Dir, name: &str, blocks: u64) -> io::Result<Box<dyn Mapping>> {
     let unfinished = sealed::unfinished(dir, name)?;
-    let mapping = dir.map(&unfinished, words)?;
+    let mapping = make(dir, &unfinished, name, blocks)?;
+    mapping.sync(0..mapping.words().len())?;
+    dir.rename(&unfinished, name)?;
+    dir.sync()?;
+    Ok(mapping)
+}
+
+/// A bitmap without bits in the new file `file`, whose name is to be `name`; not durable.
+fn make(dir: &dyn Dir, file: &str, name: &str, blocks: u64) -> io::Result<Box<dyn Mapping>> {
+    let mapping = dir.map(file, HEADER_WORDS + Bitmap::words_needed(blocks))?;
     let header = KIND.seal(0, &header_payload(name, blocks));
     for (word, bytes) in mapping.words().iter().zip(header.as_chunks::<8>().0) {
         word.store(u64::from_le_bytes(*bytes), Ordering::Release);
     }
-    mapping.sync(0..words)?;
-    dir.rename(&unfinished, name)?;
-    dir.sync()?;
     Ok(mapping)
+}
+
+/// The name of the bitmap that is prepared for a volume of `size_bytes`.
+fn grown_name(name: &str, size_bytes: u64) -> String {
+    format!("{name}.{size_bytes}")
+}
+
+/// The runs of set bits in a word, as first bit and count.
+fn runs_of(word: u64) -> impl Iterator<Item = (u64, u64)> {
+    let mut rest = word;
+    std::iter::from_fn(move || {
+        let first = rest.trailing_zeros();
+        if rest == 0 {
+            return None;
+        }
+        let count = (rest >> first).trailing_ones();
+        let end = first + count;
+        rest = if end < u64::BITS { rest >> end << end } else { 0 };
+        Some((u64::from(first), u64::from(count)))
+    })
 }
 
 fn check_header(dir: &dyn Dir, name: &str, blocks: u64) -> Result<(), BitmapError> {

@@ -9,6 +9,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::io::{Dir, File, Open};
 
+/// What follows the name of a file that is being made.
+pub const UNFINISHED: &str = ".new";
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 32;
 
@@ -116,7 +118,7 @@ pub fn create(dir: &dyn Dir, name: &str, len: u64, copies: &[(u64, Vec<u8>)]) ->
 
 /// The name under which `name` is made; what an earlier attempt left there is removed.
 pub fn unfinished(dir: &dyn Dir, name: &str) -> io::Result<String> {
-    let unfinished = format!("{name}.new");
+    let unfinished = format!("{name}{UNFINISHED}");
     if dir.exists(&unfinished)? {
         dir.remove(&unfinished)?;
     }

@@ -5,7 +5,14 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex};
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::io::{Dir, File, Mapping, Open};
+
+/// Bytes of a page of a mapped file: each that was not synced is kept or lost by itself.
+const PAGE_BYTES: usize = 4096;
+const WORD_BYTES: usize = 8;
 
 /// xorshift64*: enough to spread test cases, and the same on every machine.
 pub struct Rng(pub u64);
@@ -43,6 +50,30 @@ struct Content {
     pending: Vec<(usize, Vec<u8>)>,
     /// A sync of these failed: they may be on disk or not, and no later sync writes them.
     limbo: Vec<(usize, Vec<u8>)>,
+    /// What is seen of a file that is mapped, as long as it is.
+    mapped: Option<Arc<[AtomicU64]>>,
+}
+
+impl Content {
+    /// What is seen, also of what was stored through a mapping.
+    fn look(&mut self) {
+        if let Some(words) = &self.mapped {
+            self.seen = words.iter().flat_map(|word| word.load(Ordering::SeqCst).to_le_bytes()).collect();
+        }
+    }
+
+    /// A loss of power comes: every page that differs from what is durable may be written or not.
+    fn drop_mapping(&mut self) {
+        self.look();
+        if self.mapped.take().is_some() {
+            let pages = self.seen.chunks(PAGE_BYTES).enumerate();
+            let pages = pages.map(|(n, page)| (n * PAGE_BYTES, page.to_vec()));
+            let changed: Vec<_> = pages
+                .filter(|(at, page)| self.durable.get(*at..at + page.len()) != Some(page.as_slice()))
+                .collect();
+            self.pending.extend(changed);
+        }
+    }
 }
 
 impl TestDisk {
@@ -71,6 +102,7 @@ impl TestDisk {
             state.durable_names = state.names.clone();
         }
         for content in &mut state.files {
+            content.drop_mapping();
             let unsure: Vec<_> = content.limbo.drain(..).chain(content.pending.drain(..)).collect();
             for (offset, bytes) in unsure {
                 match rng.below(4) {
@@ -95,8 +127,10 @@ impl TestDisk {
 
     /// What `name` holds.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
-        let state = self.0.lock().unwrap();
-        state.files[state.names[name]].seen.clone()
+        let mut state = self.0.lock().unwrap();
+        let id = state.names[name];
+        state.files[id].look();
+        state.files[id].seen.clone()
     }
 
     /// Changes what `name` holds, durably and behind everyone's back.
@@ -134,7 +168,8 @@ struct TestFile {
 
 impl File for TestFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.0.lock().unwrap();
+        let mut state = self.disk.0.lock().unwrap();
+        state.files[self.id].look();
         let seen = &state.files[self.id].seen;
         let part = seen.get(offset as usize..offset as usize + buf.len()).ok_or(ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(part);
@@ -195,6 +230,29 @@ impl File for TestFile {
     }
 }
 
+struct TestMapping {
+    disk: TestDisk,
+    id: usize,
+    words: Arc<[AtomicU64]>,
+}
+
+impl Mapping for TestMapping {
+    fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
+    fn sync(&self, range: Range<usize>) -> io::Result<()> {
+        let mut state = self.disk.0.lock().unwrap();
+        state.step()?;
+        let content = &mut state.files[self.id];
+        for (n, word) in self.words[range.clone()].iter().enumerate() {
+            let bytes = word.load(Ordering::SeqCst).to_le_bytes();
+            apply(&mut content.durable, (range.start + n) * WORD_BYTES, &bytes);
+        }
+        Ok(())
+    }
+}
+
 impl Dir for TestDisk {
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
         let mut state = self.0.lock().unwrap();
@@ -212,8 +270,28 @@ impl Dir for TestDisk {
         Ok(Arc::new(TestFile { disk: self.clone(), id }))
     }
 
-    fn map(&self, _: &str, _: usize) -> io::Result<Box<dyn Mapping>> {
-        Err(ErrorKind::Unsupported.into())
+    fn map(&self, name: &str, words: usize) -> io::Result<Box<dyn Mapping>> {
+        let file = self.open(name, Open::Any)?;
+        let len = words * WORD_BYTES;
+        if file.is_empty()? {
+            // Its length is as durable as its name.
+            let mut state = self.0.lock().unwrap();
+            state.step()?;
+            let id = state.names[name];
+            state.files[id].seen = vec![0; len];
+            state.files[id].durable = vec![0; len];
+        }
+        let mut state = self.0.lock().unwrap();
+        let id = state.names[name];
+        let content = &mut state.files[id];
+        content.look();
+        if content.seen.len() != len {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let stored = content.seen.as_chunks::<WORD_BYTES>().0.iter();
+        let stored = stored.map(|bytes| AtomicU64::new(u64::from_le_bytes(*bytes)));
+        let words = content.mapped.get_or_insert_with(|| stored.collect()).clone();
+        Ok(Box::new(TestMapping { disk: self.clone(), id, words }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{OFlags, major, minor};
 use rustix::io::Errno;
@@ -81,6 +82,7 @@ pub enum VolumeError {
 /// An open volume.
 #[derive(Debug)]
 pub struct Volume {
+    path: PathBuf,
     file: Arc<Exclusive>,
     identity: VolumeIdentity,
     grown_from: Option<u64>,
@@ -108,7 +110,7 @@ impl Volume {
             (VolumeKind::Image, vec![identity::image_id(&metadata)])
         };
         let size_bytes = file.len().map_err(io("measure"))?;
-        if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
+        if !is_valid(size_bytes) {
             return Err(VolumeError::Size { path: path.to_owned(), size_bytes });
         }
         let found = |id: &StableId| VolumeIdentity { kind, size_bytes, id: id.clone() };
@@ -126,7 +128,13 @@ impl Volume {
                 });
             }
         };
-        Ok(Self { file: Arc::new(Exclusive { file, size_bytes }), identity, grown_from })
+        let path = path.to_owned();
+        Ok(Self {
+            path,
+            file: Arc::new(Exclusive { file, size_bytes: size_bytes.into() }),
+            identity,
+            grown_from,
+        })
     }
 
     /// What to store, and expect the next time.
@@ -144,28 +152,54 @@ impl Volume {
         self.grown_from
     }
 
-    /// The bytes. The volume stays locked while any clone of this is there. Its size is fixed: nothing is read,
-    /// written or allocated past the end, also where an image file would grow.
+    /// Size in bytes that it has now, whatever [`Volume::file`] takes it for. One that no volume can have is an error.
+    pub fn measure(&self) -> Result<u64, VolumeError> {
+        let path = || self.path.clone();
+        match self.file.file.len() {
+            Ok(size) if is_valid(size) => Ok(size),
+            Ok(size_bytes) => Err(VolumeError::Size { path: path(), size_bytes }),
+            Err(source) => Err(VolumeError::Io { action: "measure", path: path(), source }),
+        }
+    }
+
+    /// From now on the file is taken for `size_bytes` long, which it has to be at least (see [`Volume::measure`]). A size
+    /// below the present one changes nothing.
+    pub fn grow(&self, size_bytes: u64) {
+        self.file.size_bytes.fetch_max(size_bytes, Ordering::AcqRel);
+    }
+
+    /// The bytes. The volume stays locked while any clone of this is there. Nothing is read, written or allocated past the
+    /// end, also where an image file would grow: its size changes with [`Volume::grow`] alone.
     pub fn file(&self) -> Arc<dyn File> {
         self.file.clone()
     }
 }
 
-/// The bytes of a volume within the size it had when it was opened.
+/// Whether a volume can have that size.
+fn is_valid(size_bytes: u64) -> bool {
+    size_bytes > 0 && size_bytes.is_multiple_of(SECTOR_BYTES)
+}
+
+/// The bytes of a volume within the size that it is taken for.
 #[derive(Debug)]
 struct Exclusive {
     file: RealFile,
-    size_bytes: u64,
+    size_bytes: AtomicU64,
 }
 
 impl Exclusive {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Acquire)
+    }
+
     fn check(&self, offset: u64, len: u64) -> io::Result<()> {
-        if offset.checked_add(len).is_some_and(|end| end <= self.size_bytes) {
+        let size_bytes = self.size_bytes();
+        if offset.checked_add(len).is_some_and(|end| end <= size_bytes) {
             return Ok(());
         }
         Err(io::Error::new(
             ErrorKind::InvalidInput,
-            format!("{len} bytes at {offset} are past the end of a volume of {} bytes", self.size_bytes),
+            format!("{len} bytes at {offset} are past the end of a volume of {size_bytes} bytes"),
         ))
     }
 }
@@ -194,7 +228,7 @@ impl File for Exclusive {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.size_bytes)
+        Ok(self.size_bytes())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -213,7 +247,8 @@ impl File for Exclusive {
 
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
         let found = self.file.next_data(offset)?;
-        Ok(found.map(|(start, end)| (start, end.min(self.size_bytes))).filter(|(start, end)| start < end))
+        let size_bytes = self.size_bytes();
+        Ok(found.map(|(start, end)| (start, end.min(size_bytes))).filter(|(start, end)| start < end))
     }
 }
 

@@ -146,7 +146,7 @@ fn messages_of_the_source() {
     };
     let lease = Some(Lease { heard: Time(9), us: 250_000 });
     let ping = Ping { time: Time(8), sequence: Sequence(1), lease };
-    let all = [SourceMessage::Open(open), SourceMessage::Ping(ping)];
+    let all = [SourceMessage::Open(open), SourceMessage::Ping(ping), SourceMessage::Measure];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("source-message-{n}.v2.bin"), &encode(message));
         assert_eq!(&decode::<SourceMessage>(&stored).unwrap(), message);
@@ -199,6 +199,7 @@ fn messages_of_the_target() {
         TargetMessage::NotTaken { text: "an epoch is open".into() },
         TargetMessage::Checked { id: CheckId(70_000), differing: vec![blocks(7, 8)], unchecked: 300 },
         TargetMessage::RolledBack { generations: vec![Generation(7), Generation(u64::MAX)] },
+        TargetMessage::Measured { sizes: vec![1 << 44, 512] },
     ];
     for (n, message) in all.iter().enumerate() {
         let stored = stored(&format!("target-message-{n}.v2.bin"), &encode(message));

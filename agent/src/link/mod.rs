@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::Refusal;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub(crate) use dial::Dialer;
 use session::End;
@@ -31,6 +31,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A peer that is not paired, or that refuses, is asked again this often.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A question to the peer that was not answered is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// A session that held for this long shows that the link is good: the next redial is quick again.
 const GOOD_SESSION: Duration = Duration::from_secs(5);
 
@@ -60,6 +62,10 @@ pub(crate) struct Link {
     paused: watch::Sender<bool>,
     /// Whether the peer has agreed to a session since the group was opened: then it was not promoted.
     agreed: watch::Sender<bool>,
+    /// The peer is asked for the sizes of its volumes.
+    pub(super) measure: Notify,
+    /// What it last said, and how often it has.
+    pub(super) measured: watch::Sender<(u64, Vec<u64>)>,
     /// An operator wants the peer's history kept in a split brain.
     gives_way: AtomicBool,
 }
@@ -85,6 +91,8 @@ impl Link {
             state: Mutex::default(),
             paused: watch::Sender::new(false),
             agreed: watch::Sender::new(false),
+            measure: Notify::new(),
+            measured: watch::Sender::default(),
             gives_way: AtomicBool::new(false),
         }
     }
@@ -106,6 +114,23 @@ impl Link {
     pub fn agreement(&self) -> watch::Receiver<bool> {
         self.agreed.send_replace(false);
         self.agreed.subscribe()
+    }
+
+    /// What each volume has room for at the peer now, in bytes; `None` without a session, or if it does not answer within
+    /// `timeout`.
+    pub async fn measure_peer(&self, timeout: Duration) -> Option<Vec<u64>> {
+        let mut measured = self.measured.subscribe();
+        let began = Instant::now();
+        while began.elapsed() < timeout {
+            // A question may be lost with its session.
+            self.measure.notify_one();
+            if let Ok(answer) = tokio::time::timeout(ASK_AGAIN, measured.changed()).await {
+                answer.ok()?;
+                let (_, sizes) = &*measured.borrow();
+                return Some(sizes.clone());
+            }
+        }
+        None
     }
 
     /// In a split brain, gives way to a peer that was told to keep its own history, until that is taken back.

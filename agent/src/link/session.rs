@@ -12,6 +12,7 @@ use afterimage_protocol::{SessionId, Time};
 use afterimage_transport::{
     CloseCode, Connection, ConnectionLost, RecvStream, SendStream, read_message, write_message,
 };
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Link;
@@ -131,8 +132,10 @@ impl Link {
         let heard = Arc::new(Heard::new(group.clock.now()));
         let sender = Arc::new(Sender::new(group.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(receive(group.clone(), answers, heard.clone()));
-        tasks.spawn(ping(group.clone(), control, heard.clone()));
+        let (ask, asks) = mpsc::channel(1);
+        let (measured, mut sizes) = mpsc::channel(1);
+        tasks.spawn(receive(group.clone(), answers, heard.clone(), measured));
+        tasks.spawn(ping(group.clone(), control, heard.clone(), asks));
         tasks.spawn(sender.clone().run_ordered(connection.clone(), session_of(&open)));
         for _ in 0..BLOCK_STREAMS {
             tasks.spawn(sender.clone().run_blocks(connection.clone(), session_of(&open)));
@@ -148,6 +151,14 @@ impl Link {
                     let reason = hang_ups.borrow().1;
                     return Err(Broken::Lost(format!("the session was ended here: {reason}")));
                 }
+                () = self.measure.notified() => {
+                    // One that is under way answers this one too.
+                    let _ = ask.try_send(());
+                }
+                Some(sizes) = sizes.recv() => self.measured.send_modify(|(count, last)| {
+                    *count += 1;
+                    *last = sizes;
+                }),
                 _ = look.tick() => self.note(|state| state.rtt_us = heard.rtt_us()),
             }
         }
@@ -213,7 +224,7 @@ async fn open(group: &Arc<Group>) -> Result<SourceMessage, Broken> {
 fn session_of(open: &SourceMessage) -> SessionId {
     match open {
         SourceMessage::Open(open) => open.session,
-        SourceMessage::Ping(_) => SessionId(0),
+        SourceMessage::Ping(_) | SourceMessage::Measure => SessionId(0),
     }
 }
 
@@ -224,7 +235,12 @@ pub(super) async fn next(answers: &mut RecvStream) -> Result<TargetMessage, Brok
     }
 }
 
-async fn receive(group: Arc<Group>, mut answers: RecvStream, heard: Arc<Heard>) -> Broken {
+async fn receive(
+    group: Arc<Group>,
+    mut answers: RecvStream,
+    heard: Arc<Heard>,
+    measured: mpsc::Sender<Vec<u64>>,
+) -> Broken {
     loop {
         let message = match next(&mut answers).await {
             Ok(TargetMessage::Refused { code, text, standing }) => {
@@ -240,16 +256,35 @@ async fn receive(group: Arc<Group>, mut answers: RecvStream, heard: Arc<Heard>) 
         {
             heard.rtt.store(now.since_us(*time), Ordering::Relaxed);
         }
+        if let TargetMessage::Measured { sizes } = message {
+            // Nobody may have asked.
+            let _ = measured.try_send(sizes);
+            continue;
+        }
         group.feed_from_control(|source, now| source.message(now, message));
     }
 }
 
-async fn ping(group: Arc<Group>, mut control: SendStream, heard: Arc<Heard>) -> Broken {
+/// Pings, and the questions of the operator.
+async fn ping(
+    group: Arc<Group>,
+    mut control: SendStream,
+    heard: Arc<Heard>,
+    mut asks: mpsc::Receiver<()>,
+) -> Broken {
     let pause = Duration::from_micros(group.look(|source| source.ping_interval_us()));
     let mut interval = tokio::time::interval(pause);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            Some(()) = asks.recv() => {
+                if let Err(error) = write_message(&mut control, &encode(&SourceMessage::Measure), CAP_BYTES).await {
+                    return lost(error);
+                }
+                continue;
+            }
+        }
         let now = group.clock.now();
         if now.since_us(Time(heard.at.load(Ordering::Relaxed))) > SILENCE_US {
             return Broken::Lost(format!("the peer was silent for {} s", SILENCE_US / 1_000_000));

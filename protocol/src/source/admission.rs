@@ -82,7 +82,8 @@ impl Source {
         let untracked = self.loss_noted_by.is_some() && !self.state_failed;
         // Where clients do not wait for the target, it has to know first that they do not.
         let leased = self.config.mode == Mode::Async && !self.session.is_active() && self.is_leased();
-        let held = held || leased || self.holds_for_handover() || self.is_in_doubt();
+        let held =
+            held || leased || self.holds_for_handover() || self.holds_for_growth() || self.is_in_doubt();
         if held || exhausted || untracked || self.state.role != Role::Primary {
             return Verdict::Wait;
         }

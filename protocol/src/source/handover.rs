@@ -23,6 +23,9 @@ pub enum RolesStay {
     /// One is under way.
     #[error("a switchover is under way already")]
     UnderWay,
+    /// Volumes are growing.
+    #[error("a resize is under way")]
+    Resizing,
     /// Not everything that was under way got there in the time that was given.
     #[error("the standby did not get everything in time")]
     TooSlow,
@@ -81,6 +84,9 @@ impl Source {
     pub fn may_hand_over(&self) -> Result<(), RolesStay> {
         if self.handover.is_some() {
             return Err(RolesStay::UnderWay);
+        }
+        if self.growing.is_some() {
+            return Err(RolesStay::Resizing);
         }
         if self.state_failed || self.tracking_lost || self.state.compare_all || !self.unreadable.is_empty() {
             return Err(RolesStay::Failed);

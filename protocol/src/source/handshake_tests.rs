@@ -106,6 +106,10 @@ impl Bench {
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => panic!("{why}"),
                 Output::RolledBack(outcome) => panic!("{outcome:?}"),
+                Output::PrepareGrowth(_)
+                | Output::ForgetGrowth(_)
+                | Output::Grown(_)
+                | Output::NotGrown(_) => panic!("nothing was to grow"),
             }
         }
         panic!("the source does not come to rest");

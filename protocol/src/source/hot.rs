@@ -120,6 +120,11 @@ impl HotSet {
         }
     }
 
+    /// Whether nothing is being written for it, or on its behalf.
+    pub fn is_at_rest(&self) -> bool {
+        self.persisting.is_none() && self.cooling.is_none()
+    }
+
     /// What it does, for a person.
     pub fn activity(&self) -> String {
         format!(
@@ -205,7 +210,8 @@ impl Source {
         }
         self.end_cooling();
         let crowded = self.hot.set.len() * 8 >= self.hot.capacity * COOL_AT_EIGHTHS;
-        if self.hot.cooling.is_none() && (self.hot.full || crowded) {
+        // A bitmap that is being replaced is not synced.
+        if self.hot.cooling.is_none() && !self.is_resizing() && (self.hot.full || crowded) {
             self.hot.full = false;
             self.begin_cooling();
             // It may have nothing to wait for, and then nothing else would end it.

@@ -16,6 +16,7 @@
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
 //! | `handover` | the planned change of roles |
+//! | `growth` | volumes that grow |
 //! | `lease` | what the target may promise when it is promoted |
 //! | `rollback` | a promotion that nothing was written after, taken back |
 //! | `doubt` | whether this host is still the primary, after a standstill |
@@ -26,6 +27,7 @@ mod clearing;
 mod completion;
 mod doubt;
 mod epoch;
+mod growth;
 mod handover;
 mod hot;
 mod lease;
@@ -50,6 +52,8 @@ use admission::Waiting;
 use clearing::Clearing;
 use completion::{Approach, InFlight, PendingFlush};
 use epoch::Epoch;
+use growth::Growing;
+pub use growth::{CannotGrow, Growth};
 use handover::Handover;
 use hot::HotSet;
 use lock::RangeLocks;
@@ -139,8 +143,17 @@ pub struct Write {
     pub fua: bool,
 }
 
+/// Bitmaps that were made and are not needed.
+pub struct Unused(pub Vec<Bitmap>);
+
+impl std::fmt::Debug for Unused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bitmaps", self.0.len())
+    }
+}
+
 /// Something that the shell has to do. The outcome is reported with the method named.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Output {
     /// Write the state to both slots of the superblock: [`Source::state_persisted`].
     PersistState {
@@ -198,6 +211,16 @@ pub enum Output {
     /// The promotion of this host was rolled back, or not. If it was, or that cannot be told because the disk failed, nothing is
     /// served here any more.
     RolledBack(Result<Position, CannotRollBack>),
+    /// Make the bitmaps for these volumes, as large as they will be, with the bits of those in use and all of the new area:
+    /// [`Source::growth_prepared`].
+    PrepareGrowth(Vec<Growth>),
+    /// These volumes have their new sizes, durably: the bitmaps that were prepared take the place of the old ones; no
+    /// report. What is asked for after this counts with the new sizes.
+    Grown(Vec<Growth>),
+    /// The bitmaps that were prepared are not needed; no report.
+    ForgetGrowth(Unused),
+    /// The volumes keep their sizes.
+    NotGrown(CannotGrow),
     /// Store the report of a verification in place of the last one, whole or not at all: [`Source::verification_noted`].
     NoteVerification(Box<Verification>),
     /// End the session with the peer.
@@ -317,6 +340,7 @@ pub struct Source {
     real_noted_by: Option<u64>,
     /// The rollback under way: the version of the state that makes it durable, and where it leads to.
     rolling_back: Option<(u64, Position)>,
+    growing: Option<Growing>,
     /// This host stood still until then, and has not heard since whether the peer was promoted.
     doubted_since: Option<Time>,
     /// Before this time nobody is answered without the target.
@@ -442,6 +466,7 @@ impl Source {
             handover: None,
             real_noted_by: None,
             rolling_back: None,
+            growing: None,
             doubted_since: None,
             leased_until: Time(0),
             peer_clock: None,
@@ -479,6 +504,7 @@ impl Source {
             self.hold_ends_at(),
             self.clearing_at(),
             self.handover_ends_at(),
+            self.growth_ends_at(),
             self.doubt_ends_at(),
             self.lease_ends_at(),
         ];
@@ -506,10 +532,12 @@ impl Source {
             self.session_noted(version);
             self.handover_noted(version);
             self.rollback_noted(version);
+            self.growth_noted(version);
         } else if !self.state_failed {
             self.state_failed = true;
             self.ready = true;
             self.rollback_failed();
+            self.growth_not_noted();
             self.outputs.push_back(Output::Disconnect { reason: "the state cannot be written" });
         }
         self.pump(now);
@@ -530,7 +558,8 @@ impl Source {
         self.pump_verify();
         self.pump_clearing();
         self.complete_ready();
-        if self.pump_handover() {
+        let handed_over = self.pump_handover();
+        if self.pump_growth() || handed_over {
             // Nothing else may happen that would have them looked at.
             self.admit_waiting();
             self.pump_hot();
@@ -654,6 +683,11 @@ pub struct Status {
 }
 
 impl Source {
+    /// Whether the target is not known to have any checkpoint.
+    fn is_first_sync(&self) -> bool {
+        self.state.noted == Sequence(0)
+    }
+
     /// The present state, for status and metrics.
     pub fn status(&self) -> Status {
         let dirty_blocks: Vec<u64> = self.bitmaps.iter().map(|b| b.dirty_blocks()).collect();
@@ -676,7 +710,7 @@ impl Source {
             oldest_unsafe: self.queue.oldest(),
             lag_known: self.phase == Phase::Streaming && self.received >= self.recovery,
             catch_up,
-            first_sync: self.state.noted == Sequence(0),
+            first_sync: self.is_first_sync(),
             state_failed: self.state_failed,
             tracking_lost: self.tracking_lost,
             flush_failed: self.flush_failed.clone(),
@@ -686,7 +720,7 @@ impl Source {
     /// What the machine waits for, for a person who looks into why it does.
     pub fn activity(&self) -> String {
         format!(
-            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}, handover {:?}",
+            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}, handover {:?}, growing {:?}",
             self.waiting.len(),
             self.in_flight.len(),
             self.flushes.len(),
@@ -697,6 +731,7 @@ impl Source {
             self.state_wanted,
             self.state_persisting,
             self.handover,
+            self.growing,
         )
     }
 

@@ -31,7 +31,7 @@ impl Source {
     /// The first message of a new session; `session` is a fresh random number. An older session must have been ended
     /// with [`Source::disconnected`]. `None` while the source cannot have one.
     pub fn open(&mut self, session: SessionId) -> Option<Open> {
-        if !self.ready || self.state_failed || !matches!(self.session, Session::None) {
+        if !self.ready || self.state_failed || self.is_resizing() || !matches!(self.session, Session::None) {
             return None;
         }
         if self.state.role != Role::Primary || self.real_noted_by.is_some() {
@@ -68,7 +68,8 @@ impl Source {
             TargetMessage::Lacks { blocks } if matches!(self.session, Session::Opening(_)) => {
                 blocks.into_iter().for_each(|range| self.set_bits(range));
             }
-            TargetMessage::Lacks { .. } => {}
+            // What it answers to a question that the shell asks.
+            TargetMessage::Lacks { .. } | TargetMessage::Measured { .. } => {}
             TargetMessage::Refused { code: Refusal::Pending, .. } => self.begin_real(),
             _ if !self.session.is_agreed() => {}
             TargetMessage::Received { sequence } => self.acked(sequence, false),

@@ -1,5 +1,6 @@
 //! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
 
+mod growth;
 mod lease;
 mod rollback;
 mod verify;
@@ -46,6 +47,12 @@ struct Bench {
     waiting_states: Vec<u64>,
     /// Reports of verifications, as they were noted.
     notes: Vec<Verification>,
+    /// Bitmaps of volumes that grow cannot be made; or wait to be.
+    growth_fails: bool,
+    growth_waits: bool,
+    prepared: Vec<Vec<Growth>>,
+    forgotten: usize,
+    grown: Option<Result<Vec<Growth>, CannotGrow>>,
 }
 
 /// What a source finds: `state`, and a bitmap without bits.
@@ -118,6 +125,11 @@ impl Bench {
             states_wait: false,
             waiting_states: Vec::new(),
             notes: Vec::new(),
+            growth_fails: false,
+            growth_waits: false,
+            prepared: Vec::new(),
+            forgotten: 0,
+            grown: None,
         };
         bench.run();
         bench
@@ -191,6 +203,12 @@ impl Bench {
                 Output::Disconnect { reason } => panic!("{reason}"),
                 Output::RolesStay(why) => self.roles_stay = Some(why),
                 Output::RolledBack(outcome) => panic!("{outcome:?}"),
+                Output::PrepareGrowth(growth) if self.growth_waits => self.prepared.push(growth),
+                Output::PrepareGrowth(_) if self.growth_fails => self.source.growth_prepared(now, None),
+                Output::PrepareGrowth(growth) => self.prepare(&growth),
+                Output::ForgetGrowth(Unused(bitmaps)) => self.forgotten += bitmaps.len(),
+                Output::Grown(growth) => self.grown = Some(Ok(growth)),
+                Output::NotGrown(why) => self.grown = Some(Err(why)),
             }
         }
     }

@@ -61,7 +61,8 @@ pub const JOURNAL_SYNC_FAILED: &str = "the journal cannot be synced";
 pub struct Config {
     /// The group's name.
     pub group: String,
-    /// Names and sizes of the volumes, in the order of their indices.
+    /// Names of the volumes and their sizes as they were last replicated, in the order of their indices. Each session may
+    /// change the sizes.
     pub volumes: Vec<VolumeInfo>,
     /// How long the base stays behind, in microseconds.
     pub history_us: u64,
@@ -236,6 +237,8 @@ impl Recovery {
 /// The target of one group.
 pub struct Target {
     config: Config,
+    /// What each volume has room for, in bytes.
+    room_bytes: Vec<u64>,
     rules: Rules,
     state: GroupState,
     now: Time,
@@ -289,6 +292,7 @@ impl Target {
         let mut target = Self {
             points: Points::new(Lsn(0)),
             rules: config.rules,
+            room_bytes: config.volumes.iter().map(|v| v.size_bytes).collect(),
             config,
             state,
             now,

@@ -216,6 +216,8 @@ impl Target {
         let refusal = match found {
             Some(Ok(choice)) => {
                 let stage = self.note_discarded(choice.blocks());
+                // They speak of what is here no more.
+                self.pings = Pings::default();
                 if let Some(step) = &mut self.promoting {
                     step.chosen = Some(choice);
                 }

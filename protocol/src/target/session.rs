@@ -63,6 +63,7 @@ impl Target {
         if open.known_session == known {
             self.state.previous_session = known;
         }
+        self.take_sizes(open.volumes);
         let version = self.persist();
         self.session =
             Session::Noting { id: open.session, version, durable_acks: open.durable_acks, known, previous };
@@ -94,15 +95,8 @@ impl Target {
         if self.promoting.is_some() {
             return refused(Refusal::NotReady, format!("group {} is being promoted", self.config.group));
         }
-        if open.volumes != self.config.volumes {
-            let ours: Vec<_> = self.config.volumes.iter().map(|v| (&v.name, v.size_bytes)).collect();
-            let theirs: Vec<_> = open.volumes.iter().map(|v| (&v.name, v.size_bytes)).collect();
-            let text = format!(
-                "group {}: the volumes differ: here {ours:?}, at the source {theirs:?} (names and bytes); make both \
-                 configurations and sizes equal",
-                self.config.group
-            );
-            return refused(Refusal::Volumes, text);
+        if let Some(text) = self.unfit(&open.volumes) {
+            return refused(Refusal::Volumes, format!("group {}: {text}", self.config.group));
         }
         if let Some(refusal) = refuse(&self.config.group, &open.standing, &self.standing()) {
             return Err(refusal);
@@ -118,6 +112,53 @@ impl Target {
             );
         }
         Ok(())
+    }
+
+    /// Why the source's volumes cannot be replicated here, if so. A volume here may be larger than at the source: it has been
+    /// made so before the source's grows. It may not be smaller; and what is offered here does not lose its end.
+    fn unfit(&self, theirs: &[VolumeInfo]) -> Option<String> {
+        let ours = &self.config.volumes;
+        if ours.len() != theirs.len() || ours.iter().zip(theirs).any(|(a, b)| a.name != b.name) {
+            let names = |volumes: &[VolumeInfo]| {
+                volumes.iter().map(|v| v.name.as_str()).collect::<Vec<_>>().join(", ")
+            };
+            let (ours, theirs) = (names(ours), names(theirs));
+            return Some(format!(
+                "the volumes differ: {ours} here, {theirs} at the source; make both configurations equal"
+            ));
+        }
+        let offers = self.points.newest().is_some();
+        for ((ours, theirs), room) in ours.iter().zip(theirs).zip(&self.room_bytes) {
+            let (name, size) = (&ours.name, theirs.size_bytes);
+            if size > *room {
+                return Some(format!(
+                    "volume {name} has {room} bytes here and {size} at the source; make it at least that large here: the \
+                     session begins by itself then"
+                ));
+            }
+            if size < ours.size_bytes && offers {
+                return Some(format!(
+                    "volume {name} is replicated with {} bytes here and has {size} at the source, and a copy is not made \
+                     smaller; if the source's state was restored from an old copy, set this host up again as its standby",
+                    ours.size_bytes
+                ));
+            }
+        }
+        None
+    }
+
+    /// What the volumes have room for now, in bytes, in the order of their indices.
+    pub fn measured(&mut self, room_bytes: Vec<u64>) {
+        self.room_bytes = room_bytes;
+    }
+
+    /// Takes over the sizes of the source's volumes. They are durable with the note of the session, before anything that
+    /// counts with them is taken.
+    fn take_sizes(&mut self, volumes: Vec<VolumeInfo>) {
+        for (stored, theirs) in self.state.volumes.iter_mut().zip(&volumes) {
+            stored.size_bytes = theirs.size_bytes;
+        }
+        self.config.volumes = volumes;
     }
 
     /// The generations that led to the newest checkpoint; those last agreed on while there is none.

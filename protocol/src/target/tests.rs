@@ -2,6 +2,7 @@
 
 mod choose;
 mod lease;
+mod sizes;
 mod verify;
 
 use bytes::Bytes;

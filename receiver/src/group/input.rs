@@ -58,6 +58,13 @@ pub enum Input {
         /// Its room.
         permit: Permit,
     },
+    /// The source asks how large the volumes are.
+    Measure {
+        /// Over this link.
+        serial: u64,
+        /// Its room.
+        permit: Permit,
+    },
     /// A connection is gone.
     Disconnected {
         /// Which.
@@ -79,7 +86,9 @@ impl Input {
     /// What it counts for when inputs are taken together.
     pub fn bytes(&self) -> usize {
         match self {
-            Input::Frame { permit, .. } | Input::Ping { permit, .. } => permit.bytes,
+            Input::Frame { permit, .. } | Input::Ping { permit, .. } | Input::Measure { permit, .. } => {
+                permit.bytes
+            }
             _ => INPUT_BYTES,
         }
     }

@@ -118,7 +118,10 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     let volumes = open_volumes(&setup.group, known)?;
     let bases: Vec<_> = volumes.iter().map(Volume::file).collect();
     settle(&bases).context("cannot make the volumes durable as they are")?;
-    let found = states_of(&setup.group, &volumes);
+    let room_bytes = volumes.iter().map(Volume::size_bytes).collect();
+    // Before the first session nothing is replicated yet.
+    let replicated = state.as_ref().filter(|s| s.generation() != Generation::NONE);
+    let found = states_of(&setup.group, &volumes, replicated);
     let mut state = state.unwrap_or_else(|| GroupState::new(Role::Standby, Vec::new()));
     if state.volumes != found {
         state.volumes = found;
@@ -138,8 +141,9 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
         journal_bytes: usable_bytes(max_bytes, segment_bytes),
         rules: Rules::default(),
     };
-    let (store, target) =
+    let (store, mut target) =
         TargetStore::open(group, Arc::new(journal_dir), options, config, state, clock::now())?;
+    target.measured(room_bytes);
     let jobs = Jobs::start(&setup.group.name, wake, lock).context("cannot start the helper threads")?;
     Ok(Found::Standby(Box::new(Standby::new(&setup.group.name, store, target, volumes, jobs, max_bytes))))
 }
@@ -165,14 +169,17 @@ fn open_volumes(group: &config::Group, known: &[VolumeState]) -> anyhow::Result<
         let known = known.get(n);
         let expected = known.map(|k| identity(&k.identity)).transpose();
         let expected = expected.with_context(|| format!("the stored identity of volume {}", volume.name))?;
-        Volume::open(&volume.device, expected.as_ref().and_then(Option::as_ref)).map_err(
-            |error| match error {
-                VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                    missing(volume, known.map(|k| k.size_bytes))
-                }
-                error => anyhow::Error::new(error),
-            },
-        )
+        // It may have grown since it was identified; what is replicated has to be there.
+        let expected = expected.flatten().map(|mut expected| {
+            expected.size_bytes = known.map_or(expected.size_bytes, |known| known.size_bytes);
+            expected
+        });
+        Volume::open(&volume.device, expected.as_ref()).map_err(|error| match error {
+            VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                missing(volume, known.map(|k| k.size_bytes))
+            }
+            error => anyhow::Error::new(error),
+        })
     });
     volumes.collect()
 }
@@ -195,13 +202,17 @@ fn missing(volume: &config::Volume, size_bytes: Option<u64>) -> anyhow::Error {
     )
 }
 
-fn states_of(group: &config::Group, volumes: &[Volume]) -> Vec<VolumeState> {
-    let state = |(config, volume): (&config::Volume, &Volume)| VolumeState {
-        name: config.name.clone(),
-        size_bytes: volume.size_bytes(),
-        identity: volume.identity().to_string().into_bytes(),
+/// What is to be remembered of the volumes. A volume that is larger than what is `replicated` of it has room to grow.
+fn states_of(group: &config::Group, volumes: &[Volume], replicated: Option<&GroupState>) -> Vec<VolumeState> {
+    let state = |(index, (config, volume)): (usize, (&config::Volume, &Volume))| {
+        let known = replicated.and_then(|state| state.volumes.get(index));
+        VolumeState {
+            name: config.name.clone(),
+            size_bytes: known.map_or(volume.size_bytes(), |known| known.size_bytes),
+            identity: volume.identity().to_string().into_bytes(),
+        }
     };
-    group.volumes.iter().zip(volumes).map(state).collect()
+    group.volumes.iter().zip(volumes).enumerate().map(state).collect()
 }
 
 #[cfg(test)]

@@ -37,7 +37,9 @@ pub struct Standby {
     pub target: Target,
     store: TargetStore,
     volumes: Vec<VolumeFile>,
-    volume_bytes: Vec<u64>,
+    opened: Vec<Volume>,
+    /// What each volume has room for.
+    room_bytes: Vec<u64>,
     /// Holds the lock of the group's state.
     jobs: Jobs,
     /// Frames that the machine has given to the journal and that were not written yet.
@@ -81,8 +83,9 @@ impl Standby {
             group: group.to_owned(),
             target,
             store,
-            volume_bytes: volumes.iter().map(Volume::size_bytes).collect(),
+            room_bytes: volumes.iter().map(Volume::size_bytes).collect(),
             volumes: volumes.iter().map(|v| v.file() as VolumeFile).collect(),
+            opened: volumes,
             jobs,
             appends: Vec::new(),
             append_bytes: 0,
@@ -102,9 +105,33 @@ impl Standby {
         }
     }
 
-    /// Sizes of the volumes.
-    pub fn volume_bytes(&self) -> &[u64] {
-        &self.volume_bytes
+    /// Sizes of the volumes as they are replicated.
+    pub fn volume_bytes(&self) -> Vec<u64> {
+        self.target.state().volumes.iter().map(|v| v.size_bytes).collect()
+    }
+
+    /// Looks how large the volumes are now, and makes use of what they have grown by; what they have room for.
+    pub fn measure(&mut self) -> Vec<u64> {
+        for index in 0..self.opened.len() {
+            let (volume, room) = (&self.opened[index], self.room_bytes[index]);
+            let grown = match volume.measure() {
+                Ok(size) if size > room => size,
+                Ok(_) => continue,
+                Err(error) => {
+                    warn!(group = self.group, %error, "a volume cannot be measured");
+                    continue;
+                }
+            };
+            // After a loss of power it must not be smaller than what the source was told.
+            if let Err(error) = volume.file().sync() {
+                self.fail("the size of a volume cannot be made durable", &error);
+                break;
+            }
+            volume.grow(grown);
+            self.room_bytes[index] = grown;
+        }
+        self.target.measured(self.room_bytes.clone());
+        self.room_bytes.clone()
     }
 
     /// A frame of the session came.

@@ -127,6 +127,7 @@ impl Thread {
         match input {
             Input::Open { open, link } => self.open_session(*open, link),
             Input::Ping { serial, ping, permit: _permit } => self.ping(serial, ping),
+            Input::Measure { serial, permit: _permit } => self.measure(serial),
             Input::Disconnected { serial, reason } => self.disconnected(serial, reason),
             Input::JobDone => {
                 if let Place::Standby(standby) = &mut self.place {
@@ -170,6 +171,13 @@ impl Thread {
         }
     }
 
+    fn measure(&mut self, serial: u64) {
+        let Some(link) = self.link.as_ref().filter(|l| l.serial == serial) else { return };
+        if let Place::Standby(standby) = &mut self.place {
+            link.send(TargetMessage::Measured { sizes: standby.measure() });
+        }
+    }
+
     fn open_session(&mut self, open: Open, link: Arc<Link>) {
         self.source_seen = Some(clock::now());
         self.end_session("a newer session begins");
@@ -177,7 +185,10 @@ impl Thread {
         let name = self.setup.group.name.clone();
         let source = open.standing.clone();
         let refusal = match &mut self.place {
-            Place::Standby(standby) => standby.target.open(clock::now(), open).err(),
+            Place::Standby(standby) => {
+                standby.measure();
+                standby.target.open(clock::now(), open).err()
+            }
             Place::Elsewhere(elsewhere) => Some(elsewhere.refusal(&name, &source)),
             Place::Failed { .. } => {
                 let why = self.last_error.as_deref().unwrap_or("it failed");
@@ -303,7 +314,6 @@ impl Thread {
                 let position = newest.map(|p| p.position.to_string());
                 info!(group = self.name(), position, "opened as standby");
                 self.had_checkpoint = newest.is_some();
-                self.shared.update(|s| s.volume_bytes = standby.volume_bytes().to_vec());
                 self.place = Place::Standby(standby);
                 self.phase = Phase::Standby;
             }
@@ -336,6 +346,7 @@ impl Thread {
             }
             if let Place::Standby(standby) = &self.place {
                 s.numbers = standby.numbers();
+                s.volume_bytes = standby.volume_bytes();
             }
             s.link = self.link.clone();
             s.source_seen = self.source_seen;

@@ -4,6 +4,7 @@
 //! [`TargetStore`] the journal; both work on volumes. They are the same over a real disk and a simulated one, and decide
 //! nothing: when something is done is the state machines' business.
 
+mod growth;
 mod primary_volume;
 mod reinstate;
 mod source;
@@ -19,6 +20,7 @@ use crate::io::{Dir, File};
 use crate::journal::JournalError;
 use crate::superblock::{Superblock, SuperblockError};
 
+pub use growth::BitmapSyncs;
 pub use primary_volume::PrimaryVolume;
 pub use reinstate::{ReinstateError, Reinstated, reinstate};
 pub(crate) use source::hashes_of;

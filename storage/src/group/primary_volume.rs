@@ -74,6 +74,12 @@ impl PrimaryVolume {
         result
     }
 
+    /// As [`PrimaryVolume::flush`], also if nothing was written: the volume itself has changed.
+    pub fn flush_all(&self) -> io::Result<()> {
+        self.unflushed_bytes.fetch_add(1, Ordering::AcqRel);
+        self.flush()
+    }
+
     /// Bytes written since the last flush began; a very large number before the first one.
     pub fn unflushed_bytes(&self) -> u64 {
         self.unflushed_bytes.load(Ordering::Relaxed)

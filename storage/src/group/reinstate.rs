@@ -62,9 +62,7 @@ pub fn reinstate(
     if all {
         set_all(&mut files.bitmaps);
     }
-    for sync in store.bitmap_syncs() {
-        sync.sync_all().map_err(ReinstateError::Bitmaps)?;
-    }
+    store.bitmap_syncs().sync_all().map_err(ReinstateError::Bitmaps)?;
     let (replaced_by, left_at) = state.replaced_by.unwrap_or_default();
     let head = Head {
         time,

@@ -10,8 +10,9 @@ use afterimage_protocol::state::GroupState;
 use afterimage_protocol::*;
 use bytes::Bytes;
 
+use super::growth::{BitmapSyncs, Growing};
 use super::{GroupError, GroupStore, VolumeFile, settle};
-use crate::bitmap::{BitmapError, BitmapFile, BitmapSync, open_bitmap};
+use crate::bitmap::{BitmapError, BitmapFile, adopt_grown, forget_prepared, open_bitmap};
 use crate::hot_log::{HotLog, HotLogError};
 use crate::io::{Dir, Open};
 use crate::sealed;
@@ -33,9 +34,10 @@ pub struct SourceFiles {
 
 /// The files of a source.
 pub struct SourceStore {
-    group: GroupStore,
+    pub(super) group: GroupStore,
     hot_log: HotLog,
-    bitmaps: Vec<BitmapSync>,
+    pub(super) bitmaps: BitmapSyncs,
+    pub(super) growing: Vec<Growing>,
 }
 
 impl SourceStore {
@@ -63,6 +65,9 @@ impl SourceStore {
             let blocks = blocks_in(volume.size_bytes);
             if other {
                 forget(&*dir, &name)?;
+                forget_prepared(&*dir, &name)?;
+            } else {
+                adopt_grown(&*dir, &name, volume.size_bytes)?;
             }
             let file = match open_bitmap(&*dir, &name, blocks, same_boot) {
                 Ok(file) => file,
@@ -108,7 +113,8 @@ impl SourceStore {
             }
         }
         let hot = (whole || !used).then_some(hot);
-        Ok((Self { group, hot_log, bitmaps: syncs }, SourceFiles { bitmaps, hot, settled }))
+        let store = Self { group, hot_log, bitmaps: BitmapSyncs::new(syncs), growing: Vec::new() };
+        Ok((store, SourceFiles { bitmaps, hot, settled }))
     }
 
     /// Writes the state; whether it is durable.
@@ -150,20 +156,18 @@ impl SourceStore {
         report
     }
 
-    /// Handles that make words of the bitmaps durable, one for each volume; may be used from any thread.
-    pub fn bitmap_syncs(&self) -> Vec<BitmapSync> {
+    /// A handle that makes words of the bitmaps durable; may be used from any thread.
+    pub fn bitmap_syncs(&self) -> BitmapSyncs {
         self.bitmaps.clone()
     }
 
     /// Makes words of the bitmaps durable; whether they are.
     pub fn sync_bitmap(&self, words: &[(VolumeIndex, std::ops::Range<usize>)]) -> bool {
-        words.iter().all(|(volume, range)| {
-            self.bitmaps.get(volume.0 as usize).is_some_and(|b| report(b.sync(range.clone()), "a bitmap"))
-        })
+        words.iter().all(|(volume, range)| report(self.bitmaps.sync(*volume, range.clone()), "a bitmap"))
     }
 }
 
-fn report<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> bool {
+pub(super) fn report<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> bool {
     if let Err(error) = &result {
         tracing::error!(%error, "{what} of a group cannot be made durable");
     }

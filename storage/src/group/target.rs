@@ -11,7 +11,7 @@ use afterimage_protocol::*;
 
 use super::source::{bitmap_name, hashes_of, write_content};
 use super::{GroupError, GroupStore, VolumeFile};
-use crate::bitmap::open_bitmap;
+use crate::bitmap::{adopt_grown, open_bitmap};
 use crate::io::Dir;
 use crate::journal::{Journal, JournalError, JournalOptions, Lost, Reader, SyncTicket};
 
@@ -142,7 +142,9 @@ pub fn divergent_blocks(group: &GroupStore, state: &mut GroupState) -> Vec<Bitma
 
 fn bitmaps_to_read(group: &GroupStore, state: &GroupState) -> Option<Vec<Bitmap>> {
     let open = |(index, volume): (usize, &VolumeState)| {
-        let file = open_bitmap(&*group.dir, &bitmap_name(index), blocks_in(volume.size_bytes), true);
+        let name = bitmap_name(index);
+        let adopted = adopt_grown(&*group.dir, &name, volume.size_bytes);
+        let file = adopted.and_then(|()| open_bitmap(&*group.dir, &name, blocks_in(volume.size_bytes), true));
         file.inspect_err(|error| tracing::warn!(%error, "a bitmap is damaged: every block counts as lost"))
             .ok()
             .filter(|file| !file.created)

@@ -58,6 +58,8 @@ impl Case {
             Rule::LeaseHeld => (Some(Theme::VolumeFails), None, 300),
             Rule::LeaseOfSession => (Some(Theme::PrimaryTwice), None, 600),
             Rule::CheckInOrder | Rule::CheckView | Rule::CheckHoldsApply => (Some(Theme::Verify), None, 300),
+            Rule::GrowHolds => (Some(Theme::Grow), None, 1000),
+            Rule::GrowNoted | Rule::GrowTakesSequence => (Some(Theme::Grow), None, 300),
             _ => (None, None, 300),
         };
         Self { rule, theme, given, seeds }

@@ -196,6 +196,7 @@ fn source_message() -> Samples {
                 lease: Some(Lease { heard: Time(3), us: 250_000 }),
             })),
         ),
+        ("valid-measure", bytes(SourceMessage::Measure)),
         // A string that claims 2^60 bytes.
         ("bad-length", vec![0, 253, 0, 0, 0, 0, 0, 0, 0, 16]),
         ("bad-variant", vec![7]),
@@ -250,6 +251,7 @@ fn target_message() -> Samples {
         ("valid-checked", {
             bytes(TargetMessage::Checked { id: CheckId(5), differing: vec![blocks(1)], unchecked: 7 })
         }),
+        ("valid-measured", bytes(TargetMessage::Measured { sizes: vec![1 << 40, 512, 0] })),
         ("valid-pong", bytes(TargetMessage::Pong { time: Time(5), applied: Sequence(6), clock: Time(3) })),
         // 2^60 ranges.
         ("bad-length", vec![5, 1, 1, 253, 0, 0, 0, 0, 0, 0, 0, 16]),
@@ -651,6 +653,10 @@ fn admin_request() -> Samples {
         ("valid-verify", {
             let rate_bytes_per_s = Some(1 << 20);
             line(&Request::Verify { group: "orders".into(), repair: true, rate_bytes_per_s })
+        }),
+        ("valid-resize", {
+            let volume = Some("pgdata".into());
+            line(&Request::Resize { group: "orders".into(), volume, dry_run: true })
         }),
         ("valid-verification", line(&Request::Verification { group: "orders".into() })),
         ("valid-several", [line(&promote), line(&activate), line(&Request::Ping)].concat()),

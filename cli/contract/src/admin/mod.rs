@@ -104,6 +104,17 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Agent: replicate all of volumes that have grown on both hosts; answers with a [`Resize`].
+    Resize {
+        /// The group.
+        group: String,
+        /// The volume; every one that has grown if absent.
+        #[serde(default)]
+        volume: Option<String>,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Agent: begin a verification of the group's copies; answers with its
     /// [`crate::status::VerificationStatus`]. While one is under way, it answers with that one.
     Verify {
@@ -152,6 +163,8 @@ impl Request {
             | Self::Follow { .. } => Duration::from_secs(300),
             // The peer applies what its journal holds.
             Self::Switchover { .. } => Duration::from_secs(3600),
+            // Volumes and bitmaps become durable, which may be gigabytes.
+            Self::Resize { .. } => Duration::from_secs(300),
             // It copies all that differs.
             Self::Reinstate { .. } => Duration::from_secs(24 * 3600),
             _ => Duration::from_secs(10),
@@ -372,6 +385,32 @@ pub struct Switchover {
     /// How long clients were held here until this host knew that the peer had taken over, in microseconds; `null` with
     /// `dry_run`.
     pub held_us: Option<u64>,
+}
+
+/// Answer to [`Request::Resize`]: what was done, or with `dry_run` would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    /// The group.
+    pub group: String,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// The volumes that have grown.
+    pub volumes: Vec<ResizedVolume>,
+    /// Whether the standby has taken the new sizes over; `null` with `dry_run`. If not, it does with its next session.
+    pub standby_knows: Option<bool>,
+    /// How long clients were held, at most, in microseconds; `null` with `dry_run`.
+    pub held_us: Option<u64>,
+}
+
+/// A volume that has grown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizedVolume {
+    /// Its name.
+    pub name: String,
+    /// Its size until now, in bytes.
+    pub from_bytes: u64,
+    /// Its size from now on, in bytes.
+    pub to_bytes: u64,
 }
 
 /// Answer to [`Request::Activate`].

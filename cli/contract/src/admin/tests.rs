@@ -42,6 +42,7 @@ async fn answer(request: Request) -> Response {
         | Request::RollBack { group, .. }
         | Request::Follow { group }
         | Request::Switchover { group, .. }
+        | Request::Resize { group, .. }
         | Request::Reinstate { group, .. }
         | Request::Divergence { group }
         | Request::KeepLocal { group } => Response::unknown_group(&group),

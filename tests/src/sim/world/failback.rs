@@ -6,7 +6,7 @@ use afterimage_protocol::state::Role;
 use afterimage_storage::group::{GroupStore, reinstate, settle};
 use afterimage_storage::salvage::{self, Salvage};
 
-use super::model::{block_values, peek_image, sectors, sectors_in};
+use super::model::{block_values, is_within, peek_image, sectors, sectors_in};
 use super::{Violation, World};
 
 /// Steps in which the old primary serves beside the one that was promoted.
@@ -118,11 +118,10 @@ impl World {
         if settle(&volumes).is_err() {
             return Ok(false);
         }
-        // Clients may have written at the peer since.
-        let fork = peer.parent().and_then(|parent| self.history.at(parent.sequence)).cloned();
-        let (mine, theirs) = (peek_image(disk), fork.unwrap_or_else(|| peek_image(&self.standby.disk)));
+        let (mine, theirs) = (peek_image(disk), peek_image(&self.standby.disk));
         let mut boot_id = [0; 16];
         boot_id[..8].copy_from_slice(&self.primary.boot.to_le_bytes());
+        let sizes = super::setup::sizes_in(&state);
         let dir = disk.dir("salvage");
         let done = reinstate(group, state, &*dir, &volumes, boot_id, self.now);
         self.say(|| format!("the old primary is reinstated: {done:?}"));
@@ -141,7 +140,7 @@ impl World {
                 }
             }
         }
-        let own = |n: &usize| mine[*n] != theirs[*n] && mine[*n] != self.fork[*n];
+        let own = |n: &usize| is_within(*n, &sizes) && mine[*n] != theirs[*n] && mine[*n] != self.fork[*n];
         let missing = (0..sectors()).find(|n| own(n) && saved[*n] != Some(mine[*n]));
         match missing.filter(|_| !self.given_up) {
             Some(n) => Err(Violation::new(

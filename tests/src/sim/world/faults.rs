@@ -15,7 +15,7 @@ use crate::sim::{Failure, On, Rng, Snapshot, Times};
 /// Weights of the eight ordinary actions: client, primary job, send, deliver, standby job, connect, start, timeouts.
 const ORDINARY: [u32; 8] = [140, 260, 200, 420, 200, 80, 60, 120];
 /// Base weights of the faults.
-const FAULTS: [(Fault, u32); 33] = [
+const FAULTS: [(Fault, u32); 34] = [
     (Fault::CutLink, 8),
     (Fault::OneWay, 5),
     (Fault::Heal, 30),
@@ -49,6 +49,7 @@ const FAULTS: [(Fault, u32); 33] = [
     (Fault::Verify, 8),
     (Fault::FlipBase, 2),
     (Fault::RollBack, 1),
+    (Fault::Grow, 4),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,10 +106,15 @@ pub enum Fault {
     FlipBase,
     /// The standby is promoted, and the operator takes that back, unless a client writes first.
     RollBack,
+    /// No fault: the volumes grow.
+    Grow,
 }
 
 /// Steps in which a catch-up of everything ends, mostly.
 const HUSH_STEPS: u64 = 600;
+
+/// Steps in which most bits clear.
+const QUIET_STEPS: u64 = 300;
 
 /// What follows of a fault that takes several steps.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +128,7 @@ pub enum Next {
     Restore,
     LetGo,
     Heal,
+    Grow,
 }
 
 pub struct Faults {
@@ -249,6 +256,12 @@ impl World {
             Fault::FlipBase => self.flip_base(),
             Fault::Promote if self.rng.coin() => self.promote_now(false)?,
             Fault::RollBack => self.promote_now(true)?,
+            Fault::Grow if self.faults.plan.is_empty() && self.rng.coin() => {
+                // Clients are quiet before, so that few bits are set.
+                self.faults.hush = QUIET_STEPS;
+                self.faults.follow(&mut self.rng, QUIET_STEPS / 2..QUIET_STEPS, Next::Grow);
+            }
+            Fault::Grow => self.grow(),
             Fault::Promote => self.faults.promote_unsynced = true,
             Fault::LoseRecord => self.faults.lose_record = true,
             Fault::CommitLost => self.faults.lose_commit = true,
@@ -279,6 +292,24 @@ impl World {
             _ => {}
         }
         Ok(())
+    }
+
+    fn grow(&mut self) {
+        let grown = self.primary.grow(&mut self.history, self.now);
+        self.say(|| format!("  volumes grow: {grown:?}"));
+        if grown.is_err() {
+            return;
+        }
+        match self.rng.below(8) {
+            0 => self.faults.follow(&mut self.rng, 0..100, Next::KillPrimary),
+            1 => self.faults.follow(&mut self.rng, 0..100, Next::PowerPrimary),
+            2 => self.faults.follow(&mut self.rng, 0..100, Next::KillStandby),
+            3 => {
+                let after = self.rng.below(40);
+                self.primary.disk.set_fuse(Some(after));
+            }
+            _ => {}
+        }
     }
 
     /// Lays out a fault that takes several steps.
@@ -367,6 +398,10 @@ impl World {
             Next::PowerPrimary => self.power_primary(),
             Next::Restore => self.restore_copy(),
             Next::LetGo => self.source_disconnects(),
+            Next::Grow => {
+                self.faults.hush = 0;
+                self.grow();
+            }
             Next::Heal => self.link = [true; 2],
             _ => {}
         }

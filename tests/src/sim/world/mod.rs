@@ -154,6 +154,9 @@ impl World {
         let mut primary = Primary::new(rng.next_u64(), shape);
         primary.format(&mut rng);
         let mut standby = Standby::new(rng.next_u64(), &mut rng, rules, shape);
+        if shape.small {
+            standby.litter();
+        }
         if setup.compare {
             standby.seed_copy(&primary, &mut rng);
         }

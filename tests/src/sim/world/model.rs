@@ -15,6 +15,10 @@ pub const SECTORS_PER_BLOCK: usize = (BLOCK_BYTES / SECTOR_BYTES) as usize;
 /// Sizes of the two volumes: several extents, and a last block that is short.
 pub const SIZES: [u64; 2] = [3 * EXTENT_BYTES, EXTENT_BYTES + 512];
 
+/// Sizes of the volumes of a run in which they grow to [`SIZES`]: last blocks that are short, and tracked blocks in the new
+/// area, within a block that was short, and before.
+pub const SMALL: [u64; 2] = [EXTENT_BYTES + SECTOR_BYTES, 7 * SECTOR_BYTES];
+
 /// The blocks that are written: neighbours within an extent, across extents, and the short last one.
 pub const BLOCKS: [(u32, u64); 8] =
     [(0, 0), (0, 1), (0, 2), (0, 1023), (0, 1024), (0, 2048), (1, 0), (1, 1024)];
@@ -47,6 +51,11 @@ pub fn sectors_in(range: ByteRange) -> impl Iterator<Item = usize> {
 /// Where a tracked sector begins in its volume.
 pub fn sector_offset(index: usize) -> u64 {
     BLOCKS[index / SECTORS_PER_BLOCK].1 * BLOCK_BYTES + (index % SECTORS_PER_BLOCK) as u64 * SECTOR_BYTES
+}
+
+/// Whether a tracked sector is within volumes of these sizes.
+pub fn is_within(index: usize, sizes: &[u64; 2]) -> bool {
+    sector_offset(index) < sizes[BLOCKS[index / SECTORS_PER_BLOCK].0 as usize]
 }
 
 /// What fills a sector: the write's number, over and over.
@@ -124,9 +133,21 @@ pub struct History {
     pub news: Vec<(Sequence, ByteRange, u64)>,
     /// Writes that failed locally since they were last taken, for the log.
     pub errors: Vec<Sequence>,
+    /// The first position at which the volumes have all of [`SIZES`].
+    grown: Option<Sequence>,
 }
 
 impl History {
+    /// The volumes have grown, at the latest with this sequence.
+    pub fn grew(&mut self, sequence: Sequence) {
+        self.grown.get_or_insert(sequence);
+    }
+
+    /// The sizes of the volumes at a position.
+    pub fn sizes_at(&self, sequence: Sequence) -> [u64; 2] {
+        if self.grown.is_some_and(|grown| grown <= sequence) { SIZES } else { SMALL }
+    }
+
     /// A run of the source begins: what is on its disk is the image at `sequence`.
     pub fn recovered(&mut self, sequence: Sequence, image: Image) {
         self.current = Rc::new(image);
@@ -137,6 +158,7 @@ impl History {
     /// Another history begins: what was of the old one is nothing to it.
     pub fn forked(&mut self) {
         self.images.clear();
+        self.grown = None;
     }
 
     /// Count of writes so far.

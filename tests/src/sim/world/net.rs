@@ -161,6 +161,8 @@ impl World {
                     p.target.ping(now, session, ping);
                     self.say(|| format!("target gets {ping:?}"));
                 }
+                // The shell answers that.
+                Ok(SourceMessage::Measure) => {}
                 Err(error) => {
                     return Err(Violation::new("G4", format!("a message did not survive the wire: {error}")));
                 }

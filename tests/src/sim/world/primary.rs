@@ -4,6 +4,7 @@ mod client;
 
 use std::collections::BTreeMap;
 
+use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::frame::Content;
 use afterimage_protocol::source::*;
 use afterimage_protocol::state::{CannotRollBack, GroupState, Role};
@@ -18,7 +19,6 @@ use crate::sim::{Failure, On, Rng, SimDisk, Times};
 
 /// The hot-extent log, also while it is new.
 pub const HOT_LOG: &str = "group/hot-extents*";
-#[derive(Clone, Debug)]
 enum Job {
     State(u64, Box<GroupState>),
     Hot(u64, Vec<Extent>),
@@ -27,10 +27,12 @@ enum Job {
     Flush(u64, VolumeIndex),
     Read(u64, BlockRange, bool),
     Note(Box<Verification>),
+    PrepareGrowth(Vec<Growth>),
+    GrowthNoted,
+    ForgetGrowth(Vec<Bitmap>),
     Report(Report),
 }
 
-#[derive(Clone, Debug)]
 enum Report {
     State(u64, bool),
     Hot(u64, bool),
@@ -39,6 +41,8 @@ enum Report {
     Flush(u64, bool),
     Read(u64, ReadOutcome),
     Noted,
+    GrowthPrepared(Option<Vec<Bitmap>>),
+    Nothing,
 }
 
 /// What a client asked for.
@@ -57,6 +61,8 @@ pub struct Process {
     pub disconnect: bool,
     /// Count of extents in the hot-extent log.
     hot: usize,
+    /// Of the volumes, as clients and catch-ups see them.
+    pub sizes: [u64; 2],
 }
 
 pub struct Primary {
@@ -134,7 +140,8 @@ impl Primary {
         let volumes = open_volumes(&self.disk);
         let Ok((group, state)) = GroupStore::open(self.disk.dir("group")) else { return Ok(false) };
         let mut state = state.unwrap_or_else(|| {
-            let mut state = GroupState::new(Role::Primary, volume_states());
+            let sizes = if self.shape.small { SMALL } else { SIZES };
+            let mut state = GroupState::new(Role::Primary, volume_states(&sizes));
             state.compare_all = setup.compare;
             state
         });
@@ -160,11 +167,19 @@ impl Primary {
             boot_id,
             fresh_generation: generation,
         };
-        let mut source = Source::start(setup.config.clone(), found, now);
+        let sizes = sizes_in(&found.state);
+        let config = Config { volumes: volume_infos(&sizes), ..setup.config.clone() };
+        let mut source = Source::start(config, found, now);
         if let Some(report) = store.verification() {
             source.resume_verification(now, report);
         }
-        history.recovered(source.position().sequence, image);
+        let sequence = source.position().sequence;
+        history.recovered(sequence, image);
+        if sizes == SIZES {
+            history.grew(sequence);
+        } else if history.sizes_at(sequence) == SIZES {
+            return Err(Violation::new("G1", format!("the volumes had grown and are {sizes:?} again")));
+        }
         self.process = Some(Process {
             source,
             store,
@@ -173,6 +188,7 @@ impl Primary {
             requests: BTreeMap::new(),
             disconnect: false,
             hot: 0,
+            sizes,
         });
         self.drain(history);
         Ok(true)
@@ -246,6 +262,7 @@ impl Primary {
             Job::Write(..) => self.shape.slow_writes,
             Job::Report(Report::Flush(..)) => self.shape.slow_flush,
             Job::State(..) => self.shape.slow_state,
+            Job::Report(Report::GrowthPrepared(_)) => self.shape.slow_growth,
             _ => false,
         };
         if slow && !rng.chance(0.1) {
@@ -298,6 +315,8 @@ impl Primary {
             Report::Flush(token, ok) => p.source.local_flushed(now, token, ok),
             Report::Read(read, outcome) => p.source.blocks_read(now, read, outcome),
             Report::Noted => p.source.verification_noted(now),
+            Report::GrowthPrepared(bitmaps) => p.source.growth_prepared(now, bitmaps),
+            Report::Nothing => {}
         }
         self.drain(history);
     }
@@ -339,8 +358,15 @@ impl Primary {
                 Output::NoteVerification(report) => p.jobs.push(Job::Note(report)),
                 Output::Complete { request, result } => completed.push((request, result)),
                 Output::Disconnect { .. } => p.disconnect = true,
-                Output::RolesStay(_) => {}
                 Output::RolledBack(outcome) => self.rolled_back = Some(outcome),
+                Output::PrepareGrowth(growth) => p.jobs.push(Job::PrepareGrowth(growth)),
+                Output::ForgetGrowth(Unused(bitmaps)) => p.jobs.push(Job::ForgetGrowth(bitmaps)),
+                Output::Grown(growth) => {
+                    growth.iter().for_each(|g| p.sizes[g.volume.0 as usize] = g.to_bytes);
+                    history.grew(p.source.position().sequence);
+                    p.jobs.push(Job::GrowthNoted);
+                }
+                Output::NotGrown(_) | Output::RolesStay(_) => {}
             }
         }
         history.passed(p.source.position().sequence);
@@ -404,11 +430,19 @@ impl Primary {
             return Err(Violation::new("G5", format!("not handed over at {by:?}: {:?}", p.source.state())));
         }
         let flushed = p.volumes.iter().all(|v| v.flush().is_ok());
-        let synced = p.store.bitmap_syncs().iter().all(|bitmap| bitmap.sync_all().is_ok());
+        let synced = p.store.bitmap_syncs().sync_all().is_ok();
         if !synced || !p.store.persist_state(&state) || (!flushed && state.base.is_some()) {
             return Err(Violation::new("rest", "the demotion cannot be made durable".into()));
         }
         Ok(state)
+    }
+
+    /// The operator has the volumes replicated as far as they go.
+    pub fn grow(&mut self, history: &mut History, now: Time) -> Result<(), CannotGrow> {
+        let Some(p) = &mut self.process else { return Ok(()) };
+        let grown = p.source.grow(now, &SIZES.map(Some), &SIZES);
+        self.drain(history);
+        grown
     }
 
     /// The old volume was replaced by time: after a power cut what was only acknowledged may be gone.
@@ -439,12 +473,21 @@ impl Process {
             }
             Job::Read(read, blocks, hash) => {
                 let volume = &self.volumes[blocks.volume.0 as usize];
-                let size = SIZES[blocks.volume.0 as usize];
+                let size = self.sizes[blocks.volume.0 as usize];
                 Report::Read(read, read_run(volume.file(), size, blocks, hash))
             }
             Job::Note(report) => {
                 self.store.note_verification(&report);
                 Report::Noted
+            }
+            Job::PrepareGrowth(growth) => Report::GrowthPrepared(self.store.prepare_growth(&growth).ok()),
+            Job::GrowthNoted => {
+                self.store.growth_noted();
+                Report::Nothing
+            }
+            Job::ForgetGrowth(bitmaps) => {
+                self.store.forget_growth(bitmaps);
+                Report::Nothing
             }
             Job::Report(report) => report,
         }

@@ -95,6 +95,13 @@ impl World {
         let volumes = setup::open_volumes(&self.standby.disk);
         let image = read_image(&volumes)
             .map_err(|e| Violation::new("rest", format!("the base cannot be read: {e}")))?;
+        if let Ok((_, Some(state))) = GroupStore::open(self.standby.disk.dir("group")) {
+            let (sizes, needed) = (setup::sizes_in(&state), self.history.sizes_at(position.sequence));
+            if sizes.iter().zip(needed).any(|(size, needed)| *size < needed) {
+                let detail = format!("promoted at {position} with volumes of {sizes:?} bytes");
+                return Err(Violation::new("G1", detail));
+            }
+        }
         check_point(&image, position, &self.history)?;
         self.fork = image;
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use afterimage_protocol::message::VolumeInfo;
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::source::*;
-use afterimage_protocol::state::VolumeState;
+use afterimage_protocol::state::{GroupState, VolumeState};
 use afterimage_storage::io::File;
 
 use super::model::SIZES;
@@ -21,16 +21,21 @@ pub struct Setup {
     pub compare: bool,
 }
 
-/// Names and sizes, as both sides are configured.
-pub fn volume_infos() -> Vec<VolumeInfo> {
-    (0..SIZES.len()).map(|n| VolumeInfo { name: format!("v{n}"), size_bytes: SIZES[n] }).collect()
+/// Names and sizes, as the machines are configured.
+pub fn volume_infos(sizes: &[u64]) -> Vec<VolumeInfo> {
+    let info = |(n, size): (usize, &u64)| VolumeInfo { name: format!("v{n}"), size_bytes: *size };
+    sizes.iter().enumerate().map(info).collect()
 }
 
-pub fn volume_states() -> Vec<VolumeState> {
-    volume_infos()
-        .into_iter()
-        .map(|v| VolumeState { name: v.name, size_bytes: v.size_bytes, identity: vec![] })
-        .collect()
+pub fn volume_states(sizes: &[u64]) -> Vec<VolumeState> {
+    let state =
+        |(n, size): (usize, &u64)| VolumeState { name: format!("v{n}"), size_bytes: *size, identity: vec![] };
+    sizes.iter().enumerate().map(state).collect()
+}
+
+/// The sizes of the volumes as a host has them in its state.
+pub fn sizes_in(state: &GroupState) -> [u64; 2] {
+    [0, 1].map(|n| state.volumes.get(n).map_or(0, |v| v.size_bytes))
 }
 
 pub fn open_volumes(disk: &SimDisk) -> Vec<Arc<dyn File>> {
@@ -54,7 +59,7 @@ pub fn source_config(rng: &mut Rng, rules: Rules, shape: &Shape) -> Config {
         window_bytes: if shape.narrow { 1 } else { *rng.pick(&[1, 12_000, 1 << 20]) },
         hot_capacity: shape.hot_capacity,
         max_rate: rng.chance(0.1).then_some(64 << 20),
-        volumes: volume_infos(),
+        volumes: volume_infos(&SIZES),
         rules,
     }
 }

@@ -64,10 +64,12 @@ pub enum Theme {
     RollBack,
     /// The standby is promoted at an older point, and the old primary comes home.
     PromoteAt,
+    /// The volumes grow, and mostly nothing else happens but that either process is killed, or without power, on the way.
+    Grow,
 }
 
 impl Theme {
-    const ALL: [Theme; 27] = [
+    const ALL: [Theme; 28] = [
         Theme::StandbyPower,
         Theme::StandbyTwice,
         Theme::SyncThenPower,
@@ -95,6 +97,7 @@ impl Theme {
         Theme::Verify,
         Theme::RollBack,
         Theme::PromoteAt,
+        Theme::Grow,
     ];
 
     /// Any.
@@ -130,6 +133,7 @@ impl Theme {
             Theme::OldSessions => &[Fault::OldSessions],
             Theme::LostRecord => &[Fault::LoseRecord],
             Theme::Verify => &[Fault::Verify, Fault::FlipBase],
+            Theme::Grow => &[Fault::Grow],
         }
     }
 
@@ -150,6 +154,10 @@ impl Theme {
             Theme::PromoteAt => {
                 shape.history_us = LONG_US;
                 shape.older_points = true;
+            }
+            Theme::Grow => {
+                shape.small = true;
+                shape.slow_growth = true;
             }
             Theme::SlowWrites => shape.slow_writes = true,
             Theme::OldCopyAtNote => shape.slow_state = true,
@@ -200,6 +208,10 @@ pub struct Shape {
     pub history_us: u64,
     /// Promotions are wanted at older points.
     pub older_points: bool,
+    /// The volumes are small at first, and may grow.
+    pub small: bool,
+    /// Bitmaps that have grown take long to be made.
+    pub slow_growth: bool,
 }
 
 impl Shape {
@@ -218,6 +230,8 @@ impl Shape {
             unflushed: rng.chance(0.3),
             history_us: *rng.pick(&[0, 0, 100_000, LONG_US]),
             older_points: rng.chance(0.4),
+            small: rng.chance(0.1),
+            slow_growth: false,
         };
         if let Some(theme) = theme {
             theme.bend(&mut shape);

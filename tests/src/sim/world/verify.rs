@@ -6,6 +6,7 @@ use afterimage_protocol::source::{VerifyOptions, VerifyState};
 use afterimage_protocol::*;
 
 use super::model::*;
+use super::setup::sizes_in;
 use super::{Violation, World};
 
 /// Rounds that a verification may take when nothing keeps it.
@@ -75,6 +76,7 @@ impl World {
         if !offered || self.standby.disk.dead() || p.broken || self.faults.old_copy.is_some() {
             return;
         }
+        let sizes = sizes_in(p.target.state());
         let journal = p.store.journal();
         let mut journaled = BTreeSet::new();
         for entry in journal.read(journal.start(), journal.end()) {
@@ -84,7 +86,7 @@ impl World {
             );
         }
         let free: Vec<usize> = (0..BLOCKS.len())
-            .filter(|n| !journaled.contains(n))
+            .filter(|n| !journaled.contains(n) && is_within(n * SECTORS_PER_BLOCK, &sizes))
             .filter(|n| !self.flips.values.keys().any(|sector| sector / SECTORS_PER_BLOCK == *n))
             .collect();
         if free.is_empty() {
@@ -92,7 +94,7 @@ impl World {
         }
         let (volume, block) = BLOCKS[*self.rng.pick(&free)];
         let at = block * BLOCK_BYTES;
-        let byte = at + self.rng.below(BLOCK_BYTES.min(SIZES[volume as usize] - at));
+        let byte = at + self.rng.below(BLOCK_BYTES.min(sizes[volume as usize] - at));
         let bit = self.rng.below(8) as u8;
         if !self.standby.disk.flip(&format!("{}/v{volume}", crate::sim::disk::VOLUMES), byte, bit) {
             return;

@@ -36,7 +36,7 @@ impl Primary {
                 NEXT_EXTENT if self.shape.two_extents => BLOCKS[0],
                 other => other,
             };
-            let size = SIZES[volume as usize];
+            let size = p.sizes[volume as usize];
             let (from, sectors) = match rng.below(4) {
                 _ if two_extents => (0, 16),
                 0 => (rng.below(8), 1 + rng.below(4)),

@@ -1,0 +1,117 @@
+//! `afterimage resize`: has all of volumes replicated that were made larger on both hosts.
+
+use std::path::Path;
+
+use afterimage_contract::admin::{AdminError, Request, Resize, call};
+use afterimage_contract::units::ByteSize;
+use serde_json::json;
+
+use crate::args::ResizeArgs;
+use crate::exit::CommandError;
+use crate::host;
+use crate::text::emit;
+
+/// Version of the JSON that `resize --json` prints.
+pub const JSON_VERSION: u32 = 1;
+
+/// Grows the volumes of a group whose primary is this host.
+pub async fn run(config: &Path, args: &ResizeArgs) -> Result<(), CommandError> {
+    let config = host::configuration(config)?;
+    host::ensure_group(&config, &args.group)?;
+    let request =
+        Request::Resize { group: args.group.clone(), volume: args.volume.clone(), dry_run: args.dry_run };
+    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let done: Resize = answer.map_err(|error| explain(error, args))?;
+    if args.json {
+        let document = json!({ "version": JSON_VERSION, "resize": done });
+        emit(&format!("{document:#}\n"))
+    } else {
+        emit(&render(&done))
+    }
+}
+
+/// An error of the agent. Where the request was sent and no answer came, the outcome is not known.
+fn explain(error: AdminError, args: &ResizeArgs) -> CommandError {
+    let uncertain =
+        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
+    let mut error = CommandError::from(error);
+    if uncertain && !args.dry_run {
+        let group = &args.group;
+        error.message += &format!(
+            "\nwhether the volumes of {group} have grown is not known; all of them have, or none; see: afterimage status \
+             {group}"
+        );
+    }
+    error
+}
+
+/// The outcome for people.
+pub fn render(done: &Resize) -> String {
+    let group = &done.group;
+    let mut lines = vec![match done.dry_run {
+        true => format!("{group} could be resized now; nothing was changed"),
+        false => format!("{group} is resized"),
+    }];
+    let size = |bytes| ByteSize::from_bytes(bytes).approximate();
+    for volume in &done.volumes {
+        let (from, to) = (volume.from_bytes, volume.to_bytes);
+        lines.push(format!("  {:<10} {} -> {} ({from} -> {to} bytes)", volume.name, size(from), size(to)));
+    }
+    if let Some(held_us) = done.held_us {
+        lines.push(format!("  held       {:.1} ms at most", held_us as f64 / 1e3));
+    }
+    match done.standby_knows {
+        Some(true) => lines.push(format!(
+            "the standby takes the new area with a catch-up: afterimage status {group}\n\
+             clients see the new size when they connect anew"
+        )),
+        Some(false) => lines.push(format!(
+            "the standby has not begun a session with the new sizes yet; see: afterimage status {group}"
+        )),
+        None => {}
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use afterimage_contract::admin::ResizedVolume;
+
+    use super::*;
+
+    fn done(dry_run: bool) -> Resize {
+        Resize {
+            group: "orders".into(),
+            dry_run,
+            volumes: vec![ResizedVolume { name: "pgdata".into(), from_bytes: 1 << 30, to_bytes: 3 << 30 }],
+            standby_knows: (!dry_run).then_some(true),
+            held_us: (!dry_run).then_some(120_500),
+        }
+    }
+
+    #[test]
+    fn it_shows_the_old_and_the_new_size() {
+        assert_eq!(
+            render(&done(false)),
+            "orders is resized\n  pgdata     1 GiB -> 3 GiB (1073741824 -> 3221225472 bytes)\n  \
+             held       120.5 ms at most\n\
+             the standby takes the new area with a catch-up: afterimage status orders\n\
+             clients see the new size when they connect anew\n"
+        );
+    }
+
+    #[test]
+    fn a_dry_run_changes_nothing_and_says_so() {
+        assert_eq!(
+            render(&done(true)),
+            "orders could be resized now; nothing was changed\n  pgdata     1 GiB -> 3 GiB \
+             (1073741824 -> 3221225472 bytes)\n"
+        );
+    }
+
+    #[test]
+    fn a_standby_that_does_not_know_is_shown() {
+        let text = render(&Resize { standby_knows: Some(false), ..done(false) });
+        assert!(text.contains("has not begun a session with the new sizes"), "{text}");
+    }
+}
