@@ -221,8 +221,7 @@ impl Supervisor {
         tracing::info!(group = group.name, position = %group.look(|s| s.position()), "this host is the primary");
         let mut agreement = self.link.agreement();
         // A peer that has had a checkpoint may have been promoted while this host was down (section 6 of the design).
-        let may_be_replaced =
-            group.look(|source| source.state().peer_has_checkpoint || source.is_handed_over());
+        let may_be_replaced = group.look(|source| source.may_be_replaced());
         let mut serving = None;
         let watched = Arc::new(Watched::new(group.clock.now(), self.config.objectives.rpo));
         let phase = |exports| Phase::Served { group: group.clone(), exports, watched: watched.clone() };

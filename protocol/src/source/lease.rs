@@ -56,7 +56,7 @@ impl Source {
 
     /// An earlier run may have lent the target a lease.
     pub(super) fn lease_of_before(&mut self) {
-        if self.state.peer_has_checkpoint {
+        if self.state.peer_has_checkpoint && !self.first_run {
             self.leased_until = self.now.plus_us(MAX_LEASE_US);
         }
     }

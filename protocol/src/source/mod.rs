@@ -343,6 +343,8 @@ pub struct Source {
     growing: Option<Growing>,
     /// This host stood still until then, and has not heard since whether the peer was promoted.
     doubted_since: Option<Time>,
+    /// No source has run in this generation before.
+    first_run: bool,
     /// Before this time nobody is answered without the target.
     leased_until: Time,
     /// The target's clock, as it last told in this session.
@@ -384,6 +386,7 @@ impl Source {
             state.lineage = Lineage::new(fresh_generation);
             set_all(&mut bitmaps);
         }
+        let first_run = state.bitmaps_of != state.generation();
         state.bitmaps_of = state.generation();
         let damaged = hot.is_none() && !first;
         let mut hot = hot.unwrap_or_default();
@@ -468,6 +471,7 @@ impl Source {
             rolling_back: None,
             growing: None,
             doubted_since: None,
+            first_run: false,
             leased_until: Time(0),
             peer_clock: None,
             flush_failed: vec![!settled; volumes],
@@ -476,6 +480,7 @@ impl Source {
         };
         source.next_epoch = source.state.incarnation.0 << 32;
         source.handover = Handover::found(&source.state, now);
+        source.first_run = first_run;
         source.lease_of_before();
         source.alone_until = source.state.alone.then_some(source.recovery);
         if first {
@@ -733,6 +738,12 @@ impl Source {
             self.handover,
             self.growing,
         )
+    }
+
+    /// Whether the peer may have been promoted without this host knowing, so that it has to be asked before anything is
+    /// served. In the first run of a generation it cannot: this host was promoted last.
+    pub fn may_be_replaced(&self) -> bool {
+        (self.state.peer_has_checkpoint && !self.first_run) || self.is_handed_over()
     }
 
     /// The latest time that it was told.

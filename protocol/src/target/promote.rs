@@ -174,7 +174,8 @@ impl Target {
                 self.state.lineage.fork(generation, point.position.sequence);
                 self.state.reserved = self.state.reserved.max(point.position.sequence);
                 self.state.noted = Sequence(0);
-                self.state.peer_has_checkpoint = false;
+                // Who hands over is a standby that can be promoted at once.
+                self.state.peer_has_checkpoint = !pending;
                 Stage::Role { version: self.persist() }
             }
         };

@@ -74,6 +74,10 @@ impl Target {
     #[expect(clippy::result_large_err, reason = "once a handshake, and sent as it is")]
     fn refuse(&self, open: &Open) -> Result<(), TargetMessage> {
         let refused = |code, text: String| Err(TargetMessage::Refused { code, text, standing: None });
+        // Which history is to be is not durable yet.
+        if self.promoting.is_some() && self.failed.is_none() {
+            return refused(Refusal::NotReady, format!("group {} is being promoted", self.config.group));
+        }
         if self.state.role != Role::Standby {
             return match refuse(&self.config.group, &open.standing, &self.standing()) {
                 Some(refusal) => Err(refusal),
@@ -91,9 +95,6 @@ impl Target {
                 Refusal::NotReady,
                 format!("group {} is making room in its journal", self.config.group),
             );
-        }
-        if self.promoting.is_some() {
-            return refused(Refusal::NotReady, format!("group {} is being promoted", self.config.group));
         }
         if let Some(text) = self.unfit(&open.volumes) {
             return refused(Refusal::Volumes, format!("group {}: {text}", self.config.group));

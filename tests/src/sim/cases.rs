@@ -54,7 +54,6 @@ impl Case {
             Rule::Throttle => (None, None, 1000),
             Rule::StalePeer => (Some(Theme::OldCopy), None, 300),
             Rule::StaleSession => (Some(Theme::OldSessions), Some(Given::StalePeerSessions), 300),
-            Rule::FirstCommitNoted => (Some(Theme::PrimaryAlone), None, 1000),
             Rule::LeaseHeld => (Some(Theme::VolumeFails), None, 300),
             Rule::LeaseOfSession => (Some(Theme::PrimaryTwice), None, 600),
             Rule::CheckInOrder | Rule::CheckView | Rule::CheckHoldsApply => (Some(Theme::Verify), None, 300),

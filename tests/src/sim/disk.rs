@@ -102,6 +102,11 @@ impl SimDisk {
         self.state().process_mut(self.process).changes
     }
 
+    /// Count of syncs of files that failed, each of which may have lost what was not synced.
+    pub fn failed_syncs(&self) -> u64 {
+        self.state().failed_syncs
+    }
+
     // Faults.
 
     /// From now on operations `on` files whose path matches `pattern` (`*` for any run of characters; a directory's

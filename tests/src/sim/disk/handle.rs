@@ -297,7 +297,7 @@ impl SimFile {
         let mut guard = self.owner.state();
         let state = &mut *guard;
         let verdict = self.owner.begin(state, &self.attempt(On::Sync, 0, 0), &[])?;
-        let State { inodes, rng, trace, .. } = state;
+        let State { inodes, rng, trace, failed_syncs, .. } = state;
         let inode = inodes.get_mut(&self.ino.ino).ok_or_else(dead)?;
         match verdict {
             Verdict::Go => {
@@ -305,6 +305,7 @@ impl SimFile {
                 Ok(())
             }
             Verdict::Fail(error) => {
+                *failed_syncs += 1;
                 let forgotten = rng.chance(0.75);
                 partly(inode, rng, forgotten);
                 Err(error)

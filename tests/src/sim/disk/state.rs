@@ -21,6 +21,7 @@ pub(super) struct State {
     /// Pages that all files may take together.
     pub(super) capacity_pages: Option<u64>,
     pub(super) trace: Trace,
+    pub(super) failed_syncs: u64,
     processes: BTreeMap<u32, Process>,
     last_id: u64,
 }
@@ -34,6 +35,7 @@ impl State {
             faults: Vec::new(),
             capacity_pages: None,
             trace: Trace::default(),
+            failed_syncs: 0,
             processes: BTreeMap::new(),
             last_id: 0,
         }

@@ -86,6 +86,10 @@ pub struct Primary {
     answered: Vec<(Time, Sequence)>,
     /// The hot-extent log fails when next an extent leaves it and no client waits.
     pub fail_cooling: bool,
+    /// Whether it would have asked its peer before it served anything, when it was last started; and whether no other run of
+    /// its generation was before.
+    pub asks_peer: bool,
+    pub first_run: bool,
     /// The standby was set back, and no handshake has told so yet.
     pub unaware: bool,
     /// What became of a rollback that was asked for.
@@ -110,6 +114,8 @@ impl Primary {
             acknowledged: Sequence(0),
             answered: Vec::new(),
             fail_cooling: false,
+            asks_peer: false,
+            first_run: false,
             unaware: false,
             rolled_back: None,
         }
@@ -159,6 +165,7 @@ impl Primary {
         if power_cut {
             self.check_flushed(&image, history)?;
         }
+        let first_run = state.bitmaps_of != state.generation() || state.generation() == Generation::NONE;
         let found = Found {
             state,
             bitmaps: files.bitmaps,
@@ -174,7 +181,11 @@ impl Primary {
             source.resume_verification(now, report);
         }
         let sequence = source.position().sequence;
+        // A run that could not write its state has used sequences that this one uses again; what it had answered is here.
+        self.answered.iter_mut().for_each(|(_, answered)| *answered = sequence.min(*answered));
         history.recovered(sequence, image);
+        self.asks_peer = source.may_be_replaced();
+        self.first_run = first_run;
         if sizes == SIZES {
             history.grew(sequence);
         } else if history.sizes_at(sequence) == SIZES {

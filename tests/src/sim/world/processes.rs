@@ -66,6 +66,7 @@ impl World {
         if up {
             self.outcome.starts += 1;
             self.faults.primary_power_cut = false;
+            self.check_asks()?;
             let position = self.primary.process.as_ref().map(|p| p.source.position());
             self.say(|| format!("  recovery at {position:?}"));
         } else {
@@ -86,8 +87,25 @@ impl World {
             return Ok(());
         }
         self.outcome.starts += 1;
+        let failed = self.standby.disk.failed_syncs();
+        if std::mem::replace(&mut self.standby.failed_syncs, failed) < failed {
+            // They may have taken it from the page cache, and the process that would have written it again has ended.
+            self.excuse_received();
+        }
         let newest = self.standby.newest();
         self.say(|| format!("  newest {newest:?}"));
         self.check()
+    }
+
+    /// Whoever starts while its peer could be promoted, or may have been, asks it first.
+    fn check_asks(&self) -> Result<(), Violation> {
+        let promotable = self.standby.process.as_ref().is_some_and(|p| p.target.may_promote().is_ok());
+        if promotable && !self.primary.asks_peer && !self.primary.first_run {
+            return Err(Violation::new(
+                "G5",
+                "a primary starts without asking a peer that can be promoted".into(),
+            ));
+        }
+        Ok(())
     }
 }

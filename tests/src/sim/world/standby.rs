@@ -58,6 +58,8 @@ pub struct Standby {
     pub promoted: Option<Result<Promotion, CannotPromote>>,
     /// The source asks it to take over.
     pub handed_over: bool,
+    /// Syncs that had failed when it was last started.
+    pub failed_syncs: u64,
     shape: Shape,
     journal_bytes: u64,
     rules: Rules,
@@ -72,6 +74,7 @@ impl Standby {
             ended: Vec::new(),
             promoted: None,
             handed_over: false,
+            failed_syncs: 0,
             shape,
             journal_bytes: *rng.pick(&[400_000, 4 << 20]),
             rules,

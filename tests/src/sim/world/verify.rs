@@ -130,6 +130,10 @@ impl World {
         let wrong: BTreeSet<usize> =
             self.standby.check(&self.history, &self.flips)?.iter().map(|n| n / SECTORS_PER_BLOCK).collect();
         let wrong: BTreeSet<(u32, u64)> = wrong.into_iter().map(|n| BLOCKS[n]).collect();
+        if self.switches_over() {
+            // Whoever is the primary in the end was not asked for it.
+            return Ok(());
+        }
         let Some(p) = &mut self.primary.process else { return Ok(()) };
         p.source.cancel_verification(self.now);
         p.source.verify(self.now, VerifyOptions { repair: true, rate: 0 });
