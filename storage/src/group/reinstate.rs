@@ -1,7 +1,7 @@
 //! A host that was replaced becomes a standby again: what only it has is saved, and then counts as lacking.
 
 use afterimage_protocol::bitmap::{Bitmap, runs, set_all, set_blocks};
-use afterimage_protocol::state::{GroupState, Role};
+use afterimage_protocol::state::{GroupState, LostBlocks, Role};
 use afterimage_protocol::*;
 
 use super::{GroupError, GroupStore, SourceStore, VolumeFile};
@@ -53,7 +53,12 @@ pub fn reinstate(
     let power_lost = state.boot_id != boot_id;
     // Any capacity holds what is there.
     let (mut store, mut files) = SourceStore::open(group, &mut state, boot_id, 1, volumes)?;
-    let all = state.compare_all || files.hot.is_none();
+    // What it had lost when it was promoted may be in no bitmap: those bits may have gone with the power.
+    let all_lost = matches!(state.lost, LostBlocks::All | LostBlocks::Bitmaps);
+    if let LostBlocks::Ranges(ranges) = &state.lost {
+        ranges.iter().for_each(|range| set_blocks(&mut files.bitmaps, *range));
+    }
+    let all = state.compare_all || all_lost || files.hot.is_none();
     if power_lost {
         for extent in files.hot.iter().flatten() {
             set_blocks(&mut files.bitmaps, extent.blocks());
