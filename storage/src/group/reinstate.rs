@@ -84,3 +84,7 @@ pub fn reinstate(
     let blocks = files.bitmaps.iter().map(Bitmap::dirty_blocks).sum();
     Ok(Reinstated { saved, blocks, all })
 }
+
+#[cfg(test)]
+#[path = "reinstate_tests.rs"]
+mod tests;
