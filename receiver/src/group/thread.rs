@@ -43,6 +43,7 @@ pub fn run(setup: Setup, wake: Sender<Input>, inputs: Receiver<Input>, shared: A
         source_seen: None,
         last_error: None,
         refused: false,
+        last_refusal: None,
         had_checkpoint: false,
     };
     thread.open();
@@ -69,6 +70,8 @@ struct Thread {
     source_seen: Option<Time>,
     last_error: Option<String>,
     refused: bool,
+    /// Why a session was refused, since the last one that was not.
+    last_refusal: Option<String>,
     had_checkpoint: bool,
 }
 
@@ -198,16 +201,28 @@ impl Thread {
         };
         self.refused = matches!(refusal, Some(TargetMessage::Refused { .. }));
         match refusal {
-            None => self.link = Some(link),
+            None => {
+                self.link = Some(link);
+                self.last_refusal = None;
+                self.publish_sizes();
+            }
             Some(message) => {
                 if let TargetMessage::Refused { code, text, .. } = &message {
-                    warn!(group = name, session = link.session.0, address = %link.address(), ?code, reason = text, "session refused");
+                    self.log_refusal(&link, *code, text);
                     if matches!(self.place, Place::Standby(_)) {
                         self.last_error = Some(text.clone());
                     }
                 }
                 link.send(message);
             }
+        }
+    }
+
+    /// A host that is refused asks again every few seconds, for as long as nobody does anything about it.
+    fn log_refusal(&mut self, link: &Link, code: Refusal, text: &str) {
+        if self.last_refusal.as_deref() != Some(text) {
+            warn!(group = self.name(), session = link.session.0, address = %link.address(), ?code, reason = text, "session refused");
+            self.last_refusal = Some(text.to_owned());
         }
     }
 
@@ -316,6 +331,7 @@ impl Thread {
                 self.had_checkpoint = newest.is_some();
                 self.place = Place::Standby(standby);
                 self.phase = Phase::Standby;
+                self.publish_sizes();
             }
             Ok(Found::Elsewhere(elsewhere)) => {
                 if !matches!(&self.place, Place::Elsewhere(now) if *now == elsewhere) {
@@ -338,6 +354,14 @@ impl Thread {
         }
     }
 
+    /// The sizes of the volumes change with a session, and never else.
+    fn publish_sizes(&self) {
+        if let Place::Standby(standby) = &self.place {
+            let sizes = standby.volume_bytes();
+            self.shared.update(|s| s.volume_bytes = sizes);
+        }
+    }
+
     fn publish(&self) {
         self.shared.update(|s| {
             if s.phase != self.phase {
@@ -346,7 +370,6 @@ impl Thread {
             }
             if let Place::Standby(standby) = &self.place {
                 s.numbers = standby.numbers();
-                s.volume_bytes = standby.volume_bytes();
             }
             s.link = self.link.clone();
             s.source_seen = self.source_seen;
