@@ -7,9 +7,10 @@ use afterimage_contract::admin::{
 };
 use afterimage_contract::config;
 use afterimage_contract::status;
+use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::lineage::{Relation, Standing, relate};
 use afterimage_protocol::state::{GroupState, Role, VolumeState};
-use afterimage_protocol::{BLOCK_BYTES, BlockRange, Position, bitmap};
+use afterimage_protocol::{BLOCK_BYTES, Position, VolumeIndex};
 use afterimage_storage::disk::RealDir;
 use afterimage_storage::group::{GroupStore, divergent_blocks};
 use anyhow::{Context, anyhow};
@@ -52,12 +53,31 @@ pub(crate) async fn divergence(supervisor: &Supervisor, host: Host) -> Response 
     }
 }
 
+/// What is dirty of a volume.
+#[derive(Default)]
+struct Dirty {
+    blocks: u64,
+    /// The first runs, at most [`MAX_RANGES`], as first block and count.
+    runs: Vec<(u64, u64)>,
+}
+
+impl Dirty {
+    /// `next` finds the first run from a block on. Bounded: clients may wait for this.
+    fn new(blocks: u64, next: impl Fn(u64) -> Option<(u64, u64)>) -> Self {
+        let runs = std::iter::successors(next(0), |(first, count)| next(first + count));
+        Self { blocks, runs: runs.take(MAX_RANGES).collect() }
+    }
+}
+
 fn of_served(group: &Arc<Group>, peer: Option<&Standing>) -> Divergence {
     let (state, standing, dirty) = group.look(|source| {
-        let dirty: Vec<_> = source.dirty().collect();
-        (source.state().clone(), source.standing(), dirty)
+        let counts = source.status().dirty_blocks.into_iter().zip(0..);
+        let dirty = counts.map(|(blocks, volume)| {
+            Dirty::new(blocks, |from| source.next_dirty(VolumeIndex(volume), from, u64::MAX))
+        });
+        (source.state().clone(), source.standing(), dirty.collect())
     });
-    describe(&group.name, &state, &standing, peer, dirty.into_iter())
+    describe(&group.name, &state, &standing, peer, dirty)
 }
 
 fn of_fenced(host: &Host, config: &config::Group, peer: Option<&Standing>) -> anyhow::Result<Divergence> {
@@ -68,7 +88,8 @@ fn of_fenced(host: &Host, config: &config::Group, peer: Option<&Standing>) -> an
     let mut state = state.context("the group has no state here")?;
     let bitmaps = divergent_blocks(&store, &mut state);
     let standing = state.standing(state.reserved);
-    Ok(describe(&config.name, &state, &standing, peer, bitmap::runs(&bitmaps)))
+    let dirty = |bitmap: &Bitmap| Dirty::new(bitmap.dirty_blocks(), |from| bitmap.next_run(from, u64::MAX));
+    Ok(describe(&config.name, &state, &standing, peer, bitmaps.iter().map(dirty).collect()))
 }
 
 fn describe(
@@ -76,14 +97,11 @@ fn describe(
     state: &GroupState,
     own: &Standing,
     peer: Option<&Standing>,
-    dirty: impl Iterator<Item = BlockRange>,
+    dirty: Vec<Dirty>,
 ) -> Divergence {
-    let mut volumes: Vec<_> = state.volumes.iter().map(untouched).collect();
-    for range in dirty {
-        if let Some(volume) = volumes.get_mut(range.volume.0 as usize) {
-            add(volume, range);
-        }
-    }
+    // Where the bitmaps cannot be read there are none.
+    let dirty = dirty.into_iter().chain(std::iter::repeat_with(Dirty::default));
+    let volumes = state.volumes.iter().zip(dirty).map(|(volume, dirty)| divergent(volume, &dirty)).collect();
     let left = state.replaced_by.map(|(_, left_at)| Position::new(state.generation(), left_at));
     let common = peer.and_then(|peer| common(own, peer)).or(left);
     Divergence {
@@ -137,24 +155,50 @@ fn history(standing: &Standing) -> History {
     }
 }
 
-fn untouched(volume: &VolumeState) -> DivergentVolume {
+fn divergent(volume: &VolumeState, dirty: &Dirty) -> DivergentVolume {
+    let range = |(first, count): &(u64, u64)| {
+        let offset = first * BLOCK_BYTES;
+        // The last block may be short.
+        let length = (count * BLOCK_BYTES).min(volume.size_bytes.saturating_sub(offset));
+        Range { offset, length }
+    };
+    let ranges: Vec<_> = dirty.runs.iter().map(range).collect();
+    let named_blocks: u64 = dirty.runs.iter().map(|(_, count)| count).sum();
+    let more_bytes = dirty.blocks.saturating_sub(named_blocks) * BLOCK_BYTES;
     DivergentVolume {
         name: volume.name.clone(),
         size_bytes: volume.size_bytes,
-        divergent_bytes: 0,
-        ranges: Vec::new(),
-        more_bytes: 0,
+        divergent_bytes: ranges.iter().map(|range| range.length).sum::<u64>() + more_bytes,
+        ranges,
+        more_bytes,
     }
 }
 
-fn add(volume: &mut DivergentVolume, range: BlockRange) {
-    let offset = range.first * BLOCK_BYTES;
-    // The last block may be short.
-    let length = (range.count * BLOCK_BYTES).min(volume.size_bytes.saturating_sub(offset));
-    volume.divergent_bytes += length;
-    if volume.ranges.len() < MAX_RANGES {
-        volume.ranges.push(Range { offset, length });
-    } else {
-        volume.more_bytes += length;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn divergent_of(runs: &[(u64, u64)], blocks: u64) -> DivergentVolume {
+        let size_bytes = 1_000_000 * BLOCK_BYTES + 512;
+        let volume = VolumeState { name: "v".into(), size_bytes, identity: Vec::new() };
+        let next = |from: u64| runs.iter().find(|(first, _)| *first >= from).copied();
+        divergent(&volume, &Dirty::new(blocks, next))
+    }
+
+    #[test]
+    fn the_ranges_are_bounded_and_the_bytes_are_all_of_them() {
+        let runs: Vec<_> = (0..5_000).map(|n| (n * 10, 2)).collect();
+        let found = divergent_of(&runs, 10_000);
+        assert_eq!((found.ranges.len(), found.divergent_bytes), (MAX_RANGES, 10_000 * BLOCK_BYTES));
+        assert_eq!(found.more_bytes, 8_000 * BLOCK_BYTES);
+        assert_eq!(found.ranges[1], Range { offset: 10 * BLOCK_BYTES, length: 2 * BLOCK_BYTES });
+    }
+
+    #[test]
+    fn a_short_last_block_counts_with_its_bytes() {
+        let found = divergent_of(&[(999_999, 2)], 2);
+        assert_eq!((found.divergent_bytes, found.more_bytes), (BLOCK_BYTES + 512, 0));
+        let none = divergent_of(&[], 0);
+        assert_eq!((none.divergent_bytes, none.ranges.len()), (0, 0));
     }
 }

@@ -128,6 +128,7 @@ impl Link {
         self.note(|state| {
             state.refused = false;
             state.split_brain = false;
+            state.standing = None;
         });
         let heard = Arc::new(Heard::new(group.clock.now()));
         let sender = Arc::new(Sender::new(group.clone()));

@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::bitmap::{Bitmap, runs, set_all, set_blocks};
+use crate::bitmap::{Bitmap, set_all, set_blocks};
 use crate::frame::{Content, Frame};
 use crate::ids::*;
 use crate::lineage::{Lineage, Standing};
@@ -779,11 +779,6 @@ impl Source {
     /// Runs of dirty blocks of `volume` from block `from`: `(first, count)`, for clients that read the map.
     pub fn next_dirty(&self, volume: VolumeIndex, from: u64, max: u64) -> Option<(u64, u64)> {
         self.bitmaps.get(volume.0 as usize)?.next_run(from, max)
-    }
-
-    /// All dirty blocks, in order.
-    pub fn dirty(&self) -> impl Iterator<Item = BlockRange> + '_ {
-        runs(&self.bitmaps)
     }
 
     /// The next frame of the ordered stream, if there is one.
