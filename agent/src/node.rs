@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
+use crate::lane::Lane;
 use crate::link::Dialer;
 use crate::open::{Host, make_dir};
 use crate::supervisor::{Looks, Supervisor};
@@ -78,7 +79,6 @@ async fn control_all(
     let identity = Identity::load_or_create(state_dir).context("cannot use the identity of this host")?;
     tracing::info!(node = config.node.name, key = %identity.fingerprint(), "agent starts");
     let pins = Arc::new(Pins::open(state_dir).context("cannot read the pinned peers")?);
-    let dialer = Arc::new(Dialer::open(&identity, pins, &config.peer)?);
     let clock = Clock::start();
     let host = Host {
         node: config.node.name.clone(),
@@ -91,16 +91,21 @@ async fn control_all(
     let server = admin::Server::bind(&socket).with_context(|| format!("cannot listen on {socket:?}"))?;
     let hooks = Hooks::new(&config, Handle::current());
     let mut groups = BTreeMap::new();
-    let mut supervised: Vec<(Arc<Supervisor>, Looks)> = Vec::new();
+    let mut supervised: Vec<(Arc<Supervisor>, Looks, Lane, Arc<Dialer>)> = Vec::new();
     for (name, group) in config.groups.clone() {
         let (supervisor, looks) = Supervisor::new(group, hooks.clone());
+        let lane = Lane::start(&name)?;
+        let dialer = {
+            let _on = lane.runtime().enter();
+            Arc::new(Dialer::open(&identity, pins.clone(), &config.peer)?)
+        };
         groups.insert(name, supervisor.clone());
-        supervised.push((supervisor, looks));
+        supervised.push((supervisor, looks, lane, dialer));
     }
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    for (supervisor, looks) in supervised {
-        tasks.spawn(supervisor.run(host.clone(), dialer.clone(), looks, stopping.clone()));
+    for (supervisor, looks, lane, dialer) in supervised {
+        tasks.spawn(supervisor.run(host.clone(), lane, dialer, looks, stopping.clone()));
     }
     let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, host, groups });
     let (end_admin, mut admin_stop) = watch::channel(false);

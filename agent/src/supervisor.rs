@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::group::Group;
+use crate::lane::Lane;
 use crate::link::{Dialer, Link, Outcome};
 use crate::open::{Host, OpenError, Opened, open};
 use crate::reinstate::lift_fence;
@@ -107,6 +108,7 @@ impl Supervisor {
     pub async fn run(
         self: Arc<Self>,
         host: Host,
+        lane: Lane,
         dialer: Arc<Dialer>,
         mut looks: Looks,
         mut stop: watch::Receiver<bool>,
@@ -120,7 +122,7 @@ impl Supervisor {
             let pause = match opened.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into())) {
                 Ok(Opened::Primary(parts)) => {
                     let group = Group::start(*parts);
-                    self.serve(&host, group, &dialer, asked.take(), &mut looks, stop.clone()).await;
+                    self.serve(&host, &lane, group, &dialer, asked.take(), &mut looks, stop.clone()).await;
                     Duration::ZERO
                 }
                 Ok(Opened::Standby) => {
@@ -212,6 +214,7 @@ impl Supervisor {
     async fn serve(
         self: &Arc<Self>,
         host: &Host,
+        lane: &Lane,
         group: Arc<Group>,
         dialer: &Arc<Dialer>,
         asked: Option<oneshot::Sender<()>>,
@@ -232,7 +235,7 @@ impl Supervisor {
             );
             self.enter(phase(None));
         } else {
-            let now = serve(&host.main, &group, &self.config).await;
+            let now = serve(lane.runtime(), &group, &self.config).await;
             self.enter(phase(Some(now.exported().into())));
             serving = Some(now);
         }
@@ -245,14 +248,14 @@ impl Supervisor {
         let (end_link, link_stop) = watch::channel(false);
         let (supervisor, linked_group, dialer) = (self.clone(), group.clone(), dialer.clone());
         let mut link =
-            tokio::spawn(async move { supervisor.link.run(&linked_group, &dialer, link_stop).await });
+            lane.runtime().spawn(async move { supervisor.link.run(&linked_group, &dialer, link_stop).await });
         let mut taken_back = group.taken_back();
         let outcome = loop {
             tokio::select! {
                 () = is_true(&mut taken_back) => break None,
                 outcome = &mut link => break outcome.ok(),
                 () = is_true(&mut agreement), if serving.is_none() => {
-                    let now = serve(&host.main, &group, &self.config).await;
+                    let now = serve(lane.runtime(), &group, &self.config).await;
                     self.enter(phase(Some(now.exported().into())));
                     serving = Some(now);
                 }
