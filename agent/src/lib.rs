@@ -12,7 +12,6 @@
 //! | `perform` | what the source wants done on disks |
 //! | `volume`, `waiters` | a local volume; clients' requests that wait |
 //! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
-//! | `lane` | the thread of a group |
 //! | `link` | the session with the peer |
 //! | `admin`, `status`, `verify`, `divergence`, `resize` | what the operator asks and is told |
 //! | `watcher`, `alarm` | what is seen of a group from time to time, and what of that the hooks are told |
@@ -23,7 +22,6 @@ mod clock;
 mod divergence;
 mod export;
 mod group;
-mod lane;
 mod link;
 mod node;
 mod open;

@@ -1,8 +1,9 @@
-//! The agent of a host: its identity, its groups, and the two runtimes that they live on.
+//! The agent of a host: its identity, its groups, and the threads that they live on.
 //!
-//! NBD connections, which may wait for a disk, are on the runtime of the caller. Links, timers and the administration
-//! socket are on a thread of their own: a disk that hangs must not take them along, and a write is on its way to the
-//! peer while the NBD side writes it locally.
+//! Each group has a lane: one thread on which its clients' connections and its link take turns, so that a write goes from a
+//! client to the network, and its acknowledgement back, without being handed from thread to thread. What may wait for a disk
+//! for long is done on threads of the runtime of the caller. Should a volume hang all the same, its group's link falls
+//! silent with it, and no other's. Supervision, timers and the administration socket are on a thread of their own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use afterimage_contract::admin;
 use afterimage_contract::config::Config;
 use afterimage_contract::hooks::Hooks;
-use afterimage_transport::{Identity, Pins};
+use afterimage_transport::{Identity, Lane, Pins};
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
@@ -18,7 +19,6 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::lane::Lane;
 use crate::link::Dialer;
 use crate::open::{Host, make_dir};
 use crate::supervisor::{Looks, Supervisor};
@@ -91,21 +91,18 @@ async fn control_all(
     let server = admin::Server::bind(&socket).with_context(|| format!("cannot listen on {socket:?}"))?;
     let hooks = Hooks::new(&config, Handle::current());
     let mut groups = BTreeMap::new();
-    let mut supervised: Vec<(Arc<Supervisor>, Looks, Lane, Arc<Dialer>)> = Vec::new();
+    let mut supervised: Vec<(Arc<Supervisor>, Looks, Arc<Dialer>)> = Vec::new();
     for (name, group) in config.groups.clone() {
         let (supervisor, looks) = Supervisor::new(group, hooks.clone());
-        let lane = Lane::start(&name)?;
-        let dialer = {
-            let _on = lane.runtime().enter();
-            Arc::new(Dialer::open(&identity, pins.clone(), &config.peer)?)
-        };
+        let lane = Lane::start(format!("lane-{name}")).context("cannot start a thread")?;
+        let dialer = Arc::new(Dialer::open(lane, &identity, pins.clone(), &config.peer)?);
         groups.insert(name, supervisor.clone());
-        supervised.push((supervisor, looks, lane, dialer));
+        supervised.push((supervisor, looks, dialer));
     }
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    for (supervisor, looks, lane, dialer) in supervised {
-        tasks.spawn(supervisor.run(host.clone(), lane, dialer, looks, stopping.clone()));
+    for (supervisor, looks, dialer) in supervised {
+        tasks.spawn(supervisor.run(host.clone(), dialer, looks, stopping.clone()));
     }
     let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, host, groups });
     let (end_admin, mut admin_stop) = watch::channel(false);

@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::group::Group;
-use crate::lane::Lane;
 use crate::link::{Dialer, Link, Outcome};
 use crate::open::{Host, OpenError, Opened, open};
 use crate::reinstate::lift_fence;
@@ -108,7 +107,6 @@ impl Supervisor {
     pub async fn run(
         self: Arc<Self>,
         host: Host,
-        lane: Lane,
         dialer: Arc<Dialer>,
         mut looks: Looks,
         mut stop: watch::Receiver<bool>,
@@ -122,7 +120,7 @@ impl Supervisor {
             let pause = match opened.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into())) {
                 Ok(Opened::Primary(parts)) => {
                     let group = Group::start(*parts);
-                    self.serve(&host, &lane, group, &dialer, asked.take(), &mut looks, stop.clone()).await;
+                    self.serve(&host, group, &dialer, asked.take(), &mut looks, stop.clone()).await;
                     Duration::ZERO
                 }
                 Ok(Opened::Standby) => {
@@ -214,7 +212,6 @@ impl Supervisor {
     async fn serve(
         self: &Arc<Self>,
         host: &Host,
-        lane: &Lane,
         group: Arc<Group>,
         dialer: &Arc<Dialer>,
         asked: Option<oneshot::Sender<()>>,
@@ -235,7 +232,7 @@ impl Supervisor {
             );
             self.enter(phase(None));
         } else {
-            let now = serve(lane.runtime(), &group, &self.config).await;
+            let now = serve(dialer.lane(), &group, &self.config).await;
             self.enter(phase(Some(now.exported().into())));
             serving = Some(now);
         }
@@ -246,16 +243,18 @@ impl Supervisor {
         let watching = watched.clone();
         let watch = helpers.spawn(async move { watching.run(&watched_group, &watcher).await });
         let (end_link, link_stop) = watch::channel(false);
-        let (supervisor, linked_group, dialer) = (self.clone(), group.clone(), dialer.clone());
-        let mut link =
-            lane.runtime().spawn(async move { supervisor.link.run(&linked_group, &dialer, link_stop).await });
+        let (supervisor, linked_group, peer) = (self.clone(), group.clone(), dialer.clone());
+        let mut link = dialer
+            .lane()
+            .clone()
+            .spawn(async move { supervisor.link.run(&linked_group, &peer, link_stop).await });
         let mut taken_back = group.taken_back();
         let outcome = loop {
             tokio::select! {
                 () = is_true(&mut taken_back) => break None,
                 outcome = &mut link => break outcome.ok(),
                 () = is_true(&mut agreement), if serving.is_none() => {
-                    let now = serve(lane.runtime(), &group, &self.config).await;
+                    let now = serve(dialer.lane(), &group, &self.config).await;
                     self.enter(phase(Some(now.exported().into())));
                     serving = Some(now);
                 }

@@ -77,6 +77,11 @@ impl Link {
         self.takes_ordered.subscribe()
     }
 
+    /// Whether a task of it that waits holds up no other connection.
+    pub fn is_alone(&self) -> bool {
+        self.connection.is_alone()
+    }
+
     /// Closes the connection at once.
     pub fn close(&self, code: CloseCode, text: &str) {
         self.connection.close(code, text);

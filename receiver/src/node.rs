@@ -74,8 +74,12 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let _lock = DirLock::take(&own_dir)?;
     let identity = Identity::load_or_create(&state_dir)?;
     let pins = Arc::new(Pins::open(&state_dir)?);
-    let options =
-        EndpointOptions { pairing_state_dir: Some(state_dir.clone()), ..EndpointOptions::default() };
+    let options = EndpointOptions {
+        // Each group has one connection, and a few may come and go beside them.
+        lanes: config.groups.len().max(1),
+        pairing_state_dir: Some(state_dir.clone()),
+        ..EndpointOptions::default()
+    };
     let endpoint = Endpoint::bind(config.node.listen, &identity, pins.clone(), options)?;
     let server = Server::bind(config.receiver_socket())
         .with_context(|| format!("cannot listen on {}", config.receiver_socket().display()))?;
@@ -136,7 +140,8 @@ async fn accept(endpoint: Endpoint, node: Arc<Node>, shutdown: watch::Receiver<b
         };
         match accepted {
             Some(Accepted::Peer(connection)) => {
-                tasks.spawn(peer(node.clone(), connection));
+                let runtime = connection.runtime().cloned().unwrap_or_else(Handle::current);
+                tasks.spawn_on(peer(node.clone(), connection), &runtime);
             }
             Some(Accepted::Pairing(pairing)) => {
                 tasks.spawn(pair(node.clone(), pairing));

@@ -10,6 +10,8 @@ use afterimage_protocol::SessionId;
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::{Block, Content, Frame, FrameError, HEADER_BYTES, Header, Record};
 use afterimage_transport::{Connection, ConnectionLost, ReadError, ReadExactError, RecvStream};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -19,6 +21,12 @@ use crate::link::Link;
 /// Bytes in front of the first frame.
 pub const PREFACE_BYTES: usize = 9;
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Frames that are handed over together, at most: each has room in the group's budget.
+const FRAMES_MAX: usize = 64;
+/// A frame of this many bytes is handed over at once.
+const LONG_BYTES: usize = 64 << 10;
+/// What is taken from a stream at once, in bytes: it comes in pieces of a packet.
+const READ_BYTES: usize = 16 << 10;
 /// What a stream of another session is stopped with.
 const OTHER_SESSION: u32 = 1;
 
@@ -141,7 +149,7 @@ async fn begin(
     Ok(Some((kind, stream)))
 }
 
-/// Hands the stream's frames over, in order, as the group takes them.
+/// Hands the stream's frames over, in order, as the group takes them; those that have come together, together.
 async fn read_frames(
     mut stream: RecvStream,
     kind: Kind,
@@ -150,29 +158,108 @@ async fn read_frames(
 ) -> Result<(), StreamError> {
     let bad = |source| StreamError::Frame { stream: kind.name(), source };
     let mut gate = link.watch_ordered();
+    let mut received = Received::default();
+    let mut frames = Vec::new();
     loop {
         if kind == Kind::Ordered {
             // Fails only once the link is gone.
             let _ = gate.wait_for(|takes| *takes).await;
         }
+        loop {
+            let header = match received.fill(&mut stream, HEADER_BYTES, frames.is_empty()).await? {
+                Filled::Whole => Header::parse(&received.take_header()).map_err(bad)?,
+                Filled::InPart => break,
+                Filled::End if received.0.is_empty() => {
+                    hand_over(group, link, &mut frames)?;
+                    return Ok(());
+                }
+                Filled::End => return Err(StreamError::Truncated),
+            };
+            let payload_bytes = header.payload_bytes();
+            let bytes = HEADER_BYTES + payload_bytes;
+            let permit = match group.room_now(bytes) {
+                Some(permit) => permit,
+                None => {
+                    hand_over(group, link, &mut frames)?;
+                    group.room(bytes).await
+                }
+            };
+            let here = bytes < LONG_BYTES
+                && matches!(received.fill(&mut stream, payload_bytes, false).await?, Filled::Whole);
+            if !here {
+                // The rest may be long in coming.
+                hand_over(group, link, &mut frames)?;
+            }
+            let frame = header.open(received.payload(&mut stream, payload_bytes).await?).map_err(bad)?;
+            verify(&frame).map_err(bad)?;
+            if !kind.carries(&frame) {
+                return Err(StreamError::Misplaced(kind.name()));
+            }
+            frames.push(Input::Frame { serial: link.serial, frame: Box::new(frame), permit });
+            if frames.len() >= FRAMES_MAX || bytes >= LONG_BYTES {
+                break;
+            }
+        }
+        hand_over(group, link, &mut frames)?;
+    }
+}
+
+fn hand_over(group: &Group, link: &Link, frames: &mut Vec<Input>) -> Result<(), StreamError> {
+    if frames.is_empty() || group.hand_over(frames, link.is_alone()) {
+        Ok(())
+    } else {
+        Err(StreamError::Stopping)
+    }
+}
+
+/// What there is of what was waited for.
+enum Filled {
+    Whole,
+    /// Not all of it has come yet.
+    InPart,
+    /// The stream has ended before it.
+    End,
+}
+
+/// Bytes of a stream that were received and not taken.
+#[derive(Default)]
+struct Received(BytesMut);
+
+impl Received {
+    /// Receives until there are `bytes`; waits for them only if `may_wait`.
+    async fn fill(
+        &mut self,
+        stream: &mut RecvStream,
+        bytes: usize,
+        may_wait: bool,
+    ) -> Result<Filled, StreamError> {
+        while self.0.len() < bytes {
+            let chunk = stream.read_chunk(READ_BYTES, true);
+            let chunk = if may_wait { Some(chunk.await) } else { chunk.now_or_never() };
+            match chunk.transpose()? {
+                None => return Ok(Filled::InPart),
+                Some(Some(chunk)) => self.0.extend_from_slice(&chunk.bytes),
+                Some(None) => return Ok(Filled::End),
+            }
+        }
+        Ok(Filled::Whole)
+    }
+
+    /// The header that [`Received::fill`] has found whole.
+    fn take_header(&mut self) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
-        match stream.read_exact(&mut header).await {
-            Ok(()) => {}
-            Err(ReadExactError::FinishedEarly(0)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        let header = Header::parse(&header).map_err(bad)?;
-        let permit = group.room(HEADER_BYTES + header.payload_bytes()).await;
-        let mut payload = vec![0; header.payload_bytes()];
-        stream.read_exact(&mut payload).await?;
-        let frame = header.open(payload.into()).map_err(bad)?;
-        verify(&frame).map_err(bad)?;
-        if !kind.carries(&frame) {
-            return Err(StreamError::Misplaced(kind.name()));
-        }
-        if !group.send(Input::Frame { serial: link.serial, frame: Box::new(frame), permit }) {
-            return Err(StreamError::Stopping);
-        }
+        self.0.copy_to_slice(&mut header);
+        header
+    }
+
+    /// The next `length` bytes, which are waited for.
+    async fn payload(&mut self, stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
+        let mut payload = vec![0; length];
+        let here = self.0.len().min(length);
+        let (first, rest) = payload.split_at_mut(here);
+        self.0.copy_to_slice(first);
+        stream.read_exact(rest).await?;
+        Ok(payload.into())
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::fingerprint::Fingerprint;
+use crate::lane::InCrowd;
 use crate::text::shown;
 
 /// Why a connection was closed, as a number the peer understands. Below 256 the transport's own, from 256 the
@@ -115,17 +117,32 @@ pub struct ConnectionStats {
 pub struct Connection {
     quic: quinn::Connection,
     peer: Fingerprint,
-    /// A place among the connections the endpoint allows; free again with the last clone.
-    _place: Arc<Option<OwnedSemaphorePermit>>,
+    /// What it takes of the endpoint; free again with the last clone.
+    places: Arc<Places>,
+}
+
+/// What a connection takes of its endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Among the connections that are allowed.
+    pub(crate) _allowed: Option<OwnedSemaphorePermit>,
+    /// The thread it is on, if that is one of the endpoint's, and who else is.
+    pub(crate) lane: Option<(Handle, InCrowd)>,
 }
 
 impl Connection {
-    pub(crate) fn new(
-        quic: quinn::Connection,
-        peer: Fingerprint,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> Self {
-        Self { quic, peer, _place: Arc::new(place) }
+    pub(crate) fn new(quic: quinn::Connection, peer: Fingerprint, places: Places) -> Self {
+        Self { quic, peer, places: Arc::new(places) }
+    }
+
+    /// The runtime of the thread that drives it, where its tasks belong; `None` if that is none of the endpoint's own.
+    pub fn runtime(&self) -> Option<&Handle> {
+        self.places.lane.as_ref().map(|(runtime, _)| runtime)
+    }
+
+    /// Whether a task of it that waits holds up no other connection.
+    pub fn is_alone(&self) -> bool {
+        self.places.lane.as_ref().is_some_and(|(_, crowd)| crowd.is_alone())
     }
 
     /// Opens a stream in both directions; waits while the peer allows no more. The peer learns of it with the first

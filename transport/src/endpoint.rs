@@ -12,16 +12,18 @@ use std::time::Instant;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{EndpointConfig, TokioRuntime};
 use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error, warn};
 
 use crate::admission::{Admission, Gate, Refusal};
-use crate::connection::{CloseCode, Connection, ConnectionLost};
+use crate::connection::{CloseCode, Connection, ConnectionLost, Places};
 use crate::dial::{ConnectError, Dial, Unwelcome};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
 use crate::intake::{HalfOpen, Intake, Slot};
+use crate::lane::{Crowd, Lane};
 use crate::options::{EndpointOptions, MAX_UDP_PAYLOAD_BYTES};
 use crate::pairing::{OfferStore, PairingConnection};
 use crate::pins::Pins;
@@ -34,10 +36,18 @@ use crate::tls::{self, ALPN_PEER, Seen, Watch};
 /// Needs a tokio runtime with time and network. Dropping it ends the taking of connections; those that are open stay.
 #[derive(Debug)]
 pub struct Endpoint {
-    quic: quinn::Endpoint,
+    /// One for each lane, all on the same port; connections are opened from the first.
+    sockets: Vec<Socket>,
     doorman: Arc<Doorman>,
     accepted: Mutex<mpsc::Receiver<Accepted>>,
+}
+
+/// A socket, what drives it, and the task that takes connections in.
+#[derive(Debug)]
+struct Socket {
+    quic: quinn::Endpoint,
     taking_in: AbortHandle,
+    _lane: Option<Lane>,
 }
 
 /// A connection from outside that was let in.
@@ -84,16 +94,25 @@ impl Endpoint {
         options: EndpointOptions,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
-        let socket = open_socket(address, options.socket_buffer_bytes).map_err(failed)?;
+        let lanes = (0..options.lanes).map(|n| Lane::start(format!("lane-{n}")).map(Some));
+        let lanes = lanes.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+        let lanes = if lanes.is_empty() { vec![None] } else { lanes };
+        let (mut address, share) = (address, lanes.len() > 1);
+        if share {
+            // Who shares a port is not told that another process has it.
+            let alone = open_socket(address, options.socket_buffer_bytes, false).map_err(failed)?;
+            address = alone.local_addr().map_err(failed)?;
+        }
         let doorman = Arc::new(Doorman::new(identity, pins, options));
-        let config = doorman.server_config(&Arc::new(Watch::default()));
-        let mut endpoint_config = endpoint_config();
-        identity.reset_secret().apply(socket.local_addr().map_err(failed)?, &mut endpoint_config);
-        let quic = quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime))
-            .map_err(failed)?;
         let (hand_over, accepted) = mpsc::channel(ACCEPTED_WAITING);
-        let taking_in = tokio::spawn(take_in(quic.clone(), doorman.clone(), hand_over)).abort_handle();
-        Ok(Self { quic, doorman, accepted: Mutex::new(accepted), taking_in })
+        let socket = |lane| doorman.open(address, share, lane, &hand_over).map_err(failed);
+        let sockets = lanes.into_iter().map(socket).collect::<Result<_, _>>()?;
+        Ok(Self { sockets, doorman, accepted: Mutex::new(accepted) })
+    }
+
+    fn first(&self) -> &quinn::Endpoint {
+        // There is always one.
+        &self.sockets[0].quic
     }
 
     /// The next connection that was let in; `None` once the endpoint is closed. Cancel safe.
@@ -109,13 +128,21 @@ impl Endpoint {
     ) -> Result<Connection, ConnectError> {
         let (identity, options) = (&self.doorman.identity, &self.doorman.options);
         let dial = Dial { identity, options, protocol: ALPN_PEER, address, expected };
-        let connection = dial.connect(&self.quic, wait_for_welcome).await?;
-        Ok(Connection::new(connection, expected, None))
+        let connection = dial.connect(self.first(), wait_for_welcome).await?;
+        Ok(Connection::new(connection, expected, Places::default()))
     }
 
     /// Where it listens.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.quic.local_addr()
+        self.first().local_addr()
+    }
+
+    /// Goes on from another port, with the connections there are: a peer whose port is shared by several threads is then
+    /// likely to be reached on another of them.
+    pub fn change_port(&self) -> io::Result<()> {
+        let address = SocketAddr::new(self.local_address()?.ip(), 0);
+        let socket = open_socket(address, self.doorman.options.socket_buffer_bytes, false)?;
+        self.first().rebind(socket)
     }
 
     /// Connections refused so far because of who or what was at the other end.
@@ -125,19 +152,23 @@ impl Endpoint {
 
     /// Closes all connections and takes no more; the peers see code and text.
     pub fn close(&self, code: CloseCode, text: &str) {
-        self.quic.close(code.0.into(), text.as_bytes());
+        self.sockets.iter().for_each(|socket| socket.quic.close(code.0.into(), text.as_bytes()));
     }
 
     /// Waits until the peers have been told of what was closed, or cannot be.
     pub async fn wait_idle(&self) {
-        self.quic.wait_idle().await;
+        for socket in &self.sockets {
+            socket.quic.wait_idle().await;
+        }
     }
 }
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        self.taking_in.abort();
-        self.quic.set_server_config(None);
+        for socket in &self.sockets {
+            socket.taking_in.abort();
+            socket.quic.set_server_config(None);
+        }
     }
 }
 
@@ -153,7 +184,12 @@ async fn wait_for_welcome(connection: quinn::Connection) -> Result<(), Unwelcome
 }
 
 /// Ends with the endpoint; the handshakes that are under way end with it.
-async fn take_in(quic: quinn::Endpoint, doorman: Arc<Doorman>, hand_over: mpsc::Sender<Accepted>) {
+async fn take_in(
+    quic: quinn::Endpoint,
+    doorman: Arc<Doorman>,
+    crowd: Option<Crowd>,
+    hand_over: mpsc::Sender<Accepted>,
+) {
     let mut handshakes = JoinSet::new();
     loop {
         let incoming = tokio::select! {
@@ -164,8 +200,9 @@ async fn take_in(quic: quinn::Endpoint, doorman: Arc<Doorman>, hand_over: mpsc::
         let proved = incoming.remote_address_validated();
         match doorman.half_open.take(incoming.remote_address().ip(), proved) {
             Intake::Accept(slot) => {
-                let (doorman, hand_over) = (doorman.clone(), hand_over.clone());
-                handshakes.spawn(async move { doorman.let_in(incoming, slot, hand_over).await });
+                let (doorman, crowd, hand_over) = (doorman.clone(), crowd.clone(), hand_over.clone());
+                handshakes
+                    .spawn(async move { doorman.let_in(incoming, slot, crowd.as_ref(), hand_over).await });
             }
             // Cannot fail: the address is not proved, so no token was used yet.
             Intake::Retry => drop(incoming.retry()),
@@ -214,6 +251,26 @@ impl Doorman {
         }
     }
 
+    /// Opens a socket, on `lane` or in the runtime of the caller, and begins to take in what comes to it.
+    fn open(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        share: bool,
+        lane: Option<Lane>,
+        hand_over: &mpsc::Sender<Accepted>,
+    ) -> io::Result<Socket> {
+        let _on_lane = lane.as_ref().map(|lane| lane.runtime().enter());
+        let socket = open_socket(address, self.options.socket_buffer_bytes, share)?;
+        let config = self.server_config(&Arc::new(Watch::default()));
+        let mut endpoint_config = endpoint_config();
+        self.identity.reset_secret().apply(socket.local_addr()?, &mut endpoint_config);
+        let quic = quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime))?;
+        let crowd = lane.as_ref().map(|_| Crowd::default());
+        let taking_in = tokio::spawn(take_in(quic.clone(), self.clone(), crowd, hand_over.clone()));
+        let taking_in = taking_in.abort_handle();
+        Ok(Socket { quic, taking_in, _lane: lane })
+    }
+
     fn server_config(&self, watch: &Arc<Watch>) -> quinn::ServerConfig {
         let mut config = self.base_config.clone();
         config.crypto = Arc::new(tls::server_config(&self.identity.certified_key(), &self.gate, watch));
@@ -221,14 +278,20 @@ impl Doorman {
     }
 
     /// The slot is kept until the application has taken the connection, or it is refused.
-    async fn let_in(&self, incoming: quinn::Incoming, slot: Slot, hand_over: mpsc::Sender<Accepted>) {
+    async fn let_in(
+        &self,
+        incoming: quinn::Incoming,
+        slot: Slot,
+        crowd: Option<&Crowd>,
+        hand_over: mpsc::Sender<Accepted>,
+    ) {
         let address = incoming.remote_address();
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let watch = Arc::new(Watch::default());
         let admitted = tokio::time::timeout(self.options.handshake_timeout, async {
             let connecting = incoming.accept_with(Arc::new(self.server_config(&watch)))?;
             let connection = connecting.await?;
-            self.admit(connection, &watch, address).await
+            self.admit(connection, crowd, &watch, address).await
         });
         match admitted.await {
             Ok(Ok(Some(accepted))) => {
@@ -246,6 +309,7 @@ impl Doorman {
     async fn admit(
         &self,
         connection: quinn::Connection,
+        crowd: Option<&Crowd>,
         watch: &Watch,
         address: SocketAddr,
     ) -> Result<Option<Accepted>, quinn::ConnectionError> {
@@ -254,15 +318,17 @@ impl Doorman {
         let key = proved_key(&connection);
         match self.gate.admit(protocol.as_deref(), key) {
             Ok(Admission::Peer(peer)) => {
-                let Ok(place) = self.connections.clone().try_acquire_owned() else {
+                let Ok(allowed) = self.connections.clone().try_acquire_owned() else {
                     self.busy(&connection, peer, address);
                     return Ok(None);
                 };
+                let lane = crowd.map(|crowd| (Handle::current(), crowd.join()));
+                let places = Places { _allowed: Some(allowed), lane };
                 self.welcome(&connection).await?;
                 connection.set_receive_window(self.options.receive_window_bytes.into());
                 connection.set_max_concurrent_bi_streams(self.options.max_bi_streams.into());
                 connection.set_max_concurrent_uni_streams(self.options.max_uni_streams.into());
-                Ok(Some(Accepted::Peer(Connection::new(connection, peer, Some(place)))))
+                Ok(Some(Accepted::Peer(Connection::new(connection, peer, places))))
             }
             Ok(Admission::Pairing(joiner)) => {
                 let (Ok(place), Some(offers)) =
@@ -369,11 +435,13 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
 }
 
 /// A UDP socket with large kernel buffers, as far as the kernel allows: small ones lose packets at full speed.
-pub(crate) fn open_socket(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
+/// With `share` others may have the same port.
+pub(crate) fn open_socket(address: SocketAddr, buffer_bytes: usize, share: bool) -> io::Result<UdpSocket> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    socket.set_reuse_port(share)?;
     let sized =
         socket.set_recv_buffer_size(buffer_bytes).and_then(|()| socket.set_send_buffer_size(buffer_bytes));
     // The kernel reports twice what it gives, for its own use.

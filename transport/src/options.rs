@@ -61,6 +61,9 @@ pub struct EndpointOptions {
     pub max_uni_streams: u32,
     /// Connections from pinned peers at a time.
     pub max_connections: usize,
+    /// Threads with a socket of their own on the same port, among which the kernel spreads connections from outside; without
+    /// any, all is on the runtime that the endpoint is opened in.
+    pub lanes: usize,
     /// The state directory whose pairing offer is honoured; `None` never pairs.
     pub pairing_state_dir: Option<PathBuf>,
     /// What time it is, for the expiry of offers.
@@ -83,6 +86,7 @@ impl Default for EndpointOptions {
             max_bi_streams: 64,
             max_uni_streams: 64,
             max_connections: 32,
+            lanes: 0,
             pairing_state_dir: None,
             clock: UnixClock::system(),
         }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use afterimage_contract::config::Peer;
 use afterimage_transport::{
-    ConnectError, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, NodeName, Pins,
+    ConnectError, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, Lane, NodeName, Pins,
 };
 use anyhow::Context;
+use tokio::runtime::Handle;
 
 use super::{Link, session::End};
 
-/// Reaches the peer of the configuration. Shared by all groups.
+/// Reaches the peer of the configuration, for one group.
 pub(crate) struct Dialer {
+    lane: Lane,
     endpoint: Endpoint,
     pins: Arc<Pins>,
     peer: Peer,
@@ -20,11 +22,12 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Opens a UDP port that nobody is told of. Needs a tokio runtime.
-    pub fn open(identity: &Identity, pins: Arc<Pins>, peer: &Peer) -> anyhow::Result<Self> {
+    /// Opens a UDP port that nobody is told of, on `lane`.
+    pub fn open(lane: Lane, identity: &Identity, pins: Arc<Pins>, peer: &Peer) -> anyhow::Result<Self> {
         let peer_name = peer.name.parse().with_context(|| format!("{:?} is not a node's name", peer.name))?;
         // Nobody connects to an agent.
         let options = EndpointOptions { max_connections: 0, ..EndpointOptions::default() };
+        let on_lane = lane.runtime().enter();
         let bind = |address: IpAddr| {
             Endpoint::bind(SocketAddr::new(address, 0), identity, pins.clone(), options.clone())
         };
@@ -32,7 +35,13 @@ impl Dialer {
             // A host may have no IPv6 at all.
             .or_else(|_| bind(Ipv4Addr::UNSPECIFIED.into()))
             .context("cannot open a UDP port to reach the peer from")?;
-        Ok(Self { endpoint, pins, peer: peer.clone(), peer_name })
+        drop(on_lane);
+        Ok(Self { lane, endpoint, pins, peer: peer.clone(), peer_name })
+    }
+
+    /// The thread of the group's clients and its link.
+    pub fn lane(&self) -> &Handle {
+        self.lane.runtime()
     }
 }
 
@@ -108,7 +117,13 @@ impl Link {
 }
 
 async fn connect(dialer: &Dialer, address: SocketAddr, key: Fingerprint) -> Result<Connection, ConnectError> {
-    dialer.endpoint.connect(address, key).await
+    let connected = dialer.endpoint.connect(address, key).await;
+    if let Err(ConnectError::NoAnswer { .. }) = &connected
+        && let Err(error) = dialer.endpoint.change_port()
+    {
+        tracing::debug!(%error, "no other port can be had");
+    }
+    connected
 }
 
 /// An error and what caused it, in one line.

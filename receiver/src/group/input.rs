@@ -29,6 +29,13 @@ impl Permit {
         let permit = budget.clone().acquire_many_owned(bytes as u32).await.ok();
         Self { _permit: permit, bytes }
     }
+
+    /// The same, if there is room now.
+    pub fn take_now(budget: &Arc<Semaphore>, bytes: usize) -> Option<Self> {
+        let bytes = (bytes + INPUT_BYTES).min(BUDGET_BYTES);
+        let permit = budget.clone().try_acquire_many_owned(bytes as u32).ok()?;
+        Some(Self { _permit: Some(permit), bytes })
+    }
 }
 
 /// Something that happened.
@@ -72,8 +79,8 @@ pub enum Input {
         /// Why.
         reason: String,
     },
-    /// A helper thread has something to report.
-    JobDone,
+    /// A helper thread has something to report, or the time until which the thread sleeps has changed.
+    Wake,
     /// The operator asks for a promotion.
     Promote(PromoteRequest),
     /// The group's role may have changed: look at it, and answer whether this host is its standby.
@@ -91,5 +98,10 @@ impl Input {
             }
             _ => INPUT_BYTES,
         }
+    }
+
+    /// Whether it was counted when it was sent.
+    pub fn is_counted(&self) -> bool {
+        !matches!(self, Input::Wake)
     }
 }

@@ -165,7 +165,7 @@ fn helper(
             let done = or_abort(&group, job);
             // Nobody listens any more once the group was closed.
             let _ = report.send(done);
-            let _ = wake.send(Input::JobDone);
+            let _ = wake.send(Input::Wake);
         }
     })?;
     Ok(jobs)

@@ -1,5 +1,5 @@
-//! A group: one thread owns its state machine, files and volumes, and everything that happens to it is an input to that
-//! thread.
+//! A group: its state machine, files and volumes are behind one lock, and everything that happens to it is an input. A thread
+//! of the group's own takes the inputs in order; few short frames are handled by whoever has read them, if nothing waits.
 //!
 //! | module | noun |
 //! |---|---|
@@ -19,6 +19,7 @@ mod snapshot;
 mod standby;
 mod thread;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -34,11 +35,19 @@ pub use snapshot::{Phase, Snapshot};
 
 use input::BUDGET_BYTES;
 use snapshot::Shared;
+use thread::Owner;
+
+/// Frames of no more than this together are handled where they come from, if nothing waits before them: that is over
+/// sooner than another thread has begun with it. In bytes.
+const SHORT_BYTES: usize = 256 << 10;
 
 /// A group as the rest of the receiver sees it.
 pub struct Group {
     config: config::Group,
     inputs: mpsc::Sender<Input>,
+    /// Inputs that were sent and are not handled yet.
+    waiting: Arc<AtomicUsize>,
+    owner: Arc<Owner>,
     budget: Arc<Semaphore>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -49,17 +58,20 @@ impl Group {
     pub fn start(setup: Setup) -> anyhow::Result<Arc<Self>> {
         let (inputs, outlet) = mpsc::channel();
         let shared = Arc::new(Shared::default());
+        let waiting = Arc::<AtomicUsize>::default();
         let config = setup.group.clone();
+        let owner = Arc::new(Owner::new(setup, inputs.clone(), shared.clone()));
         let thread = std::thread::Builder::new()
             .name(format!("group-{}", config.name))
             .spawn({
-                let (inputs, shared) = (inputs.clone(), shared.clone());
+                let (owner, waiting) = (owner.clone(), waiting.clone());
                 let name = config.name.clone();
-                move || or_abort(&name, || thread::run(setup, inputs, outlet, shared))
+                move || or_abort(&name, || owner.run(&outlet, &waiting))
             })
             .with_context(|| format!("cannot start a thread for group {}", config.name))?;
         let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
-        Ok(Arc::new(Self { config, inputs, budget, shared, thread: Mutex::new(Some(thread)) }))
+        let thread = Mutex::new(Some(thread));
+        Ok(Arc::new(Self { config, inputs, waiting, owner, budget, shared, thread }))
     }
 
     /// The group's name.
@@ -77,9 +89,32 @@ impl Group {
         Permit::take(&self.budget, bytes).await
     }
 
+    /// Room for an input of `bytes`, if there is any now.
+    pub fn room_now(&self, bytes: usize) -> Option<Permit> {
+        Permit::take_now(&self.budget, bytes)
+    }
+
     /// Hands an input to the thread; `false` when it is gone.
     pub fn send(&self, input: Input) -> bool {
+        self.waiting.fetch_add(1, Ordering::Release);
         self.inputs.send(input).is_ok()
+    }
+
+    /// Hands frames over, in order. Handles them here and now if the caller `may_wait` for a disk, they are few, and nothing
+    /// waits before them; else the thread does. `false` when it is gone.
+    pub fn hand_over(&self, frames: &mut Vec<Input>, may_wait: bool) -> bool {
+        let bytes: usize = frames.iter().map(Input::bytes).sum();
+        if may_wait
+            && bytes <= SHORT_BYTES
+            && let Some(mut thread) = self.owner.try_lock()
+            // Under the lock: what is sent from now on comes after these.
+            && self.waiting.load(Ordering::Acquire) == 0
+            && thread.is_quick()
+        {
+            or_abort(self.name(), || thread.take_all(frames.drain(..)));
+            return true;
+        }
+        frames.drain(..).all(|frame| self.send(frame))
     }
 
     /// What was the case when the thread last came to rest.

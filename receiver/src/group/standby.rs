@@ -28,6 +28,11 @@ const APPEND_BYTES: usize = 1 << 20;
 /// The ordered stream waits for the applier when the journal is this full, in eighths: later than history gives way.
 const NEARLY_FULL_EIGHTHS: u64 = 7;
 
+/// Up to here a journal has room enough that no append waits for it, in eighths.
+const QUICK_EIGHTHS: u64 = 6;
+/// With more than this not synced the disk is behind, in bytes.
+const QUICK_UNSYNCED_BYTES: u64 = 16 << 20;
+
 /// Called with what was found, or why the journal cannot be read.
 pub type Look = Box<dyn FnOnce(Result<Result<Choice, NoSuchPoint>, String>) + Send>;
 
@@ -189,6 +194,13 @@ impl Standby {
     fn waits_for_room(&self) -> bool {
         let (bytes, limit) = (self.store.journal_bytes(), self.journal_limit);
         self.jobs.base_is_busy() && bytes > limit / 8 * NEARLY_FULL_EIGHTHS
+    }
+
+    /// Whether frames can be taken without waiting for the disk for long: there is room, and what is not synced is little.
+    pub fn is_quick(&self) -> bool {
+        let idle = self.appends.is_empty() && self.deferred.is_empty() && !self.closing;
+        let (bytes, limit) = (self.store.journal_bytes(), self.journal_limit);
+        idle && bytes <= limit / 8 * QUICK_EIGHTHS && self.store.unsynced_bytes() <= QUICK_UNSYNCED_BYTES
     }
 
     /// Starts nothing new, waits for the helper threads, and makes the journal durable.

@@ -1,9 +1,10 @@
-//! The loop of a group's thread: take what is there, let the state machine work, show what is the case, sleep.
+//! What is behind the lock of a group, and the loop of the thread that takes its inputs: take what is there, let the state machine work, show what is the case, sleep.
 
 mod promotion;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use afterimage_protocol::frame::Frame;
@@ -28,28 +29,73 @@ const SHORTEST_WAIT: Duration = Duration::from_micros(500);
 /// A group that failed is opened again after this long.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Runs until [`Input::Stop`].
-pub fn run(setup: Setup, wake: Sender<Input>, inputs: Receiver<Input>, shared: Arc<Shared>) {
-    let place = Place::Failed { retry_at: Instant::now() };
-    let mut thread = Thread {
-        setup,
-        wake,
-        inputs,
-        shared,
-        place,
-        phase: Phase::Opening,
-        link: None,
-        promotion: None,
-        source_seen: None,
-        last_error: None,
-        refused: false,
-        last_refusal: None,
-        had_checkpoint: false,
-    };
-    thread.open();
-    thread.rest();
-    while thread.step() {}
-    thread.close();
+/// The lock of a group.
+pub struct Owner(Mutex<Thread>);
+
+impl Owner {
+    /// A group that is not open yet.
+    pub fn new(setup: Setup, wake: Sender<Input>, shared: Arc<Shared>) -> Self {
+        Self(Mutex::new(Thread {
+            setup,
+            wake,
+            shared,
+            place: Place::Failed { retry_at: Instant::now() },
+            phase: Phase::Opening,
+            link: None,
+            promotion: None,
+            source_seen: None,
+            last_error: None,
+            refused: false,
+            last_refusal: None,
+            had_checkpoint: false,
+            wakes_at: None,
+        }))
+    }
+
+    /// The group, unless somebody is at work on it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, Thread>> {
+        // Whoever panics with it ends the process.
+        self.0.try_lock().ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Thread> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the group and takes `inputs`, of which `waiting` counts those that are not handled, until [`Input::Stop`].
+    pub fn run(&self, inputs: &Receiver<Input>, waiting: &AtomicUsize) {
+        let mut thread = self.lock();
+        thread.open();
+        thread.rest();
+        loop {
+            let timeout = thread.timeout();
+            drop(thread);
+            let first = match timeout {
+                Some(timeout) => inputs.recv_timeout(timeout),
+                None => inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            thread = self.lock();
+            let mut next = match first {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let mut bytes = 0;
+            while let Some(input) = next {
+                if matches!(input, Input::Stop) {
+                    thread.close();
+                    return;
+                }
+                bytes += input.bytes();
+                let counted = usize::from(input.is_counted());
+                thread.take(input);
+                waiting.fetch_sub(counted, Ordering::Release);
+                next = if bytes < BATCH_BYTES { inputs.try_recv().ok() } else { None };
+            }
+            thread.rest();
+        }
+        thread.close();
+    }
 }
 
 enum Place {
@@ -58,10 +104,10 @@ enum Place {
     Failed { retry_at: Instant },
 }
 
-struct Thread {
+/// What the lock of a group holds.
+pub struct Thread {
     setup: Setup,
     wake: Sender<Input>,
-    inputs: Receiver<Input>,
     shared: Arc<Shared>,
     place: Place,
     phase: Phase,
@@ -73,6 +119,8 @@ struct Thread {
     /// Why a session was refused, since the last one that was not.
     last_refusal: Option<String>,
     had_checkpoint: bool,
+    /// Until when the group's thread sleeps if nothing comes; `None`: for ever.
+    wakes_at: Option<Instant>,
 }
 
 impl Thread {
@@ -80,27 +128,26 @@ impl Thread {
         &self.setup.group.name
     }
 
-    /// Waits, and takes what has come; `false` once the receiver stops.
-    fn step(&mut self) -> bool {
-        let mut next = match self.wait() {
-            Ok(input) => Some(input),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return false,
-        };
-        let mut bytes = 0;
-        while let Some(input) = next {
-            if matches!(input, Input::Stop) {
-                return false;
-            }
-            bytes += input.bytes();
-            self.take(input);
-            next = if bytes < BATCH_BYTES { self.inputs.try_recv().ok() } else { None };
-        }
-        self.rest();
-        true
+    /// Whether frames can be handled without waiting for long.
+    pub fn is_quick(&self) -> bool {
+        matches!(&self.place, Place::Standby(standby) if standby.is_quick())
     }
 
-    fn wait(&self) -> Result<Input, RecvTimeoutError> {
+    /// Takes frames where the group's thread is not: it has to be told if it is to wake up sooner than it will.
+    pub fn take_all(&mut self, frames: impl Iterator<Item = Input>) {
+        frames.for_each(|frame| self.take(frame));
+        self.rest();
+        let (wakes_at, timeout) = (self.wakes_at, self.timeout());
+        if timeout.is_some() && wakes_at.is_none_or(|at| self.wakes_at.is_some_and(|sooner| sooner < at)) {
+            // Fails only if it is gone.
+            let _ = self.wake.send(Input::Wake);
+        } else {
+            self.wakes_at = wakes_at;
+        }
+    }
+
+    /// How long the group's thread may sleep.
+    fn timeout(&mut self) -> Option<Duration> {
         let timeout = match &self.place {
             Place::Standby(s) => {
                 let until = |t: Time| Duration::from_micros(t.since_us(clock::now()));
@@ -109,10 +156,8 @@ impl Thread {
             Place::Failed { retry_at } => Some(retry_at.saturating_duration_since(Instant::now())),
             Place::Elsewhere(_) => None,
         };
-        match timeout {
-            Some(timeout) => self.inputs.recv_timeout(timeout),
-            None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        }
+        self.wakes_at = timeout.map(|timeout| Instant::now() + timeout);
+        timeout
     }
 
     fn take(&mut self, input: Input) {
@@ -132,7 +177,7 @@ impl Thread {
             Input::Ping { serial, ping, permit: _permit } => self.ping(serial, ping),
             Input::Measure { serial, permit: _permit } => self.measure(serial),
             Input::Disconnected { serial, reason } => self.disconnected(serial, reason),
-            Input::JobDone => {
+            Input::Wake => {
                 if let Place::Standby(standby) = &mut self.place {
                     standby.jobs_done();
                 }
@@ -380,7 +425,7 @@ impl Thread {
         });
     }
 
-    fn close(mut self) {
+    fn close(&mut self) {
         self.end_session("the receiver stops");
         if let Some(request) = self.promotion.take() {
             let _ = request.answer.send(Err(PromoteError::Stopping));
@@ -388,6 +433,7 @@ impl Thread {
         if let Place::Standby(standby) = &mut self.place {
             standby.close(&mut self.link);
         }
+        self.place = Place::Failed { retry_at: Instant::now() };
         info!(group = self.name(), "closed");
     }
 }

@@ -117,6 +117,11 @@ impl TargetStore {
         self.journal.bytes()
     }
 
+    /// Bytes of the journal that are not known to be on stable storage.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.journal.end().0 - self.journal.durable().0
+    }
+
     /// The journal itself, to look at.
     pub fn journal(&self) -> &Journal {
         &self.journal

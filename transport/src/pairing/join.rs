@@ -153,7 +153,7 @@ impl Joiner<'_> {
                 SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
                 SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
             };
-            let socket = open_socket(any, options.socket_buffer_bytes).map_err(JoinError::Socket)?;
+            let socket = open_socket(any, options.socket_buffer_bytes, false).map_err(JoinError::Socket)?;
             let endpoint = quinn::Endpoint::new(endpoint_config(), None, socket, Arc::new(TokioRuntime))
                 .map_err(JoinError::Socket)?;
             let dial = Dial {
