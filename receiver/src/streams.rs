@@ -170,7 +170,7 @@ async fn read_frames(
                 Filled::Whole => Header::parse(&received.take_header()).map_err(bad)?,
                 Filled::InPart => break,
                 Filled::End if received.0.is_empty() => {
-                    hand_over(group, link, &mut frames)?;
+                    hand_over(group, link, &mut frames).await?;
                     return Ok(());
                 }
                 Filled::End => return Err(StreamError::Truncated),
@@ -180,7 +180,7 @@ async fn read_frames(
             let permit = match group.room_now(bytes) {
                 Some(permit) => permit,
                 None => {
-                    hand_over(group, link, &mut frames)?;
+                    hand_over(group, link, &mut frames).await?;
                     group.room(bytes).await
                 }
             };
@@ -188,7 +188,7 @@ async fn read_frames(
                 && matches!(received.fill(&mut stream, payload_bytes, false).await?, Filled::Whole);
             if !here {
                 // The rest may be long in coming.
-                hand_over(group, link, &mut frames)?;
+                hand_over(group, link, &mut frames).await?;
             }
             let frame = header.open(received.payload(&mut stream, payload_bytes).await?).map_err(bad)?;
             verify(&frame).map_err(bad)?;
@@ -200,16 +200,20 @@ async fn read_frames(
                 break;
             }
         }
-        hand_over(group, link, &mut frames)?;
+        hand_over(group, link, &mut frames).await?;
     }
 }
 
-fn hand_over(group: &Group, link: &Link, frames: &mut Vec<Input>) -> Result<(), StreamError> {
-    if frames.is_empty() || group.hand_over(frames, link.is_alone()) {
-        Ok(())
-    } else {
-        Err(StreamError::Stopping)
+/// Hands over what was read; if the journal is to be synced here, answers go first.
+async fn hand_over(group: &Group, link: &Link, frames: &mut Vec<Input>) -> Result<(), StreamError> {
+    if frames.is_empty() {
+        return Ok(());
     }
+    let sync = group.hand_over(frames, link.is_alone()).ok_or(StreamError::Stopping)?;
+    if sync.is_due() {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
 
 /// What there is of what was waited for.

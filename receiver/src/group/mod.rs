@@ -101,8 +101,9 @@ impl Group {
     }
 
     /// Hands frames over, in order. Handles them here and now if the caller `may_wait` for a disk, they are few, and nothing
-    /// waits before them; else the thread does. `false` when it is gone.
-    pub fn hand_over(&self, frames: &mut Vec<Input>, may_wait: bool) -> bool {
+    /// waits before them; else the thread does. What is returned syncs the journal when it is dropped, if that is due: to be
+    /// kept until what was answered is on its way. `None` when the thread is gone.
+    pub fn hand_over(&self, frames: &mut Vec<Input>, may_wait: bool) -> Option<Sync<'_>> {
         let bytes: usize = frames.iter().map(Input::bytes).sum();
         if may_wait
             && bytes <= SHORT_BYTES
@@ -111,10 +112,18 @@ impl Group {
             && self.waiting.load(Ordering::Acquire) == 0
             && thread.is_quick()
         {
-            or_abort(self.name(), || thread.take_all(frames.drain(..)));
-            return true;
+            let due = or_abort(self.name(), || thread.take_all(frames.drain(..)));
+            return Some(Sync(due.then_some(self)));
         }
-        frames.drain(..).all(|frame| self.send(frame))
+        frames.drain(..).all(|frame| self.send(frame)).then_some(Sync(None))
+    }
+
+    fn sync_now(&self) {
+        match self.owner.try_lock() {
+            Some(mut thread) => or_abort(self.name(), || thread.sync_now()),
+            // It does it itself, if it is told before it sleeps.
+            None => drop(self.inputs.send(Input::Wake)),
+        }
     }
 
     /// What was the case when the thread last came to rest.
@@ -135,6 +144,25 @@ impl Group {
             && thread.join().is_err()
         {
             tracing::error!(group = self.name(), "the group's thread has panicked");
+        }
+    }
+}
+
+/// A sync of the journal that is due, or nothing.
+#[must_use = "it blocks when it is dropped"]
+pub struct Sync<'a>(Option<&'a Group>);
+
+impl Sync<'_> {
+    /// Whether there is anything to be done.
+    pub fn is_due(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Drop for Sync<'_> {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            group.sync_now();
         }
     }
 }

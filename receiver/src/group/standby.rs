@@ -5,6 +5,7 @@ mod append;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use afterimage_protocol::frame::{Frame, Record};
 use afterimage_protocol::message::TargetMessage;
@@ -33,6 +34,12 @@ const QUICK_EIGHTHS: u64 = 6;
 /// With more than this not synced the disk is behind, in bytes.
 const QUICK_UNSYNCED_BYTES: u64 = 16 << 20;
 
+/// A sync of no more than this is short, in bytes, if it takes no longer than this.
+const SHORT_SYNC_BYTES: u64 = 256 << 10;
+const SHORT_SYNC: Duration = Duration::from_millis(1);
+/// After one that took longer, so many are left to the helper thread.
+const SLOW_SYNCS: u32 = 64;
+
 /// Called with what was found, or why the journal cannot be read.
 pub type Look = Box<dyn FnOnce(Result<Result<Choice, NoSuchPoint>, String>) + Send>;
 
@@ -53,6 +60,12 @@ pub struct Standby {
     /// What the machine asked for while an append waited for room.
     deferred: VecDeque<Output>,
     wrote_base: bool,
+    /// Whoever is at work may wait for a short sync of the journal.
+    pub may_sync_here: bool,
+    /// A sync of the journal is due that nobody has started.
+    pub sync_due: bool,
+    /// So many short syncs are left to the helper thread before one is tried elsewhere.
+    slow_syncs: u32,
     /// No new job is started.
     closing: bool,
     journal_limit: u64,
@@ -96,6 +109,9 @@ impl Standby {
             append_bytes: 0,
             deferred: VecDeque::new(),
             wrote_base: false,
+            may_sync_here: false,
+            sync_due: false,
+            slow_syncs: 0,
             closing: false,
             journal_limit,
             journal_full: false,
@@ -276,12 +292,12 @@ impl Standby {
             }
             Output::SyncJournal | Output::SyncBase | Output::Apply { .. } | Output::Verify(_)
                 if self.closing => {}
-            Output::SyncJournal => match self.store.start_sync() {
-                Ok(ticket) => self.jobs.sync_journal(ticket),
-                // One that was started before a cut: its result is this one's too.
-                Err(JournalError::SyncUnderWay) => {}
-                Err(error) => self.fail("the journal cannot be synced", &error),
-            },
+            Output::SyncJournal => {
+                self.sync_due = true;
+                if !self.syncs_here() {
+                    self.sync_elsewhere();
+                }
+            }
             Output::SyncBase => self.jobs.sync_base(self.volumes.clone()),
             Output::Apply { to, skip } => {
                 self.jobs.apply(self.store.read_to(to), skip, self.volumes.clone());
@@ -314,6 +330,46 @@ impl Standby {
             }
             Output::Search(search) => self.search(*search, None),
             Output::Promoted(outcome) => self.promoted = Some(outcome),
+        }
+    }
+
+    /// Whether a sync is left to whoever is at work ([`Standby::sync_now`]).
+    fn syncs_here(&mut self) -> bool {
+        let short = self.may_sync_here && self.store.unsynced_bytes() <= SHORT_SYNC_BYTES;
+        let slow = self.slow_syncs > 0;
+        self.slow_syncs -= u32::from(short && slow);
+        short && !slow
+    }
+
+    /// Starts a sync of the journal that is due on its helper thread.
+    pub fn sync_elsewhere(&mut self) {
+        if !std::mem::take(&mut self.sync_due) {
+            return;
+        }
+        match self.store.start_sync() {
+            Ok(ticket) => self.jobs.sync_journal(ticket),
+            // One that was started before a cut: its result is this one's too.
+            Err(JournalError::SyncUnderWay) => {}
+            Err(error) => self.fail("the journal cannot be synced", &error),
+        }
+    }
+
+    /// Syncs the journal, if that is due. Blocks; a disk that is slow at it is left to the helper thread for a while.
+    pub fn sync_now(&mut self) {
+        if !std::mem::take(&mut self.sync_due) {
+            return;
+        }
+        match self.store.start_sync() {
+            Ok(ticket) => {
+                let began = Instant::now();
+                let result = ticket.run();
+                if began.elapsed() > SHORT_SYNC {
+                    self.slow_syncs = SLOW_SYNCS;
+                }
+                self.done(Done::Journal(ticket, result));
+            }
+            Err(JournalError::SyncUnderWay) => {}
+            Err(error) => self.fail("the journal cannot be synced", &error),
         }
     }
 

@@ -92,6 +92,8 @@ impl Owner {
                 waiting.fetch_sub(counted, Ordering::Release);
                 next = if bytes < BATCH_BYTES { inputs.try_recv().ok() } else { None };
             }
+            // Whoever was to do it may have been held up, or be gone.
+            thread.sync_elsewhere();
             thread.rest();
         }
         thread.close();
@@ -133,9 +135,38 @@ impl Thread {
         matches!(&self.place, Place::Standby(standby) if standby.is_quick())
     }
 
-    /// Takes frames where the group's thread is not: it has to be told if it is to wake up sooner than it will.
-    pub fn take_all(&mut self, frames: impl Iterator<Item = Input>) {
+    /// Takes frames where the group's thread is not; whether [`Thread::sync_now`] is to be called once what has to be said is
+    /// on its way.
+    pub fn take_all(&mut self, frames: impl Iterator<Item = Input>) -> bool {
+        self.syncs_here(true);
         frames.for_each(|frame| self.take(frame));
+        self.rest_elsewhere();
+        self.syncs_here(false);
+        matches!(&self.place, Place::Standby(standby) if standby.sync_due)
+    }
+
+    fn sync_elsewhere(&mut self) {
+        if let Place::Standby(standby) = &mut self.place {
+            standby.sync_elsewhere();
+        }
+    }
+
+    fn syncs_here(&mut self, may: bool) {
+        if let Place::Standby(standby) = &mut self.place {
+            standby.may_sync_here = may;
+        }
+    }
+
+    /// Syncs the journal, if that was left to the caller. Blocks.
+    pub fn sync_now(&mut self) {
+        if let Place::Standby(standby) = &mut self.place {
+            standby.sync_now();
+            self.rest_elsewhere();
+        }
+    }
+
+    /// Comes to rest where the group's thread is not: it has to be told if it is to wake up sooner than it will.
+    fn rest_elsewhere(&mut self) {
         self.rest();
         let (wakes_at, timeout) = (self.wakes_at, self.timeout());
         if timeout.is_some() && wakes_at.is_none_or(|at| self.wakes_at.is_some_and(|sooner| sooner < at)) {

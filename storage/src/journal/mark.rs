@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::bytes::{get_u64, put_u64};
 use super::error::JournalError;
 use super::segment::{SegmentId, SegmentName};
-use crate::io::{Dir, Open};
+use crate::io::{Dir, File, Open};
 
 /// Bytes from one slot to the next: no write to one can tear the other.
 const SLOT_STEP_BYTES: u64 = 4096;
@@ -70,9 +70,9 @@ pub(super) fn load(dir: &dyn Dir, name: &str) -> Result<(bool, Vec<Mark>), Journ
     Ok((true, marks))
 }
 
-/// Writes `mark` to a slot of the file called `name`: visible on return, durable whenever the system likes.
-pub(super) fn hint(dir: &dyn Dir, name: &str, mark: Mark, slot: u64) -> std::io::Result<()> {
-    dir.open(name, Open::Any)?.write_at(&mark.encode(), (slot % SLOTS) * SLOT_STEP_BYTES)
+/// Writes `mark` to a slot of the file: visible on return, durable whenever the system likes.
+pub(super) fn hint(file: &dyn File, mark: Mark, slot: u64) -> std::io::Result<()> {
+    file.write_at(&mark.encode(), (slot % SLOTS) * SLOT_STEP_BYTES)
 }
 
 /// Writes `mark` to both slots of the file called `name`, one after the other; durable on return.

@@ -45,7 +45,7 @@ pub use self::sync::SyncTicket;
 use self::entry::{ALIGNMENT, EntryHeader};
 use self::mark::Mark;
 use self::segment::{Birth, BirthFailed, SEGMENT_HEADER_BYTES, Segment, SegmentId, SegmentName};
-use crate::io::Dir;
+use crate::io::{Dir, File, Open};
 
 /// Holds what was durable after the last sync; a hint, never synced.
 const DURABLE_FILE: &str = "durable";
@@ -120,6 +120,8 @@ pub struct Journal {
     /// Set when what lies behind the end of the last segment is unknown: the next append makes a new one.
     closed: bool,
     sync: sync::SyncState,
+    /// The `durable` file.
+    hint: Option<Arc<dyn File>>,
     poison: Option<Arc<JournalError>>,
 }
 
@@ -156,6 +158,7 @@ impl Journal {
             unsynced: VecDeque::new(),
             closed: true,
             sync: sync::SyncState::default(),
+            hint: None,
             poison: None,
         };
         if let Some(mark) = found.start_mark {
@@ -347,7 +350,9 @@ impl Journal {
     /// taken for a torn tail, and nothing else.
     fn hint_durable(&mut self) {
         let slot = self.sync.next_slot();
-        let _ = mark::hint(&*self.dir, DURABLE_FILE, self.mark(self.durable), slot);
+        let file = self.hint.take().or_else(|| self.dir.open(DURABLE_FILE, Open::Any).ok());
+        // Opened anew next time if it cannot be written.
+        self.hint = file.filter(|file| mark::hint(&**file, self.mark(self.durable), slot).is_ok());
     }
 
     /// Whether an entry begins at `at`, which is before the end.
