@@ -167,6 +167,8 @@ impl Source {
             self.push_record_at(sequence, write.range, write.content.clone());
             if write.fua && self.config.mode == Mode::Sync {
                 self.queue.push(Frame::Mark { sequence, sync: true });
+            } else {
+                self.foresee_flush();
             }
         }
         self.in_flight.insert(

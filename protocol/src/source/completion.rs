@@ -66,6 +66,34 @@ impl Approach {
     }
 }
 
+/// Whether clients flush after each write: then the target is asked to make a write durable before the flush for it comes.
+#[derive(Debug, Default)]
+pub(super) struct FlushHabit {
+    /// Writes since the last flush.
+    writes: u32,
+    /// Flushes in a row that each followed a single write.
+    flushes: u32,
+}
+
+impl FlushHabit {
+    /// So many flushes in a row make it likely that the next write is followed by one too.
+    const LIKELY: u32 = 3;
+
+    /// A write is admitted; whether a flush is likely to follow it.
+    fn write(&mut self) -> bool {
+        self.writes += 1;
+        if self.writes > 1 {
+            self.flushes = 0;
+        }
+        self.flushes >= Self::LIKELY
+    }
+
+    fn flush(&mut self) {
+        self.flushes = if self.writes == 1 { self.flushes.saturating_add(1) } else { 0 };
+        self.writes = 0;
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub request: RequestId,
@@ -172,6 +200,7 @@ impl Source {
             self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Flush) });
             return;
         }
+        self.flush_habit.flush();
         self.start_local_flush(volume, Some(request));
         self.pump(now);
     }
@@ -199,13 +228,22 @@ impl Source {
     /// Asks the target to make durable what it has, when a client waits for `need`.
     pub(super) fn ask_for_durable(&mut self, need: Sequence) {
         let remote = self.config.mode == Mode::Sync && self.session.is_active();
-        if remote && self.phase == Phase::Streaming && need > self.durable {
+        if remote && self.phase == Phase::Streaming && need > self.durable && need > self.asked_durable {
+            self.asked_durable = self.sequence;
             self.queue.push(Frame::Mark { sequence: self.sequence, sync: true });
+        }
+    }
+
+    /// The write that was admitted last has a record: if a flush is likely to follow it, it is to be durable by then.
+    pub(super) fn foresee_flush(&mut self) {
+        if self.flush_habit.write() {
+            self.ask_for_durable(self.sequence);
         }
     }
 
     /// What flushes and FUA writes wait for must be asked for again after a reconnect.
     pub(super) fn ask_again_for_durable(&mut self) {
+        self.asked_durable = Sequence(0);
         let flushes = self.flushes.iter().filter(|f| f.request.is_some()).map(|f| f.need);
         let fua = self.in_flight.iter().filter(|(_, f)| f.fua).map(|(q, _)| *q);
         if let Some(need) = flushes.chain(fua).max() {

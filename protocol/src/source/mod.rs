@@ -50,7 +50,7 @@ use crate::state::{CannotRollBack, GroupState, LostBlocks, Role};
 
 use admission::Waiting;
 use clearing::Clearing;
-use completion::{Approach, InFlight, PendingFlush};
+use completion::{Approach, FlushHabit, InFlight, PendingFlush};
 use epoch::Epoch;
 use growth::Growing;
 pub use growth::{CannotGrow, Growth};
@@ -295,6 +295,9 @@ pub struct Source {
     promised: Sequence,
     received: Sequence,
     durable: Sequence,
+    /// The target was last asked to make this durable, in the present session.
+    asked_durable: Sequence,
+    flush_habit: FlushHabit,
     in_sync: bool,
     approach: Approach,
     disconnected_since: Time,
@@ -434,6 +437,8 @@ impl Source {
             promised: Sequence(0),
             received: Sequence(0),
             durable: Sequence(0),
+            asked_durable: Sequence(0),
+            flush_habit: FlushHabit::default(),
             in_sync: false,
             approach: Approach::default(),
             disconnected_since: now,
@@ -642,6 +647,7 @@ impl Source {
         self.recent.clear();
         self.clearing.forget_records();
         self.in_sync = false;
+        self.asked_durable = Sequence(0);
         self.question_lost();
     }
 }

@@ -605,6 +605,56 @@ fn after_a_flush_that_was_answered_alone_the_group_is_in_sync_once_that_is_durab
     assert!(bench.source.in_sync);
 }
 
+/// The frames that ask the target to make durable what it has.
+fn asks_for_durable(bench: &mut Bench) -> usize {
+    let mut asks = 0;
+    while let Some(frame) = bench.source.next_frame(bench.now) {
+        asks += usize::from(matches!(frame, Frame::Mark { sync: true, .. }));
+        bench.run();
+    }
+    asks
+}
+
+#[test]
+fn a_client_that_flushes_after_each_write_has_the_target_asked_before_the_flush() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    let mut flush = 10_000;
+    for round in 0..6 {
+        bench.write();
+        let early = asks_for_durable(&mut bench);
+        assert_eq!(early, usize::from(round >= 3), "round {round}");
+        let written = bench.source.position().sequence;
+        bench.acknowledge_received(written);
+        flush += 1;
+        bench.source.flush(bench.now, RequestId(flush), VolumeIndex(0));
+        bench.run();
+        assert_eq!(asks_for_durable(&mut bench), 1 - early, "it is asked once");
+        assert!(!bench.completed.contains(&RequestId(flush)));
+        bench.acknowledge_durable(written);
+        assert!(bench.completed.contains(&RequestId(flush)));
+    }
+    // One that writes on without a flush has it asked no more.
+    bench.write();
+    assert_eq!(asks_for_durable(&mut bench), 1);
+    bench.write();
+    bench.write();
+    assert_eq!(asks_for_durable(&mut bench), 0);
+}
+
+#[test]
+fn what_a_lost_session_was_asked_is_asked_again() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    let has = bench.source.position().sequence;
+    bench.write();
+    let written = bench.send();
+    bench.acknowledge_received(written);
+    bench.source.flush(bench.now, RequestId(10_000), VolumeIndex(0));
+    bench.run();
+    assert_eq!(asks_for_durable(&mut bench), 1);
+    bench.connect(Some(written), Some(has), Lost::None);
+    assert_eq!(asks_for_durable(&mut bench), 1);
+}
+
 #[test]
 fn after_a_standstill_nothing_is_admitted_before_the_peer_was_heard_of() {
     let mut bench = Bench::in_sync(AckLevel::Received);
