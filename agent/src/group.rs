@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use afterimage_nbd::aligned_buffer;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
 use afterimage_protocol::source::{CannotGrow, Growth, LocalError, Output, RolesStay, Source, Status, Write};
@@ -19,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock::Clock;
+use crate::locals::Locals;
 use crate::volume::LocalVolume;
 use crate::waiters::{Answer, Waiters};
 
@@ -83,6 +85,7 @@ pub(crate) struct Group {
     resize: Mutex<Option<oneshot::Sender<Grown>>>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
+    pub(crate) locals: Locals,
     _lock: DirLock,
 }
 
@@ -119,6 +122,7 @@ impl Group {
         let Parts { name, source, store, volumes, hot_capacity, lock, clock, blocking } = parts;
         let max_zero_bytes = (hot_capacity as u64 / ZERO_PART).max(1) * EXTENT_BYTES;
         let group = Arc::new(Self {
+            locals: Locals::new(&name),
             bitmaps: store.bitmap_syncs(),
             store: Mutex::new(store),
             inner: Mutex::new(Inner {
@@ -145,7 +149,7 @@ impl Group {
             blocking,
             _lock: lock,
         });
-        group.feed_from_control(|_, _| ());
+        group.feed(|_, _| ());
         group
     }
 
@@ -157,7 +161,7 @@ impl Group {
         data: Bytes,
         fua: bool,
     ) -> Result<(), LocalError> {
-        let data = if data.len() < OWN_BUFFER_BYTES { Bytes::copy_from_slice(&data) } else { data };
+        let data = if data.len() < OWN_BUFFER_BYTES { own_copy(&data) } else { data };
         let range = ByteRange::new(volume, offset, data.len() as u64);
         let cut = |piece: &ByteRange| {
             let start = (piece.offset - offset) as usize;
@@ -166,7 +170,9 @@ impl Group {
         let writes: Vec<Write> = pieces(range, MAX_PAYLOAD_BYTES)
             .map(|piece| Write { range: piece, content: cut(&piece), fua })
             .collect();
-        all(self.admit(writes)?).await
+        let pending = self.admit(writes)?;
+        self.run_locals_later().await;
+        all(pending).await
     }
 
     /// Makes a range read as zeroes.
@@ -219,14 +225,8 @@ impl Group {
         if self.closed.load(Ordering::Acquire) { Err(LocalError::Ended) } else { Ok(()) }
     }
 
-    /// Feeds the source from a thread that may block for a short local write.
-    pub fn feed(self: &Arc<Self>, input: impl FnOnce(&mut Source, Time)) {
-        let ((), outputs) = self.step(|inner, now| input(&mut inner.source, now));
-        self.perform(outputs, true);
-    }
-
-    /// As [`Group::feed`], from the thread that looks after links and timers: it never waits for a disk.
-    pub fn feed_from_control<R>(self: &Arc<Self>, input: impl FnOnce(&mut Source, Time) -> R) -> R {
+    /// Feeds the source, from any thread: it does not wait for a disk.
+    pub fn feed<R>(self: &Arc<Self>, input: impl FnOnce(&mut Source, Time) -> R) -> R {
         let (result, outputs) = self.step(|inner, now| input(&mut inner.source, now));
         self.perform(outputs, false);
         result
@@ -249,7 +249,7 @@ impl Group {
 
     /// Frames for the ordered stream, of about `bytes` together; none while there is nothing to send.
     pub fn take_frames(self: &Arc<Self>, bytes: usize) -> Vec<Frame> {
-        self.feed_from_control(|source, now| {
+        self.feed(|source, now| {
             let mut frames = Vec::new();
             let mut taken = 0;
             while taken < bytes && source.has_frame() {
@@ -263,7 +263,7 @@ impl Group {
 
     /// A frame for a block stream, if there is one.
     pub fn take_block(self: &Arc<Self>) -> Option<Frame> {
-        self.feed_from_control(|source, now| source.next_block(now))
+        self.feed(|source, now| source.next_block(now))
     }
 
     /// Changes when the source wants its session ended.
@@ -299,7 +299,7 @@ impl Group {
                 () = woken => continue,
                 () = tokio::time::sleep(pause) => {}
             }
-            self.feed_from_control(|source, now| source.timeout(now));
+            self.feed(|source, now| source.timeout(now));
         }
     }
 
@@ -398,7 +398,7 @@ impl Group {
             *waits = Some(ended);
         }
         let timeout_us = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        self.feed_from_control(|source, now| source.hand_over(now, timeout_us));
+        self.feed(|source, now| source.hand_over(now, timeout_us));
         // Without an answer the agent stops.
         end.await.unwrap_or(Err(RolesStay::ConnectionLost))
     }
@@ -429,7 +429,7 @@ impl Group {
         }
         *waits = Some(ended);
         drop(waits);
-        self.feed_from_control(Source::roll_back);
+        self.feed(Source::roll_back);
         end
     }
 
@@ -459,7 +459,7 @@ impl Group {
             }
             *waits = Some(ended);
         }
-        if let Err(why) = self.feed_from_control(|source, now| source.grow(now, sizes, target_sizes)) {
+        if let Err(why) = self.feed(|source, now| source.grow(now, sizes, target_sizes)) {
             self.end_resize(Err(why));
         }
         // Without an answer the group is served here no more.
@@ -520,6 +520,12 @@ fn pieces(range: ByteRange, max: u64) -> impl Iterator<Item = ByteRange> {
         at += length;
         Some(piece)
     })
+}
+
+fn own_copy(data: &[u8]) -> Bytes {
+    let mut own = aligned_buffer(data.len());
+    own.extend_from_slice(data);
+    own.freeze()
 }
 
 /// Waits for all; the first error is what counts.

@@ -10,6 +10,7 @@
 //! | `open` | a group's state and volumes on this host |
 //! | `group` | a group that is served: the source and its lock |
 //! | `perform` | what the source wants done on disks |
+//! | `locals` | local writes on their way to the volume |
 //! | `volume`, `waiters` | a local volume; clients' requests that wait |
 //! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
 //! | `link` | the session with the peer |
@@ -23,6 +24,7 @@ mod divergence;
 mod export;
 mod group;
 mod link;
+mod locals;
 mod node;
 mod open;
 mod perform;

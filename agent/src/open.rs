@@ -177,13 +177,15 @@ fn start(
     lock: DirLock,
     store: GroupStore,
     mut state: GroupState,
-    volumes: Vec<Volume>,
+    mut volumes: Vec<Volume>,
 ) -> anyhow::Result<Parts> {
     if host.alone && state.handing_over.take().is_some() {
         tracing::warn!(group = group.name, "the peer may have taken over: it is not asked, as was wanted");
     }
     let boot_id = boot_id()?;
     let hot_capacity = group.hot_extents as usize;
+    // Clients have caches of their own, and what is not in this one need not be written out at a flush.
+    volumes.iter_mut().for_each(Volume::open_direct);
     let files: Vec<VolumeFile> = volumes.iter().map(Volume::file).collect();
     let opened = SourceStore::open(store, &mut state, boot_id, hot_capacity, &files);
     let (store, SourceFiles { bitmaps, hot, settled }) =

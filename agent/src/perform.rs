@@ -1,6 +1,5 @@
 //! Does what a source wants done, and tells it how that ended.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
 use afterimage_contract::daemon::or_abort;
@@ -17,23 +16,20 @@ use crate::group::Group;
 pub(crate) const SHORT_BYTES: u64 = 64 << 10;
 
 impl Group {
-    /// Does what the source wants, in order; what takes long, on threads of its own. `here` says that the calling
-    /// thread may do what is short.
+    /// Does what the source wants, in order; what takes long, on threads of its own. `here` says that this is the lane, which
+    /// does what is short, and looks after local writes next ([`Group::run_locals_later`]).
     pub(crate) fn perform(self: &Arc<Self>, outputs: Vec<Output>, here: bool) {
-        let mut todo = VecDeque::from(outputs);
-        while let Some(output) = todo.pop_front() {
+        for output in outputs {
             match output {
-                Output::LocalWrite { sequence, write } if here && is_short(&write) => {
-                    let result = self.write_local(&write);
-                    drop(write);
-                    let ((), more) = self.step(|inner, now| inner.source.local_done(now, sequence, result));
-                    todo.extend(more);
+                Output::LocalWrite { sequence, write } => {
+                    if let Some(write) = self.queue_local(sequence, write, here) {
+                        self.job(move |group| {
+                            let result = group.write_local(&write);
+                            drop(write);
+                            group.feed(|source, now| source.local_done(now, sequence, result));
+                        });
+                    }
                 }
-                Output::LocalWrite { sequence, write } => self.job(move |group| {
-                    let result = group.write_local(&write);
-                    drop(write);
-                    group.feed(|source, now| source.local_done(now, sequence, result));
-                }),
                 Output::LocalFlush { token, volume } => {
                     let Some(local) = self.volumes.get(volume.0 as usize) else { continue };
                     let started = local.want_flush(token);
@@ -145,6 +141,6 @@ impl Group {
     }
 }
 
-fn is_short(write: &Write) -> bool {
+pub(crate) fn is_short(write: &Write) -> bool {
     !write.fua && matches!(write.content, Content::Data(_)) && write.range.length <= SHORT_BYTES
 }

@@ -239,6 +239,7 @@ impl Supervisor {
         asked.map(|done| done.send(()));
         let mut helpers = JoinSet::new();
         helpers.spawn(group.clone().run_timer());
+        helpers.spawn_on(group.clone().run_ring(), dialer.lane());
         let (watcher, watched_group) = (self.clone(), group.clone());
         let watching = watched.clone();
         let watch = helpers.spawn(async move { watching.run(&watched_group, &watcher).await });

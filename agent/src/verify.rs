@@ -22,7 +22,7 @@ pub(crate) fn begin(supervisor: &Supervisor, repair: bool, rate: Option<u64>) ->
                 format!("use at least {least}"),
             );
         }
-        let begun = group.feed_from_control(|source, now| source.verify(now, VerifyOptions { repair, rate }));
+        let begun = group.feed(|source, now| source.verify(now, VerifyOptions { repair, rate }));
         if begun {
             tracing::info!(group = group.name, repair, rate, "a verification begins");
         }
@@ -46,7 +46,7 @@ pub(crate) fn report(supervisor: &Supervisor) -> Response {
 /// Gives the verification up.
 pub(crate) fn cancel(supervisor: &Supervisor) -> Response {
     with_group(supervisor, |group, config| {
-        if group.feed_from_control(|source, now| source.cancel_verification(now)) {
+        if group.feed(|source, now| source.cancel_verification(now)) {
             tracing::info!(group = group.name, "the verification was given up");
         }
         Response::ok(&shown(group, config))

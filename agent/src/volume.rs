@@ -1,12 +1,17 @@
 //! A volume as the agent uses it: its bytes, its flushes, and what is known of its abilities.
 
+use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use afterimage_protocol::frame::{Codec, Content};
 use afterimage_protocol::source::{LocalError, Write};
 use afterimage_storage::group::{PrimaryVolume, VolumeFile};
+use afterimage_storage::ring::Written;
 use afterimage_storage::volume::{Volume, VolumeError, VolumeKind};
+use bytes::Bytes;
 use rustix::fs::{major, minor};
 
 /// With no more than this written since the last flush a flush is short: it is not worth a thread of its own.
@@ -76,11 +81,43 @@ impl LocalVolume {
     /// Performs a write; with `fua` it is on stable storage on return.
     pub fn write(&self, write: &Write) -> Result<(), LocalError> {
         let result = self.volume.write(write);
-        if let Err(error) = &result {
-            let (offset, length) = (write.range.offset, write.range.length);
+        self.tell(write.range.offset, write.range.length, &result);
+        result
+    }
+
+    /// What a ring needs to perform the write, if it can.
+    pub fn for_ring<'a>(&'a self, write: &'a Write) -> Option<(BorrowedFd<'a>, &'a Bytes)> {
+        match &write.content {
+            Content::Data(payload) if payload.codec == Codec::Raw && !write.fua => {
+                let bytes = &payload.encoded;
+                let file = self.file().direct(bytes.as_ptr(), write.range.offset, bytes.len() as u64)?;
+                Some((file, bytes))
+            }
+            _ => None,
+        }
+    }
+
+    /// A ring has performed a write, or as much of it as it could.
+    pub fn written<T>(&self, written: Written<T>) -> (T, Result<(), LocalError>) {
+        let Written { token, bytes, offset, result } = written;
+        let length = bytes.len() as u64;
+        let rest = |count: usize| self.file().write_at(&bytes[count..], offset + count as u64);
+        let result = match result {
+            Ok(count) if count < bytes.len() => rest(count),
+            Ok(_) => Ok(()),
+            // The kernel may not have begun with it.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => rest(0),
+            Err(error) => Err(error),
+        };
+        let result = self.volume.written(length, result);
+        self.tell(offset, length, &result);
+        (token, result)
+    }
+
+    fn tell(&self, offset: u64, length: u64, result: &Result<(), LocalError>) {
+        if let Err(error) = result {
             tracing::error!(volume = self.name, offset, length, %error, "a write failed");
         }
-        result
     }
 
     /// Whether all that completed before the call is on stable storage. Once it is not, it is never again: the kernel

@@ -27,6 +27,17 @@ const LARGE_BYTES: usize = 64 << 10;
 /// likely, and what is read here of it must be copied.
 const PEEK_BYTES: usize = 512;
 
+/// What the memory of payloads is aligned to, in bytes: devices take it as it is then.
+const ALIGN: usize = 512;
+
+/// An empty buffer for `length` bytes whose memory devices take as it is: aligned to 512 bytes.
+pub fn aligned_buffer(length: usize) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(length + ALIGN - 1);
+    let pad = buffer.as_ptr().align_offset(ALIGN).min(ALIGN - 1);
+    buffer.resize(pad, 0);
+    buffer.split_off(pad)
+}
+
 /// Received and not yet taken.
 pub(crate) struct Inbound {
     buffer: BytesMut,
@@ -90,7 +101,7 @@ impl Inbound {
             return Some(self.buffer.split_to(length).freeze());
         }
         if length >= LARGE_BYTES {
-            let mut payload = BytesMut::with_capacity(length);
+            let mut payload = aligned_buffer(length);
             payload.put(self.buffer.split());
             self.large = Some((payload, length));
             self.after_large = true;

@@ -6,13 +6,14 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memmap2::MmapRaw;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::io::{Dir, File, Mapping, Open};
@@ -23,10 +24,17 @@ const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 const ZERO_ALIGN_BYTES: u64 = 4096;
 /// Most buffers in one vectored write (`IOV_MAX`).
 const MAX_BUFFERS: usize = 1024;
+/// What memory has to be aligned to on the way past the page cache, in bytes.
+pub const DIRECT_MEMORY_ALIGN: usize = 512;
+/// The largest logical block of a device, in bytes.
+const DIRECT_ALIGN_MAX: u64 = 4096;
 const WORD_BYTES: usize = size_of::<u64>();
 
 #[cfg(target_endian = "big")]
 compile_error!("mapped words are little-endian on disk and used in place");
+
+#[repr(align(4096))]
+struct Aligned([u8; 2 * DIRECT_ALIGN_MAX as usize]);
 
 /// A regular file or a block device.
 #[derive(Debug)]
@@ -35,6 +43,34 @@ pub struct RealFile {
     is_device: bool,
     /// Whether the length may have changed since the last sync.
     resized: AtomicBool,
+    /// The same file, opened past the page cache.
+    direct: Option<Direct>,
+}
+
+/// A file opened past the page cache.
+#[derive(Debug)]
+struct Direct {
+    file: fs::File,
+    /// What offsets and lengths have to be multiples of, in bytes.
+    align: u64,
+}
+
+impl Direct {
+    /// `None` where the file system wants memory aligned to more than [`DIRECT_MEMORY_ALIGN`].
+    fn new(file: fs::File) -> Option<Self> {
+        let mut memory = Aligned([0; 2 * DIRECT_ALIGN_MAX as usize]);
+        // Aligned to that and no more.
+        let memory = &mut memory.0[DIRECT_MEMORY_ALIGN..];
+        let align = [DIRECT_MEMORY_ALIGN as u64, DIRECT_ALIGN_MAX].into_iter().find(|align| {
+            let length = *align as usize;
+            matches!(file.read_at(&mut memory[..length], *align), Ok(count) if count == length)
+        })?;
+        Some(Self { file, align })
+    }
+
+    fn takes(&self, address: *const u8, offset: u64, len: u64) -> bool {
+        (offset | len).is_multiple_of(self.align) && (address as usize).is_multiple_of(DIRECT_MEMORY_ALIGN)
+    }
 }
 
 impl RealFile {
@@ -45,7 +81,21 @@ impl RealFile {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "neither a regular file nor a block device"));
         }
-        Ok(Self { file, is_device: kind.is_block_device(), resized: AtomicBool::new(false) })
+        Ok(Self { file, is_device: kind.is_block_device(), resized: AtomicBool::new(false), direct: None })
+    }
+
+    /// Has aligned reads and writes go past the page cache, if the file system can do that. Others go through it: the system
+    /// keeps both in step.
+    pub fn open_direct(&mut self) {
+        // By its descriptor: the name may be another file's by now.
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::DIRECT.bits() as i32;
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+        self.direct = opened.ok().and_then(Direct::new);
+    }
+
+    fn direct_for(&self, address: *const u8, offset: u64, len: u64) -> Option<&fs::File> {
+        self.direct.as_ref().filter(|direct| direct.takes(address, offset, len)).map(|direct| &direct.file)
     }
 
     /// The file itself, for locks and queries.
@@ -118,11 +168,17 @@ impl RealFile {
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
+        let direct = self.direct_for(buf.as_ptr(), offset, buf.len() as u64);
+        direct.unwrap_or(&self.file).read_exact_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(buf, offset)
+        let direct = self.direct_for(buf.as_ptr(), offset, buf.len() as u64);
+        direct.unwrap_or(&self.file).write_all_at(buf, offset)
+    }
+
+    fn direct(&self, address: *const u8, offset: u64, len: u64) -> Option<BorrowedFd<'_>> {
+        self.direct_for(address, offset, len).map(AsFd::as_fd)
     }
 
     fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //! error nothing since the last good one may be called durable, and it is never tried again on the same data.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -23,6 +24,11 @@ pub trait File: Send + Sync {
             at += buf.len() as u64;
         }
         Ok(())
+    }
+    /// The file opened past the page cache, if `len` bytes of memory at `address` may be written to it at `offset` that way. A
+    /// write through it has the effects of [`File::write_at`].
+    fn direct(&self, _address: *const u8, _offset: u64, _len: u64) -> Option<BorrowedFd<'_>> {
+        None
     }
     /// Returns once every byte written before the call is on stable storage.
     fn sync(&self) -> io::Result<()>;

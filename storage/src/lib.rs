@@ -10,6 +10,7 @@ mod identity;
 pub mod io;
 pub mod journal;
 pub mod lock;
+pub mod ring;
 pub mod salvage;
 mod sealed;
 pub mod superblock;

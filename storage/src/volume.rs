@@ -4,6 +4,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -162,6 +163,14 @@ impl Volume {
         }
     }
 
+    /// Has aligned reads and writes go past the page cache from now on, where the file system can do that. Before the file is
+    /// shared.
+    pub fn open_direct(&mut self) {
+        if let Some(file) = Arc::get_mut(&mut self.file) {
+            file.file.open_direct();
+        }
+    }
+
     /// From now on the file is taken for `size_bytes` long, which it has to be at least (see [`Volume::measure`]). A size
     /// below the present one changes nothing.
     pub fn grow(&self, size_bytes: u64) {
@@ -217,6 +226,11 @@ impl File for Exclusive {
     fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
         self.check(offset, bufs.iter().map(|buf| buf.len() as u64).sum())?;
         self.file.write_vectored_at(bufs, offset)
+    }
+
+    fn direct(&self, address: *const u8, offset: u64, len: u64) -> Option<BorrowedFd<'_>> {
+        self.check(offset, len).ok()?;
+        self.file.direct(address, offset, len)
     }
 
     fn sync(&self) -> io::Result<()> {

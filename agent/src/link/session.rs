@@ -105,15 +105,15 @@ impl Link {
                 TargetMessage::Refused { code, text, standing } => {
                     if code == Refusal::Pending {
                         let refused = TargetMessage::Refused { code, text: text.clone(), standing: None };
-                        group.feed_from_control(|source, now| source.message(now, refused));
+                        group.feed(|source, now| source.message(now, refused));
                     }
                     return Err(Broken::Refused { code, text, standing });
                 }
                 message @ TargetMessage::Lacks { .. } => {
-                    group.feed_from_control(|source, now| source.message(now, message));
+                    group.feed(|source, now| source.message(now, message));
                 }
                 message @ TargetMessage::Opened(_) => {
-                    group.feed_from_control(|source, now| source.message(now, message));
+                    group.feed(|source, now| source.message(now, message));
                     self.agreed.send_replace(true);
                     break;
                 }
@@ -186,7 +186,7 @@ struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.connection.close(CloseCode::DONE, "the session has ended");
-        self.group.feed_from_control(|source, now| source.disconnected(now));
+        self.group.feed(|source, now| source.disconnected(now));
     }
 }
 
@@ -212,7 +212,7 @@ async fn open(group: &Arc<Group>) -> Result<SourceMessage, Broken> {
     let session = SessionId(random::nonzero().map_err(lost)?);
     let ready = async {
         loop {
-            if let Some(open) = group.feed_from_control(|source, _| source.open(session)) {
+            if let Some(open) = group.feed(|source, _| source.open(session)) {
                 return open;
             }
             tokio::time::sleep(READY_POLL).await;
@@ -262,7 +262,7 @@ async fn receive(
             let _ = measured.try_send(sizes);
             continue;
         }
-        group.feed_from_control(|source, now| source.message(now, message));
+        group.feed(|source, now| source.message(now, message));
     }
 }
 
@@ -290,7 +290,7 @@ async fn ping(
         if now.since_us(Time(heard.at.load(Ordering::Relaxed))) > SILENCE_US {
             return Broken::Lost(format!("the peer was silent for {} s", SILENCE_US / 1_000_000));
         }
-        let ping = group.feed_from_control(|source, now| source.ping(now));
+        let ping = group.feed(|source, now| source.ping(now));
         let ping = encode(&SourceMessage::Ping(ping));
         if let Err(error) = write_message(&mut control, &ping, CAP_BYTES).await {
             return lost(error);

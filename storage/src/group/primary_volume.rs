@@ -42,17 +42,21 @@ impl PrimaryVolume {
         if write.fua && self.flush_failed() {
             return Err(LocalError::Flush);
         }
-        let written = write_content(&self.file, write.range, &write.content);
-        // Not before the write: a flush that begins in between would not cover it, and leave nothing to do for the next.
-        self.unflushed_bytes.fetch_add(write.range.length, Ordering::AcqRel);
-        written.map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LocalError::NoSpace,
-            _ => LocalError::Io,
-        })?;
+        self.written(write.range.length, write_content(&self.file, write.range, &write.content))?;
         if write.fua {
             self.flush().map_err(|_| LocalError::Flush)?;
         }
         Ok(())
+    }
+
+    /// A write of `length` bytes has ended, wherever it was performed: to be called before it is answered.
+    pub fn written(&self, length: u64, result: io::Result<()>) -> Result<(), LocalError> {
+        // Not before the write: a flush that begins in between would not cover it, and leave nothing to do for the next.
+        self.unflushed_bytes.fetch_add(length, Ordering::AcqRel);
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LocalError::NoSpace,
+            _ => LocalError::Io,
+        })
     }
 
     /// Returns once all that completed before the call is on stable storage. Once that has failed it fails for ever: the
