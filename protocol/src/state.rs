@@ -348,6 +348,8 @@ impl GroupState {
     /// A primary, or one that was, becomes the standby: the blocks of its bitmaps, or all if those cannot be believed, come
     /// from the peer, and the image here stays until they have come.
     ///
+    /// What this host had lost is not remembered beside them: by then it has to be in the bitmaps, or there is none any more.
+    ///
     /// Where the peer's history left this one's before its newest generation began, that generation is given up
     /// with the image: the line ends in the generation that both have.
     pub fn become_standby(&mut self) {
