@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use afterimage_contract::admin::{AdminError, Request, Resize, call};
+use afterimage_contract::admin::{Request, Resize, call};
 use afterimage_contract::units::ByteSize;
 use serde_json::json;
 
 use crate::args::ResizeArgs;
-use crate::exit::CommandError;
+use crate::exit::{CommandError, explain};
 use crate::host;
 use crate::text::emit;
 
@@ -21,7 +21,7 @@ pub async fn run(config: &Path, args: &ResizeArgs) -> Result<(), CommandError> {
     let request =
         Request::Resize { group: args.group.clone(), volume: args.volume.clone(), dry_run: args.dry_run };
     let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
-    let done: Resize = answer.map_err(|error| explain(error, args))?;
+    let done: Resize = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
     if args.json {
         let document = json!({ "version": JSON_VERSION, "resize": done });
         emit(&format!("{document:#}\n"))
@@ -30,19 +30,12 @@ pub async fn run(config: &Path, args: &ResizeArgs) -> Result<(), CommandError> {
     }
 }
 
-/// An error of the agent. Where the request was sent and no answer came, the outcome is not known.
-fn explain(error: AdminError, args: &ResizeArgs) -> CommandError {
-    let uncertain =
-        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
-    let mut error = CommandError::from(error);
-    if uncertain && !args.dry_run {
-        let group = &args.group;
-        error.message += &format!(
-            "\nwhether the volumes of {group} have grown is not known; all of them have, or none; see: afterimage status \
-             {group}"
-        );
-    }
-    error
+fn unknown_outcome(args: &ResizeArgs) -> Option<String> {
+    let group = &args.group;
+    let text = format!(
+        "whether the volumes of {group} have grown is not known; all of them have, or none; see: afterimage status {group}"
+    );
+    (!args.dry_run).then_some(text)
 }
 
 /// The outcome for people.

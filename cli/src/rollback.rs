@@ -6,7 +6,7 @@ use afterimage_contract::admin::{AdminError, Following, Request, RolledBack, cal
 use serde_json::json;
 
 use crate::args::PromoteArgs;
-use crate::exit::CommandError;
+use crate::exit::{CommandError, explain};
 use crate::host;
 use crate::text::emit;
 
@@ -19,7 +19,7 @@ pub async fn run(config: &Path, args: &PromoteArgs) -> Result<(), CommandError> 
     host::ensure_group(&config, &args.group)?;
     let request = Request::RollBack { group: args.group.clone(), dry_run: args.dry_run };
     let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
-    let done: RolledBack = answer.map_err(|error| explain(error, args))?;
+    let done: RolledBack = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
     let following =
         if done.dry_run { None } else { Some(follow(&config.receiver_socket(), &args.group).await) };
     if args.json {
@@ -39,19 +39,13 @@ async fn follow(receiver: &Path, group: &str) -> Result<Following, AdminError> {
     call(receiver, &Request::Follow { group: group.to_owned() }).await?.into_answer()
 }
 
-/// An error of the agent. Where the request was sent and no answer came, the outcome is not known.
-fn explain(error: AdminError, args: &PromoteArgs) -> CommandError {
-    let uncertain =
-        matches!(error, AdminError::Timeout { .. } | AdminError::Broken { .. } | AdminError::Answer(_));
-    let mut error = CommandError::from(error);
-    if uncertain && !args.dry_run {
-        let group = &args.group;
-        error.message += &format!(
-            "\nwhether the promotion of {group} was rolled back is not known; this host is its primary, or its standby as \
-             before; see: afterimage status {group}"
-        );
-    }
-    error
+fn unknown_outcome(args: &PromoteArgs) -> Option<String> {
+    let group = &args.group;
+    let text = format!(
+        "whether the promotion of {group} was rolled back is not known; this host is its primary, or its standby as \
+         before; see: afterimage status {group}"
+    );
+    (!args.dry_run).then_some(text)
 }
 
 /// The outcome for people. `following` is `None` after a dry run.
