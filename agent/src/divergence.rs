@@ -11,13 +11,12 @@ use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::lineage::{Relation, Standing, relate};
 use afterimage_protocol::state::{GroupState, Role, VolumeState};
 use afterimage_protocol::{BLOCK_BYTES, Position, VolumeIndex};
-use afterimage_storage::disk::RealDir;
-use afterimage_storage::group::{GroupStore, divergent_blocks};
+use afterimage_storage::group::divergent_blocks;
 use anyhow::{Context, anyhow};
 
 use crate::group::Group;
-use crate::open::{Host, group_dir};
-use crate::reinstate::lock;
+use crate::open::Host;
+use crate::reinstate::open_locked;
 use crate::status::position;
 use crate::supervisor::{Phase, Supervisor};
 
@@ -81,10 +80,7 @@ fn of_served(group: &Arc<Group>, peer: Option<&Standing>) -> Divergence {
 }
 
 fn of_fenced(host: &Host, config: &config::Group, peer: Option<&Standing>) -> anyhow::Result<Divergence> {
-    let path = group_dir(host, config);
-    let _lock = lock(&path, config)?;
-    let dir = Arc::new(RealDir::open(&path).with_context(|| format!("cannot open {path:?}"))?);
-    let (store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
+    let (_lock, store, state) = open_locked(host, config)?;
     let mut state = state.context("the group has no state here")?;
     let bitmaps = divergent_blocks(&store, &mut state);
     let standing = state.standing(state.reserved);

@@ -50,15 +50,12 @@ pub(crate) fn reinstate(
     group: &config::Group,
     divergent: bool,
 ) -> Result<Reinstatement, Refused> {
-    let path = group_dir(host, group);
-    let _lock = lock(&path, group)?;
-    let dir = Arc::new(RealDir::open(&path).with_context(|| format!("cannot open {path:?}"))?);
-    let (store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
+    let (_lock, store, state) = open_locked(host, group)?;
     let state = state.ok_or_else(|| Refused::NotFenced { group: group.name.clone(), role: "stranger" })?;
     check(&state, group, divergent)?;
     let volumes = open_known(group, &state).map_err(|error| error.error)?;
     let files: Vec<_> = volumes.iter().map(|volume| volume.file()).collect();
-    let salvage_path = path.join(SALVAGE_DIR);
+    let salvage_path = group_dir(host, group).join(SALVAGE_DIR);
     make_dir(&salvage_path)?;
     let salvage = RealDir::open(&salvage_path).with_context(|| format!("cannot open {salvage_path:?}"))?;
     let boot = boot_id()?;
@@ -77,10 +74,7 @@ pub(crate) fn reinstate(
 /// In a split brain, makes this host the primary again, with a generation that goes on from its own history. Durable on
 /// return; nothing is served before that.
 pub(crate) fn keep_own(host: &Host, group: &config::Group) -> Result<Generation, Refused> {
-    let path = group_dir(host, group);
-    let _lock = lock(&path, group)?;
-    let dir = Arc::new(RealDir::open(&path).with_context(|| format!("cannot open {path:?}"))?);
-    let (mut store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
+    let (_lock, mut store, state) = open_locked(host, group)?;
     let not_kept = |why| Refused::NotKept { group: group.name.clone(), why };
     let mut state = state.ok_or_else(|| not_kept(CannotKeep::NotFenced))?;
     let generation = Generation(random::nonzero().context("cannot get a random number")?);
@@ -96,10 +90,7 @@ pub(crate) fn lift_fence(
     group: &config::Group,
     rolled_back: &[Generation],
 ) -> anyhow::Result<bool> {
-    let path = group_dir(host, group);
-    let _lock = lock(&path, group)?;
-    let dir = Arc::new(RealDir::open(&path).with_context(|| format!("cannot open {path:?}"))?);
-    let (mut store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
+    let (_lock, mut store, state) = open_locked(host, group)?;
     let Some(mut state) = state else { return Ok(false) };
     if !state.replacement_rolled_back(rolled_back) {
         return Ok(false);
@@ -118,7 +109,19 @@ fn check(state: &GroupState, group: &config::Group, divergent: bool) -> Result<(
     }
 }
 
-pub(crate) fn lock(path: &Path, group: &config::Group) -> anyhow::Result<DirLock> {
+/// The state of a group that is not served here, and its lock, which may have to be waited for.
+pub(crate) fn open_locked(
+    host: &Host,
+    group: &config::Group,
+) -> anyhow::Result<(DirLock, GroupStore, Option<GroupState>)> {
+    let path = group_dir(host, group);
+    let lock = lock(&path, group)?;
+    let dir = Arc::new(RealDir::open(&path).with_context(|| format!("cannot open {path:?}"))?);
+    let (store, state) = GroupStore::open(dir).context("cannot open the state of the group")?;
+    Ok((lock, store, state))
+}
+
+fn lock(path: &Path, group: &config::Group) -> anyhow::Result<DirLock> {
     let began = Instant::now();
     loop {
         match DirLock::take(path) {
