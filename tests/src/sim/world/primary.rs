@@ -86,9 +86,7 @@ pub struct Primary {
     answered: Vec<(Time, Sequence)>,
     /// The hot-extent log fails when next an extent leaves it and no client waits.
     pub fail_cooling: bool,
-    /// Whether it would have asked its peer before it served anything, when it was last started; and whether no other run of
-    /// its generation was before.
-    pub asks_peer: bool,
+    /// Whether no other run of its generation was before, when it was last started.
     pub first_run: bool,
     /// The standby was set back, and no handshake has told so yet.
     pub unaware: bool,
@@ -114,7 +112,6 @@ impl Primary {
             acknowledged: Sequence(0),
             answered: Vec::new(),
             fail_cooling: false,
-            asks_peer: false,
             first_run: false,
             unaware: false,
             rolled_back: None,
@@ -184,7 +181,6 @@ impl Primary {
         // A run that could not write its state has used sequences that this one uses again; what it had answered is here.
         self.answered.iter_mut().for_each(|(_, answered)| *answered = sequence.min(*answered));
         history.recovered(sequence, image);
-        self.asks_peer = source.may_be_replaced();
         self.first_run = first_run;
         if sizes == SIZES {
             history.grew(sequence);

@@ -100,7 +100,8 @@ impl World {
     /// Whoever starts while its peer could be promoted, or may have been, asks it first.
     fn check_asks(&self) -> Result<(), Violation> {
         let promotable = self.standby.process.as_ref().is_some_and(|p| p.target.may_promote().is_ok());
-        if promotable && !self.primary.asks_peer && !self.primary.first_run {
+        let asks = self.primary.process.as_ref().is_some_and(|p| p.source.may_be_replaced());
+        if promotable && !asks && !self.primary.first_run {
             return Err(Violation::new(
                 "G5",
                 "a primary starts without asking a peer that can be promoted".into(),
