@@ -55,6 +55,28 @@ struct Bench {
     grown: Option<Result<Vec<Growth>, CannotGrow>>,
 }
 
+fn config(mode: Mode, ack: AckLevel) -> Config {
+    Config {
+        group: "g".into(),
+        mode,
+        ack,
+        on_link_loss: OnLinkLoss::Degrade,
+        sync_timeout_us: SYNC_TIMEOUT_US,
+        queue_bytes: 1 << 20,
+        window_bytes: 1 << 20,
+        hot_capacity: HOT_CAPACITY,
+        max_rate: None,
+        volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
+        rules: Rules::default(),
+    }
+}
+
+/// Of a primary that has never run.
+fn new_state() -> GroupState {
+    let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
+    GroupState::new(Role::Primary, volumes)
+}
+
 /// What a source finds: `state`, and a bitmap without bits.
 fn found(state: GroupState) -> Found {
     Found {
@@ -92,23 +114,9 @@ impl Bench {
 
     /// Before its first session.
     fn blank(ack: AckLevel) -> Self {
-        let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
-        let config = Config {
-            group: "g".into(),
-            mode: Mode::Sync,
-            ack,
-            on_link_loss: OnLinkLoss::Degrade,
-            sync_timeout_us: SYNC_TIMEOUT_US,
-            queue_bytes: 1 << 20,
-            window_bytes: 1 << 20,
-            hot_capacity: HOT_CAPACITY,
-            max_rate: None,
-            volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
-            rules: Rules::default(),
-        };
         let now = Time(1);
         let mut bench = Self {
-            source: Source::start(config, found(GroupState::new(Role::Primary, volumes)), now),
+            source: Source::start(config(Mode::Sync, ack), found(new_state()), now),
             now,
             session: SessionId(0),
             sent: VecDeque::new(),

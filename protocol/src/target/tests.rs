@@ -61,23 +61,7 @@ impl Bench {
     }
 
     fn ask(&mut self, session: SessionId, known_session: SessionId) {
-        let open = Open {
-            group: "g".into(),
-            session,
-            known_session,
-            incarnation: Incarnation(1),
-            standing: Standing {
-                role: Role::Primary,
-                lineage: Lineage::new(GENERATION),
-                sequence: Sequence(100),
-                alone: false,
-                parted: Time(0),
-            },
-            durable_acks: false,
-            pending: false,
-            volumes: config().volumes,
-        };
-        self.target.open(Time(1), open).unwrap();
+        self.target.open(Time(1), open(session, known_session)).unwrap();
         self.run();
     }
 
@@ -162,6 +146,26 @@ fn config() -> Config {
         history_us: 1 << 40,
         journal_bytes: 1 << 30,
         rules: Rules::default(),
+    }
+}
+
+/// How a source asks for a session.
+fn open(session: SessionId, known_session: SessionId) -> Open {
+    Open {
+        group: "g".into(),
+        session,
+        known_session,
+        incarnation: Incarnation(1),
+        standing: Standing {
+            role: Role::Primary,
+            lineage: Lineage::new(GENERATION),
+            sequence: Sequence(100),
+            alone: false,
+            parted: Time(0),
+        },
+        durable_acks: false,
+        pending: false,
+        volumes: config().volumes,
     }
 }
 
@@ -429,22 +433,8 @@ fn a_session_that_was_never_known_here_does_not_look_known_after_a_lost_answer()
 
 /// How a target refuses a source of `role` whose generation can be rolled back or not.
 fn asked(bench: &mut Bench, role: Role, pending: bool) -> Option<TargetMessage> {
-    let open = Open {
-        group: "g".into(),
-        session: SessionId(77),
-        known_session: SESSION,
-        incarnation: Incarnation(1),
-        standing: Standing {
-            role,
-            lineage: Lineage::new(GENERATION),
-            sequence: Sequence(100),
-            alone: false,
-            parted: Time(0),
-        },
-        durable_acks: false,
-        pending,
-        volumes: config().volumes,
-    };
+    let mut open = Open { pending, ..open(SessionId(77), SESSION) };
+    open.standing.role = role;
     bench.target.open(Time(1), open).err()
 }
 

@@ -8,36 +8,14 @@ const FORK: Sequence = Sequence(40);
 
 /// A host that was promoted and has admitted nothing, with its first state durable.
 fn promoted() -> Source {
-    let volumes = vec![VolumeState { name: "v".into(), size_bytes: SIZE, identity: vec![] }];
-    let mut state = GroupState::new(Role::Primary, volumes);
+    let mut state = new_state();
     state.lineage = Lineage::new(GENERATION);
     state.lineage.fork(PROMOTED, FORK);
     state.base = Some(BasePoint { position: Position::new(GENERATION, FORK), lsn: Lsn(9) });
     state.reserved = FORK;
     state.pending = true;
     state.mark = 5;
-    let found = Found {
-        state,
-        bitmaps: vec![Bitmap::new(mem_words(Bitmap::words_needed(BLOCKS)), BLOCKS, true)],
-        hot: Some(vec![]),
-        settled: true,
-        boot_id: [1; 16],
-        fresh_generation: Generation(99),
-    };
-    let config = Config {
-        group: "g".into(),
-        mode: Mode::Async,
-        ack: AckLevel::Durable,
-        on_link_loss: OnLinkLoss::Degrade,
-        sync_timeout_us: SYNC_TIMEOUT_US,
-        queue_bytes: 1 << 20,
-        window_bytes: 1 << 20,
-        hot_capacity: HOT_CAPACITY,
-        max_rate: None,
-        volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
-        rules: Rules::default(),
-    };
-    let mut source = Source::start(config, found, Time(1));
+    let mut source = Source::start(config(Mode::Async, AckLevel::Durable), found(state), Time(1));
     let (state, others) = run(&mut source, true);
     assert!(state.unwrap().pending);
     assert!(others.is_empty(), "{others:?}");

@@ -6,22 +6,8 @@ use crate::message::{Refusal, VolumeInfo};
 const LARGER: u64 = SIZE + 512;
 
 fn open_with(size_bytes: u64) -> Open {
-    Open {
-        group: "g".into(),
-        session: SessionId(SESSION.0 + size_bytes),
-        known_session: SESSION,
-        incarnation: Incarnation(1),
-        standing: Standing {
-            role: Role::Primary,
-            lineage: Lineage::new(GENERATION),
-            sequence: Sequence(100),
-            alone: false,
-            parted: Time(0),
-        },
-        durable_acks: false,
-        pending: false,
-        volumes: vec![VolumeInfo { name: "v".into(), size_bytes }],
-    }
+    let volumes = vec![VolumeInfo { name: "v".into(), size_bytes }];
+    Open { volumes, ..open(SessionId(SESSION.0 + size_bytes), SESSION) }
 }
 
 impl Bench {
