@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use afterimage_wan::{Direction, Wan, WanConfig};
 use anyhow::{Context, Result, ensure};
-use tests::real::{Pair, PairOptions, Side, ensure_same, filler};
+use tests::real::{Pair, PairOptions, Side};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 64 << 20;
@@ -16,13 +16,8 @@ const CHANGED_BLOCKS: u64 = 40;
 const TALK_BYTES: u64 = 256 << 10;
 
 fn write_blocks(pair: &Pair, seed: u64) -> Result<()> {
-    let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
-    for n in 0..CHANGED_BLOCKS {
-        let block = n * (SIZE / BLOCK / CHANGED_BLOCKS);
-        client.write(block * BLOCK, &filler(seed + n, BLOCK as usize))?;
-    }
-    client.flush()?;
-    client.disconnect().context("end the connection")
+    let blocks = (0..CHANGED_BLOCKS).map(|n| n * (SIZE / BLOCK / CHANGED_BLOCKS));
+    pair.write_blocks(Side::Alpha, "disk", seed, blocks)
 }
 
 /// Bytes that left alpha's line towards beta since `before`.
@@ -36,11 +31,7 @@ fn a_catch_up_sends_what_changed() -> Result<()> {
     let options = PairOptions::default().volume("disk", SIZE).over(&wan);
     let mut pair = Pair::start(options)?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
-    for offset in (0..FILLED).step_by(1 << 20) {
-        client.write(offset, &filler(offset, 1 << 20))?;
-    }
-    client.disconnect().context("end the connection")?;
+    pair.fill(Side::Alpha, "disk", FILLED, 0)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     let bound = 2 * CHANGED_BLOCKS * BLOCK + TALK_BYTES;
 
@@ -66,9 +57,6 @@ fn a_catch_up_sends_what_changed() -> Result<()> {
     let sent = sent_since(&wan, before)?;
     ensure!(sent <= bound, "{sent} bytes after a crash, for {CHANGED_BLOCKS} blocks");
 
-    let primary = pair.read_volume(Side::Alpha, "disk")?;
-    pair.host_mut(Side::Alpha).kill()?;
-    pair.promote(Side::Beta)?;
-    ensure_same("the promoted image", &primary, &pair.read_volume(Side::Beta, "disk")?)?;
+    pair.ensure_promoted_is_same("disk")?;
     pair.check_disk()
 }

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use afterimage_wan::{Wan, WanConfig};
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
-use tests::real::{
-    Blocks, History, Pair, PairOptions, Side, Writer, WriterOptions, check_prefix, ensure_same, filler,
-};
+use tests::real::{Blocks, History, Pair, PairOptions, Side, Writer, WriterOptions, check_prefix};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 64 << 20;
@@ -17,47 +15,9 @@ const BLOCK: u64 = 4096;
 /// Room for handshakes, heartbeats and acknowledgements of a few seconds, each way.
 const TALK_BYTES: u64 = 256 << 10;
 
-fn fill(pair: &Pair) -> Result<()> {
-    let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
-    for offset in (0..FILLED).step_by(1 << 20) {
-        client.write(offset, &filler(offset, 1 << 20))?;
-    }
-    client.disconnect().context("end the connection")
-}
-
-fn write_blocks(pair: &Pair, side: Side, seed: u64, count: u64) -> Result<()> {
-    let mut client = pair.connect(side, "disk", LIMIT)?;
-    for n in 0..count {
-        let block = (seed * 7919 + n * 131) % (SIZE / BLOCK);
-        client.write(block * BLOCK, &filler(seed + n, BLOCK as usize))?;
-    }
-    client.flush()?;
-    client.disconnect().context("end the connection")
-}
-
-fn start(pair: &mut Pair, side: Side) -> Result<()> {
-    pair.start_receiver(side)?;
-    pair.start_agent(side)
-}
-
 fn reinstate(pair: &Pair, side: Side) -> Result<Value> {
     let text = pair.command(side, &["reinstate", "orders", "--json"])?.success()?;
     Ok(serde_json::from_str::<Value>(&text)?["reinstatement"].clone())
-}
-
-fn same_on_both(pair: &mut Pair, side: Side) -> Result<()> {
-    pair.wait_caught_up(side, LIMIT)?;
-    let ours = pair.read_volume(side, "disk")?;
-    // What the standby has durably gets to its base a little later.
-    let began = Instant::now();
-    loop {
-        let theirs = std::fs::read(pair.host(side.peer()).volume("disk"))?;
-        match ensure_same("the standby's base", &ours, &theirs) {
-            Err(error) if began.elapsed() > LIMIT => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            Ok(()) => return Ok(()),
-        }
-    }
 }
 
 #[test]
@@ -66,7 +26,7 @@ fn an_old_primary_comes_home_with_what_differs_and_nothing_else() -> Result<()> 
     let options = PairOptions::default().volume("disk", SIZE).set("history", "0s").over(&wan);
     let mut pair = Pair::start(options)?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    fill(&pair)?;
+    pair.fill(Side::Alpha, "disk", FILLED, 0)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
 
     let mut primary = Side::Alpha;
@@ -74,15 +34,15 @@ fn an_old_primary_comes_home_with_what_differs_and_nothing_else() -> Result<()> 
         // A tail that never arrives: the receiver is frozen, and the clients know nothing of it.
         let standby = primary.peer();
         pair.host_mut(standby).receiver.as_mut().context("a receiver runs")?.freeze()?;
-        write_blocks(&pair, primary, 1_000 * round + 1, 20)?;
+        pair.write_scattered(primary, "disk", 1_000 * round + 1, 20)?;
         let tail = pair.read_volume(primary, "disk")?;
         pair.host_mut(primary).kill()?;
         pair.host_mut(standby).receiver.as_mut().context("a receiver runs")?.thaw()?;
         pair.promote(standby)?;
-        write_blocks(&pair, standby, 1_000 * round + 500, 20)?;
+        pair.write_scattered(standby, "disk", 1_000 * round + 500, 20)?;
 
         // The old primary is fenced, whatever it has.
-        start(&mut pair, primary)?;
+        pair.start_host(primary)?;
         pair.wait_protection(primary, "fenced", LIMIT)?;
         let counters = wan.counters()?;
         let before = counters.0.delivered_bytes + counters.1.delivered_bytes;
@@ -93,7 +53,7 @@ fn an_old_primary_comes_home_with_what_differs_and_nothing_else() -> Result<()> 
         let salvage = done["salvage"].as_str().context("what only it had was saved")?;
         ensure!(std::fs::metadata(salvage)?.len() >= 20 * BLOCK / 2, "{done:#}");
         ensure!(tail != pair.read_volume(standby, "disk")?, "nothing differed");
-        same_on_both(&mut pair, standby)?;
+        pair.wait_same(standby, "disk")?;
         let counters = wan.counters()?;
         let sent = counters.0.delivered_bytes + counters.1.delivered_bytes - before;
         let bound = 2 * (blocks + 20) * BLOCK + 2 * TALK_BYTES;
@@ -107,8 +67,8 @@ fn an_old_primary_comes_home_with_what_differs_and_nothing_else() -> Result<()> 
 }
 
 /// What the standby has, and a client's view of the primary, after everything has got across.
-fn same_hashes(pair: &mut Pair, side: Side) -> Result<u64> {
-    same_on_both(pair, side)?;
+fn same_hashes(pair: &Pair, side: Side) -> Result<u64> {
+    pair.wait_same(side, "disk")?;
     let image = std::fs::read(pair.host(side.peer()).volume("disk"))?;
     Ok(xxhash_rust::xxh3::xxh3_64(&image))
 }
@@ -170,14 +130,14 @@ fn rounds(sync: bool, rounds: u64) -> Result<()> {
         let writer = load(&pair, Side::Beta, history, 3 * round + 1)?;
         (history, _) = writer.stop();
 
-        start(&mut pair, Side::Alpha)?;
+        pair.start_host(Side::Alpha)?;
         pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
         let differing = differing_bytes(&pair)?;
         let counters = wan.counters()?;
         let before = counters.0.delivered_bytes + counters.1.delivered_bytes;
         reinstate(&pair, Side::Alpha)?;
         pair.wait_protection(Side::Beta, protection, LIMIT)?;
-        let first = same_hashes(&mut pair, Side::Beta)?;
+        let first = same_hashes(&pair, Side::Beta)?;
         let counters = wan.counters()?;
         let sent = counters.0.delivered_bytes + counters.1.delivered_bytes - before;
         println!(
@@ -194,7 +154,7 @@ fn rounds(sync: bool, rounds: u64) -> Result<()> {
         pair.wait_protection(Side::Alpha, protection, LIMIT)?;
         // Nothing that was answered is lost on the way home, whatever the mode.
         check_image(&pair, Side::Alpha, &mut history, true)?;
-        ensure!(same_hashes(&mut pair, Side::Alpha)? != first, "nothing was written");
+        ensure!(same_hashes(&pair, Side::Alpha)? != first, "nothing was written");
     }
     pair.check_disk()
 }
@@ -222,7 +182,7 @@ fn nothing_acknowledged_in_sync_is_lost_on_the_way_out_and_home() -> Result<()> 
     history.server_replaced();
     let held: BTreeSet<u64> = history.acknowledged();
     ensure!(held.len() >= 300);
-    start(&mut pair, Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     reinstate(&pair, Side::Alpha)?;
     pair.wait_protection(Side::Beta, "in_sync", LIMIT)?;
@@ -239,21 +199,21 @@ fn nothing_acknowledged_in_sync_is_lost_on_the_way_out_and_home() -> Result<()> 
 fn a_primary_that_served_alone_is_not_reinstated_by_itself() -> Result<()> {
     let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 1, 20)?;
+    pair.write_scattered(Side::Alpha, "disk", 1, 20)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     // The standby's host is lost for a while; clients go on, then the primary is lost too.
     pair.host_mut(Side::Beta).kill()?;
     pair.wait_protection(Side::Alpha, "disconnected", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 100, 20)?;
+    pair.write_scattered(Side::Alpha, "disk", 100, 20)?;
     pair.host_mut(Side::Alpha).kill()?;
-    start(&mut pair, Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     pair.promote(Side::Beta)?;
-    start(&mut pair, Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     let refused = pair.command(Side::Alpha, &["reinstate", "orders"])?;
     ensure!(refused.status.code() == Some(3), "{refused:?}");
     ensure!(refused.stderr.contains("resolve orders --keep peer"), "{refused:?}");
     pair.command(Side::Alpha, &["resolve", "orders", "--keep", "peer"])?.success()?;
-    same_on_both(&mut pair, Side::Beta)?;
+    pair.wait_same(Side::Beta, "disk")?;
     pair.check_disk()
 }

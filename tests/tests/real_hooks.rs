@@ -147,11 +147,9 @@ fn a_split_brain_is_told() -> Result<()> {
     // That clients were answered alone is on the disk soon after, not before.
     std::thread::sleep(LOOKS);
     pair.host_mut(Side::Alpha).kill()?;
-    pair.start_receiver(Side::Beta)?;
-    pair.start_agent(Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     pair.promote(Side::Beta)?;
-    pair.start_receiver(Side::Alpha)?;
-    pair.start_agent(Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     wait_told(&pair, Side::Alpha, "split-brain orders primary beta ")?;
     wait_told(&pair, Side::Alpha, "after-demotion orders fenced beta ")?;
     pair.check_disk()

@@ -43,10 +43,7 @@ fn smoke(options: PairOptions, protection: &str) -> anyhow::Result<()> {
     ensure_same("what was there", &before[..1 << 20], &primary[5 << 20..6 << 20])?;
     ensure_same("what was written", &written, &primary[6 << 20..7 << 20])?;
     ensure_same("what the standby had", &vec![0; 1 << 20], &primary[12 << 20..13 << 20])?;
-    pair.host_mut(Side::Alpha).kill()?;
-    pair.promote(Side::Beta)?;
-    let promoted = pair.read_volume(Side::Beta, "disk")?;
-    ensure_same("the promoted image", &primary, &promoted)?;
+    pair.ensure_promoted_is_same("disk")?;
 
     let mut client = pair.connect(Side::Beta, "disk", LIMIT)?;
     client.write(0, &written[..4096])?;

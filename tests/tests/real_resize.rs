@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use tests::real::{
-    Blocks, History, Pair, PairOptions, Side, Writer, WriterOptions, check_prefix, ensure_same, filler,
-    product_program, run,
+    Blocks, History, Pair, PairOptions, Side, Writer, WriterOptions, check_prefix, filler, product_program,
+    run,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -129,16 +129,12 @@ fn grown_under_load(options: PairOptions, protection: &str) -> Result<()> {
     ensure_refused(&pair, Side::Alpha, "no volume has grown")?;
 
     // The standby is promoted, the old primary comes home, and the roles change back.
-    let primary = pair.read_volume(Side::Alpha, "disk")?;
-    ensure!(primary.len() as u64 == LARGE);
-    pair.host_mut(Side::Alpha).kill()?;
-    pair.promote(Side::Beta)?;
+    ensure!(size_of(&pair, Side::Alpha)? == LARGE);
+    pair.ensure_promoted_is_same("disk")?;
     history.server_replaced();
-    ensure_same("the promoted image", &primary, &pair.read_volume(Side::Beta, "disk")?)?;
     ensure_all_there(&pair, Side::Beta, &history)?;
     fill(&pair, Side::Beta, 0, 20)?;
-    pair.start_receiver(Side::Alpha)?;
-    pair.start_agent(Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     pair.command(Side::Alpha, &["reinstate", "orders"])?.success()?;
     pair.wait_protection(Side::Beta, protection, LIMIT)?;
@@ -191,11 +187,7 @@ fn what_would_be_unsafe_is_refused_and_clients_are_served() -> Result<()> {
     ensure!(size_of(&pair, Side::Alpha)? == SMALL);
     resize(&pair, Side::Alpha, &[])?;
     ensure!(size_of(&pair, Side::Alpha)? == LARGE);
-    pair.wait_caught_up(Side::Alpha, LIMIT)?;
-    let primary = pair.read_volume(Side::Alpha, "disk")?;
-    pair.host_mut(Side::Alpha).kill()?;
-    pair.promote(Side::Beta)?;
-    ensure_same("the promoted image", &primary, &pair.read_volume(Side::Beta, "disk")?)?;
+    pair.ensure_promoted_is_same("disk")?;
     pair.check_disk()
 }
 
@@ -211,8 +203,7 @@ fn a_standby_that_is_too_small_takes_nothing_and_the_primary_goes_on() -> Result
     };
     pair.host_mut(Side::Beta).kill()?;
     shell(&pair, "mkdir old && cp -a state journal old")?;
-    pair.start_receiver(Side::Beta)?;
-    pair.start_agent(Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     pair.wait_protection(Side::Alpha, "in_sync", LIMIT)?;
     for side in [Side::Beta, Side::Alpha] {
         make_larger(&pair, side, LARGE)?;
@@ -223,8 +214,7 @@ fn a_standby_that_is_too_small_takes_nothing_and_the_primary_goes_on() -> Result
     pair.host_mut(Side::Beta).kill()?;
     shell(&pair, "rm -r state journal && mv old/* .")?;
     volume(&pair, Side::Beta)?.set_len(SMALL)?;
-    pair.start_receiver(Side::Beta)?;
-    pair.start_agent(Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     fill(&pair, Side::Alpha, SMALL, 2)?;
     pair.wait_for(Side::Alpha, LIMIT, |group| {
         let told = group["peer"]["last_error"].as_str();
@@ -233,11 +223,7 @@ fn a_standby_that_is_too_small_takes_nothing_and_the_primary_goes_on() -> Result
     })?;
     volume(&pair, Side::Beta)?.set_len(LARGE)?;
     // The session begins by itself.
-    pair.wait_caught_up(Side::Alpha, LIMIT)?;
-    let primary = pair.read_volume(Side::Alpha, "disk")?;
-    pair.host_mut(Side::Alpha).kill()?;
-    pair.promote(Side::Beta)?;
-    ensure_same("the promoted image", &primary, &pair.read_volume(Side::Beta, "disk")?)?;
+    pair.ensure_promoted_is_same("disk")?;
     pair.check_disk()
 }
 
@@ -294,11 +280,8 @@ fn whatever_is_killed_on_the_way_the_sizes_and_the_bytes_fit_in_the_end() -> Res
         size = larger;
     }
     println!("{done} came through, {again} were asked for again");
-    let primary = pair.read_volume(Side::Alpha, "disk")?;
-    pair.host_mut(Side::Alpha).kill()?;
-    pair.promote(Side::Beta)?;
+    pair.ensure_promoted_is_same("disk")?;
     history.server_replaced();
-    ensure_same("the promoted image", &primary, &pair.read_volume(Side::Beta, "disk")?)?;
     ensure_all_there(&pair, Side::Beta, &history)?;
     pair.check_disk()
 }

@@ -1,7 +1,7 @@
 //! A split brain that ends with the old primary's history: the promoted host gives way, and what it wrote is saved.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::real::{Pair, PairOptions, Side, ensure_same};
@@ -21,18 +21,6 @@ fn write(pair: &Pair, side: Side, byte: u8, blocks: &[usize]) -> Result<()> {
 
 fn fill(image: &mut [u8], byte: u8, blocks: &[usize]) {
     blocks.iter().for_each(|block| image[block * BLOCK..][..BLOCK].fill(byte));
-}
-
-/// What the standby has durably gets to its base a little later.
-fn same_base(pair: &Pair, side: Side, expected: &[u8]) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        match ensure_same("the standby's base", expected, &fs::read(pair.host(side).volume("disk"))?) {
-            Err(error) if began.elapsed() > LIMIT => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            Ok(()) => return Ok(()),
-        }
-    }
 }
 
 fn refused(pair: &Pair, side: Side, keep: &str, what_to_do: &str) -> Result<()> {
@@ -80,12 +68,10 @@ fn the_old_primary_keeps_its_history_and_the_promoted_host_gives_way() -> Result
     pair.wait_protection(Side::Alpha, "disconnected", LIMIT)?;
     write(&pair, Side::Alpha, 2, &[2, 10, 11])?;
     pair.host_mut(Side::Alpha).kill()?;
-    pair.start_receiver(Side::Beta)?;
-    pair.start_agent(Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     pair.promote(Side::Beta)?;
     write(&pair, Side::Beta, 3, &[2, 3, 20])?;
-    pair.start_receiver(Side::Alpha)?;
-    pair.start_agent(Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     // Beta does not give way to a host that serves nothing.
     pair.wait_protection(Side::Beta, "refused", LIMIT)?;
@@ -117,7 +103,7 @@ fn the_old_primary_keeps_its_history_and_the_promoted_host_gives_way() -> Result
     write(&pair, Side::Alpha, 4, &[30])?;
     fill(&mut expected, 4, &[30]);
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
-    same_base(&pair, Side::Beta, &expected)?;
+    pair.wait_base(Side::Beta, "disk", &expected)?;
 
     // What beta wrote is in its salvage.
     let list = pair.command(Side::Beta, &["salvage", "list", "--json"])?.success()?;

@@ -1,11 +1,11 @@
 //! Promotions at older points, promotions that are taken back, and those that cannot be any more.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use afterimage_wan::{Wan, WanConfig};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::real::{Pair, PairOptions, Side, ensure_same, filler};
+use tests::real::{Pair, PairOptions, Side, ensure_same};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 32 << 20;
@@ -14,48 +14,9 @@ const BLOCK: u64 = 4096;
 /// Room for handshakes, questions, heartbeats and acknowledgements of a few seconds, each way.
 const TALK_BYTES: u64 = 512 << 10;
 
-fn fill(pair: &Pair) -> Result<()> {
-    let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
-    for offset in (0..FILLED).step_by(1 << 20) {
-        client.write(offset, &filler(offset, 1 << 20))?;
-    }
-    client.flush()?;
-    client.disconnect().context("end the connection")
-}
-
-fn write_blocks(pair: &Pair, side: Side, seed: u64, count: u64) -> Result<()> {
-    let mut client = pair.connect(side, "disk", LIMIT)?;
-    for n in 0..count {
-        let block = (seed * 7919 + n * 131) % (SIZE / BLOCK);
-        client.write(block * BLOCK, &filler(seed + n, BLOCK as usize))?;
-    }
-    client.flush()?;
-    client.disconnect().context("end the connection")
-}
-
 fn roll_back(pair: &Pair, side: Side) -> Result<Value> {
     let text = pair.command(side, &["promote", "orders", "--rollback", "--json"])?.success()?;
     serde_json::from_str(&text).with_context(|| format!("read the outcome of the rollback: {text}"))
-}
-
-fn start(pair: &mut Pair, side: Side) -> Result<()> {
-    pair.start_receiver(side)?;
-    pair.start_agent(side)
-}
-
-fn same_on_both(pair: &Pair, primary: Side) -> Result<()> {
-    pair.wait_caught_up(primary, LIMIT)?;
-    let ours = pair.read_volume(primary, "disk")?;
-    // What the standby has durably gets to its base a little later.
-    let began = Instant::now();
-    loop {
-        let theirs = std::fs::read(pair.host(primary.peer()).volume("disk"))?;
-        match ensure_same("the standby's base", &ours, &theirs) {
-            Err(error) if began.elapsed() > LIMIT => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            Ok(()) => return Ok(()),
-        }
-    }
 }
 
 #[test]
@@ -65,8 +26,8 @@ fn a_fenced_primary_serves_again_after_a_rollback_and_nothing_is_sent_again() ->
     let options = options.over(&wan);
     let pair = Pair::start(options)?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    fill(&pair)?;
-    same_on_both(&pair, Side::Alpha)?;
+    pair.fill(Side::Alpha, "disk", FILLED, 0)?;
+    pair.wait_same(Side::Alpha, "disk")?;
     let bytes = || -> Result<u64> {
         let counters = wan.counters()?;
         Ok(counters.0.delivered_bytes + counters.1.delivered_bytes)
@@ -86,8 +47,8 @@ fn a_fenced_primary_serves_again_after_a_rollback_and_nothing_is_sent_again() ->
         ensure!(done["standby"] == true, "{done:#}");
         ensure!(reader.read(0, BLOCK as u32).is_err(), "it is still served");
         pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-        write_blocks(&pair, Side::Alpha, 100 * round + 1, 20)?;
-        same_on_both(&pair, Side::Alpha)?;
+        pair.write_scattered(Side::Alpha, "disk", 100 * round + 1, 20)?;
+        pair.wait_same(Side::Alpha, "disk")?;
         let sent = bytes()? - before;
         println!("round {round}: {sent} bytes on the wire");
         ensure!(sent <= 40 * BLOCK + 2 * TALK_BYTES, "{sent} bytes on the wire for 20 blocks");
@@ -101,22 +62,22 @@ fn a_fenced_primary_serves_again_after_a_rollback_and_nothing_is_sent_again() ->
 fn a_primary_that_never_heard_of_the_promotion_goes_on() -> Result<()> {
     let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 1, 50)?;
+    pair.write_scattered(Side::Alpha, "disk", 1, 50)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     pair.host_mut(Side::Alpha).kill()?;
     pair.promote(Side::Beta)?;
     // The promoted host ends and starts in between.
     pair.host_mut(Side::Beta).kill()?;
-    start(&mut pair, Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     roll_back(&pair, Side::Beta)?;
-    start(&mut pair, Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 1000, 50)?;
-    same_on_both(&pair, Side::Alpha)?;
+    pair.write_scattered(Side::Alpha, "disk", 1000, 50)?;
+    pair.wait_same(Side::Alpha, "disk")?;
     // And it can be promoted again.
     pair.host_mut(Side::Alpha).kill()?;
     pair.promote(Side::Beta)?;
-    write_blocks(&pair, Side::Beta, 2000, 1)?;
+    pair.write_scattered(Side::Beta, "disk", 2000, 1)?;
     pair.check_disk()
 }
 
@@ -124,11 +85,11 @@ fn a_primary_that_never_heard_of_the_promotion_goes_on() -> Result<()> {
 fn after_a_write_a_promotion_stands() -> Result<()> {
     let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 1, 50)?;
+    pair.write_scattered(Side::Alpha, "disk", 1, 50)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     pair.host_mut(Side::Alpha).kill()?;
     pair.promote(Side::Beta)?;
-    write_blocks(&pair, Side::Beta, 500, 1)?;
+    pair.write_scattered(Side::Beta, "disk", 500, 1)?;
     let ensure_refused = |pair: &Pair| -> Result<()> {
         for args in
             [&["promote", "orders", "--rollback"][..], &["promote", "orders", "--rollback", "--dry-run"]]
@@ -141,13 +102,13 @@ fn after_a_write_a_promotion_stands() -> Result<()> {
     };
     ensure_refused(&pair)?;
     pair.host_mut(Side::Beta).kill()?;
-    start(&mut pair, Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     drop(pair.connect(Side::Beta, "disk", LIMIT)?);
     ensure_refused(&pair)?;
-    start(&mut pair, Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     pair.command(Side::Alpha, &["reinstate", "orders"])?.success()?;
-    same_on_both(&pair, Side::Beta)?;
+    pair.wait_same(Side::Beta, "disk")?;
     pair.check_disk()
 }
 
@@ -155,12 +116,12 @@ fn after_a_write_a_promotion_stands() -> Result<()> {
 fn once_a_standby_follows_a_promotion_stands() -> Result<()> {
     let pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 1, 50)?;
+    pair.write_scattered(Side::Alpha, "disk", 1, 50)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     pair.promote_with(Side::Beta, &["--force"])?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     pair.command(Side::Alpha, &["reinstate", "orders"])?.success()?;
-    same_on_both(&pair, Side::Beta)?;
+    pair.wait_same(Side::Beta, "disk")?;
     let refused = pair.command(Side::Beta, &["promote", "orders", "--rollback"])?;
     ensure!(refused.status.code() == Some(3), "{refused:?}");
     // Nor is a switchover taken back so.
@@ -175,27 +136,27 @@ fn once_a_standby_follows_a_promotion_stands() -> Result<()> {
 fn writes_alone_before_the_promotion_are_kept_by_a_rollback() -> Result<()> {
     let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 1, 20)?;
+    pair.write_scattered(Side::Alpha, "disk", 1, 20)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     pair.host_mut(Side::Beta).kill()?;
     pair.wait_protection(Side::Alpha, "disconnected", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 100, 20)?;
+    pair.write_scattered(Side::Alpha, "disk", 100, 20)?;
     let image = pair.read_volume(Side::Alpha, "disk")?;
     pair.host_mut(Side::Alpha).kill()?;
-    start(&mut pair, Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     pair.promote(Side::Beta)?;
-    start(&mut pair, Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     roll_back(&pair, Side::Beta)?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    same_on_both(&pair, Side::Alpha)?;
+    pair.wait_same(Side::Alpha, "disk")?;
     ensure_same("the primary", &image, &pair.read_volume(Side::Alpha, "disk")?)?;
     pair.check_disk()
 }
 
 /// The primary's image after some writes, which the standby has durably; with the sequence.
 fn phase(pair: &Pair, seed: u64) -> Result<(u64, Vec<u8>)> {
-    write_blocks(pair, Side::Alpha, seed, 30)?;
+    pair.write_scattered(Side::Alpha, "disk", seed, 30)?;
     let status = pair.wait_caught_up(Side::Alpha, LIMIT)?;
     let sequence = status["position"]["sequence"].as_u64().context("a position")?;
     Ok((sequence, pair.read_volume(Side::Alpha, "disk")?))
@@ -222,7 +183,7 @@ fn an_older_point_is_served_as_it_was_and_the_old_primary_gets_back_to_it() -> R
     pair.host_mut(Side::Alpha).kill()?;
     // The receiver has to find it after a start too.
     pair.host_mut(Side::Beta).kill()?;
-    start(&mut pair, Side::Beta)?;
+    pair.start_host(Side::Beta)?;
     let beyond = (newest + 1).to_string();
     for point in ["0", &beyond, "1990-01-01T00:00:00Z", "before-upgrade"] {
         for dry_run in [&[][..], &["--dry-run"]] {
@@ -237,8 +198,8 @@ fn an_older_point_is_served_as_it_was_and_the_old_primary_gets_back_to_it() -> R
     ensure!(done["promotion"]["discarded"]["records"] == newest - wanted, "{done:#}");
     ensure_same("the promoted host", &image, &pair.read_volume(Side::Beta, "disk")?)?;
 
-    write_blocks(&pair, Side::Beta, 3000, 10)?;
-    start(&mut pair, Side::Alpha)?;
+    pair.write_scattered(Side::Beta, "disk", 3000, 10)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     let text = pair.command(Side::Alpha, &["reinstate", "orders", "--json"])?.success()?;
     ensure!(text.contains("\"compares_all\": false"), "{text}");
@@ -247,7 +208,7 @@ fn an_older_point_is_served_as_it_was_and_the_old_primary_gets_back_to_it() -> R
     let mut expected = pair.read_volume(Side::Beta, "disk")?;
     pair.command(Side::Beta, &["switchover", "orders"])?.success()?;
     ensure_same("the old primary", &expected, &pair.read_volume(Side::Alpha, "disk")?)?;
-    write_blocks(&pair, Side::Alpha, 4000, 10)?;
+    pair.write_scattered(Side::Alpha, "disk", 4000, 10)?;
     expected = pair.read_volume(Side::Alpha, "disk")?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     pair.host_mut(Side::Alpha).kill()?;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::real::{Pair, PairOptions, Side, ensure_same, filler, find_program, run};
+use tests::real::{Pair, PairOptions, Side, find_program, run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 16 << 20;
@@ -13,17 +13,9 @@ const SIZE: u64 = 16 << 20;
 fn start() -> Result<Pair> {
     let pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write(&pair, Side::Alpha, 1)?;
+    pair.fill(Side::Alpha, "disk", SIZE / 4, 1)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     Ok(pair)
-}
-
-fn write(pair: &Pair, side: Side, seed: u64) -> Result<()> {
-    let mut client = pair.connect(side, "disk", LIMIT)?;
-    for offset in (0..SIZE / 4).step_by(1 << 20) {
-        client.write(offset, &filler(seed + offset, 1 << 20))?;
-    }
-    client.disconnect().context("end the connection")
 }
 
 fn runbook(pair: &Pair, side: Side) -> Result<String> {
@@ -44,9 +36,7 @@ fn type_in(text: &str, program: &str) -> Result<usize> {
 fn same(pair: &Pair, primary: Side) -> Result<()> {
     // The standby's word first: what its primary knows may be of the session before.
     pair.wait_protection(primary.peer(), "async_streaming", LIMIT)?;
-    pair.wait_caught_up(primary, LIMIT)?;
-    let ours = pair.read_volume(primary, "disk")?;
-    ensure_same("the standby's base", &ours, &fs::read(pair.host(primary.peer()).volume("disk"))?)
+    pair.wait_same(primary, "disk")
 }
 
 #[test]
@@ -72,8 +62,7 @@ fn start_anew(pair: &mut Pair, side: Side) -> Result<()> {
     fs::File::create(&volume)?.set_len(SIZE)?;
     let text = runbook(pair, side)?;
     ensure!(type_in(&text, "rm")? == 1, "{text}");
-    pair.start_receiver(side)?;
-    pair.start_agent(side)
+    pair.start_host(side)
 }
 
 #[test]
@@ -90,7 +79,7 @@ fn an_old_primary_whose_disk_was_replaced_starts_anew() -> Result<()> {
     let mut pair = start()?;
     pair.host_mut(Side::Alpha).kill()?;
     pair.promote(Side::Beta)?;
-    write(&pair, Side::Beta, 2)?;
+    pair.fill(Side::Beta, "disk", SIZE / 4, 2)?;
     for side in Side::BOTH {
         let path = pair.host(side).config();
         let config = fs::read_to_string(&path)?;

@@ -6,20 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::real::{Pair, PairOptions, Side, ensure_same, filler};
+use tests::real::{Pair, PairOptions, Side, ensure_same};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 16 << 20;
 const BLOCK: u64 = 4096;
-
-fn write_blocks(pair: &Pair, side: Side, seed: u64, blocks: &[u64]) -> Result<()> {
-    let mut client = pair.connect(side, "disk", LIMIT)?;
-    for block in blocks {
-        client.write(block * BLOCK, &filler(seed + block, BLOCK as usize))?;
-    }
-    client.flush()?;
-    client.disconnect().context("end the connection")
-}
 
 fn json(pair: &Pair, side: Side, args: &[&str]) -> Result<Value> {
     serde_json::from_str(&pair.command(side, args)?.success()?).context("read what the command printed")
@@ -46,14 +37,14 @@ fn from_list(dir: &Path) -> Result<(Vec<u8>, Vec<bool>)> {
 fn what_was_saved_comes_out_as_the_old_primary_had_it() -> Result<()> {
     let mut pair = Pair::start(PairOptions::default().volume("disk", SIZE).set("history", "0s"))?;
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
-    write_blocks(&pair, Side::Alpha, 1, &[5, 6, 100])?;
+    pair.write_blocks(Side::Alpha, "disk", 1, [5, 6, 100])?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     ensure!(json(&pair, Side::Alpha, &["salvage", "list", "--json"])?["salvage"] == Value::Array(Vec::new()));
 
     // A tail that never arrives, one block of it zeroes over data.
     let tail = [6, 7, 8, 900, 4095];
     pair.host_mut(Side::Beta).receiver.as_mut().context("a receiver runs")?.freeze()?;
-    write_blocks(&pair, Side::Alpha, 50, &tail)?;
+    pair.write_blocks(Side::Alpha, "disk", 50, tail)?;
     let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
     client.write(100 * BLOCK, &[0; BLOCK as usize])?;
     client.disconnect().context("end the connection")?;
@@ -61,8 +52,7 @@ fn what_was_saved_comes_out_as_the_old_primary_had_it() -> Result<()> {
     pair.host_mut(Side::Alpha).kill()?;
     pair.host_mut(Side::Beta).receiver.as_mut().context("a receiver runs")?.thaw()?;
     pair.promote(Side::Beta)?;
-    pair.start_receiver(Side::Alpha)?;
-    pair.start_agent(Side::Alpha)?;
+    pair.start_host(Side::Alpha)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
     let generation = pair.status_json(Side::Alpha)?["groups"][0]["generation"].clone();
     pair.command(Side::Alpha, &["reinstate", "orders"])?.success()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
-use tests::real::{History, Pair, PairOptions, Side, Writer, WriterOptions, ensure_same, filler};
+use tests::real::{History, Pair, PairOptions, Side, Writer, WriterOptions};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 24 << 20;
@@ -19,12 +19,7 @@ const BLOCK: u64 = 4096;
 fn start(options: PairOptions, protection: &str) -> Result<Pair> {
     let pair = Pair::start(options.volume("disk", SIZE))?;
     pair.wait_protection(Side::Alpha, protection, LIMIT)?;
-    let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
-    for offset in (0..FILLED).step_by(1 << 20) {
-        client.write(offset, &filler(offset, 1 << 20))?;
-    }
-    client.flush()?;
-    client.disconnect().context("end the connection")?;
+    pair.fill(Side::Alpha, "disk", FILLED, 0)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     Ok(pair)
 }
@@ -92,10 +87,7 @@ fn a_flipped_bit_is_found_and_repaired() -> Result<()> {
     pair.wait_protection(Side::Alpha, "in_sync", LIMIT)?;
     ensure_clean(&verify(&pair, &[])?)?;
 
-    let primary = pair.read_volume(Side::Alpha, "disk")?;
-    pair.host_mut(Side::Alpha).kill()?;
-    pair.promote(Side::Beta)?;
-    ensure_same("the promoted image", &primary, &pair.read_volume(Side::Beta, "disk")?)?;
+    pair.ensure_promoted_is_same("disk")?;
     pair.check_disk()
 }
 

@@ -20,12 +20,14 @@ use super::nbd::Client;
 use super::process::{Finished, POLL};
 use super::stamp::BLOCK_BYTES;
 use super::writer::Connect;
-use super::{Process, Scratch, find_program, ports, product_program, read_image, run};
+use super::{Process, Scratch, ensure_same, filler, find_program, ports, product_program, read_image, run};
 
 /// How long the operator's command may take: promotions fsync what may be gigabytes.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// How long a daemon may take until it answers: a debug build on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for anything that has to happen some day.
+const LIMIT: Duration = Duration::from_secs(60);
 /// How often the status is asked for while waiting for it to change.
 const STATUS_POLL: Duration = Duration::from_millis(50);
 /// Disk that a pair may take beyond its volumes and journals: logs and state.
@@ -373,6 +375,12 @@ impl Pair {
         Ok(())
     }
 
+    /// Starts a host's receiver and agent.
+    pub fn start_host(&mut self, side: Side) -> Result<()> {
+        self.start_receiver(side)?;
+        self.start_agent(side)
+    }
+
     /// Runs the operator's command on a host, with the host's configuration.
     pub fn command(&self, side: Side, args: &[&str]) -> Result<Finished> {
         let mut command = self.options.program(side, "afterimage")?;
@@ -482,6 +490,66 @@ impl Pair {
         let image = read_image(&mut client).with_context(|| format!("read {volume} on {}", side.name()))?;
         client.disconnect().context("end the connection")?;
         Ok(image)
+    }
+
+    /// Writes the first `bytes` of a volume on a host, a whole number of MiB, in pieces that depend on `seed`; flushed.
+    pub fn fill(&self, side: Side, volume: &str, bytes: u64, seed: u64) -> Result<()> {
+        let mut client = self.connect(side, volume, LIMIT)?;
+        for offset in (0..bytes).step_by(1 << 20) {
+            client.write(offset, &filler(seed + offset, 1 << 20))?;
+        }
+        client.flush()?;
+        client.disconnect().context("end the connection")
+    }
+
+    /// Writes these blocks of a volume on a host, each with something that depends on `seed` and its place; flushed.
+    pub fn write_blocks(
+        &self,
+        side: Side,
+        volume: &str,
+        seed: u64,
+        blocks: impl IntoIterator<Item = u64>,
+    ) -> Result<()> {
+        let mut client = self.connect(side, volume, LIMIT)?;
+        for block in blocks {
+            client.write(block * BLOCK_BYTES as u64, &filler(seed + block, BLOCK_BYTES))?;
+        }
+        client.flush()?;
+        client.disconnect().context("end the connection")
+    }
+
+    /// Like [`Pair::write_blocks`], with `count` blocks here and there.
+    pub fn write_scattered(&self, side: Side, volume: &str, seed: u64, count: u64) -> Result<()> {
+        let blocks = self.blocks(volume);
+        self.write_blocks(side, volume, seed, (0..count).map(|n| (seed * 7919 + n * 131) % blocks))
+    }
+
+    /// Waits until a standby's volume is `expected`: what it has durably gets there a little later.
+    pub fn wait_base(&self, standby: Side, volume: &str, expected: &[u8]) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let found = fs::read(self.host(standby).volume(volume))?;
+            match ensure_same("the standby's base", expected, &found) {
+                Err(error) if started.elapsed() > LIMIT => return Err(error),
+                Err(_) => sleep(STATUS_POLL),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits until the standby of `primary` has all of a volume.
+    pub fn wait_same(&self, primary: Side, volume: &str) -> Result<()> {
+        self.wait_caught_up(primary, LIMIT)?;
+        self.wait_base(primary.peer(), volume, &self.read_volume(primary, volume)?)
+    }
+
+    /// Loses alpha once beta has everything, promotes beta, and compares what they serve.
+    pub fn ensure_promoted_is_same(&mut self, volume: &str) -> Result<()> {
+        self.wait_caught_up(Side::Alpha, LIMIT)?;
+        let primary = self.read_volume(Side::Alpha, volume)?;
+        self.host_mut(Side::Alpha).kill()?;
+        self.promote(Side::Beta)?;
+        ensure_same("the promoted image", &primary, &self.read_volume(Side::Beta, volume)?)
     }
 
     /// Blocks in a volume.

@@ -126,7 +126,8 @@ fn a_pair_is_joined_started_asked_and_ended() {
 
     pair.host_mut(Side::Alpha).kill().unwrap();
     assert!(pair.logs().contains("agent of alpha is not running"));
-    pair.start_agent(Side::Alpha).unwrap();
+    pair.start_host(Side::Alpha).unwrap();
+    assert!(pair.host_mut(Side::Alpha).receiver.as_mut().unwrap().is_running());
     assert!(pair.host_mut(Side::Alpha).agent.as_mut().unwrap().is_running());
     pair.check_disk().unwrap();
     let dir = pair.host(Side::Alpha).dir.clone();
