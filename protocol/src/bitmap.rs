@@ -52,11 +52,6 @@ impl Bitmap {
         levels(blocks).last().map_or(0, |top| top.end)
     }
 
-    /// Count of words of level 0, which come first.
-    pub fn level0_len(blocks: u64) -> usize {
-        levels(blocks).first().map_or(0, |level| level.end)
-    }
-
     /// A bitmap over what `words` hold.
     ///
     /// With `trust_summary` the words were last changed by this code and every store since then is still there: only

@@ -149,8 +149,9 @@ pub fn prepare_grown(
     let mapped = Mapped(mapping.into());
     // A new file has no bits yet.
     let mut bitmap = Bitmap::new(Box::new(mapped.clone()), blocks, true);
+    // Only words are read: the owner of the old bitmap may be changing it, and a second `Bitmap` would mend its summary.
     let words = Mapped(old.mapping.clone());
-    for (index, word) in (0_u64..).zip(&words.words()[..Bitmap::level0_len(old_blocks)]) {
+    for (index, word) in (0_u64..).zip(&words.words()[bitmap.level0_words(0, old_blocks)]) {
         for (first, count) in runs_of(word.load(Ordering::Acquire)) {
             bitmap.set(index * u64::from(u64::BITS) + first, count);
         }
