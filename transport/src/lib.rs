@@ -6,6 +6,7 @@
 //! front of a control message ([`read_message`], [`write_message`]).
 
 mod admission;
+mod congestion;
 mod connection;
 mod dial;
 mod endpoint;
@@ -32,7 +33,7 @@ pub use identity::{IDENTITY_FILE, Identity, IdentityError};
 pub use lane::Lane;
 pub use message::{MessageError, read_message, write_message};
 pub use node_name::{NodeName, NodeNameError};
-pub use options::{EndpointOptions, UnixClock};
+pub use options::{Congestion, EndpointOptions, UnixClock};
 pub use pairing::{
     JoinError, Joiner, MAX_WRONG_PROOFS, OFFER_FILE, OFFER_LIFETIME_SECS, OfferError, Paired,
     PairingConnection, PairingError, Token, TokenError, create_offer,

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use crate::congestion::SteadyConfig;
 
 /// Seconds since 1970, whenever asked. A clock that cannot be read counts as 0, when no offer is open.
 #[derive(Clone)]
@@ -34,6 +37,31 @@ impl fmt::Debug for UnixClock {
     }
 }
 
+/// What decides how much is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// What the path delivers and its shortest round trip; loss slows it down only beyond what a bad line loses.
+    #[default]
+    Steady,
+    /// Every loss is congestion (RFC 9438).
+    Cubic,
+    /// quinn's BBR.
+    Bbr,
+    /// RFC 9002.
+    NewReno,
+}
+
+impl Congestion {
+    fn factory(self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        match self {
+            Self::Steady => Arc::new(SteadyConfig),
+            Self::Cubic => Arc::new(CubicConfig::default()),
+            Self::Bbr => Arc::new(BbrConfig::default()),
+            Self::NewReno => Arc::new(NewRenoConfig::default()),
+        }
+    }
+}
+
 /// What can be set about an endpoint. The defaults are for a link between two sites.
 #[derive(Debug, Clone)]
 pub struct EndpointOptions {
@@ -53,6 +81,8 @@ pub struct EndpointOptions {
     pub receive_window_bytes: u32,
     /// What may be sent and not yet acknowledged, in bytes: the bound of send memory.
     pub send_window_bytes: u32,
+    /// What decides how much is under way.
+    pub congestion: Congestion,
     /// Kernel buffers of the UDP socket, in bytes, each way; less if the kernel allows less.
     pub socket_buffer_bytes: usize,
     /// Streams in both directions that a peer may have open.
@@ -82,6 +112,7 @@ impl Default for EndpointOptions {
             stream_window_bytes: 4 << 20,
             receive_window_bytes: 16 << 20,
             send_window_bytes: 16 << 20,
+            congestion: Congestion::default(),
             socket_buffer_bytes: 4 << 20,
             max_bi_streams: 64,
             max_uni_streams: 64,
@@ -132,6 +163,7 @@ impl EndpointOptions {
             .mtu_discovery_config(Some(discovery))
             .stream_receive_window(self.stream_window_bytes.into())
             .send_window(self.send_window_bytes.into())
+            .congestion_controller_factory(self.congestion.factory())
             // Nothing here uses datagrams: no buffer for them.
             .datagram_receive_buffer_size(None);
         config
