@@ -168,7 +168,8 @@ impl Plan {
     }
 }
 
-fn default_save_dir() -> Result<PathBuf> {
+/// `bench-results` beside this program.
+pub fn default_save_dir() -> Result<PathBuf> {
     let program = std::env::current_exe().context("find this program")?;
     Ok(program.with_file_name("bench-results"))
 }

@@ -2,7 +2,7 @@
 //!
 //! `compare` runs the same client, the same files and the same cases against every contender, one after another
 //! and in several rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `ours`), `measure` takes one
-//! measurement, `compare` plans them all, `report` prints and saves the outcome.
+//! measurement, `compare` plans them all, `report` prints and saves the outcome. `wan` is a measurement of its own.
 
 mod case;
 mod compare;
@@ -19,6 +19,7 @@ mod qsd;
 mod report;
 mod stats;
 mod wait;
+mod wan;
 
 use std::process::ExitCode;
 
@@ -37,9 +38,13 @@ struct Options {
 enum Command {
     /// Runs every contender through every case and prints medians and ratios.
     Compare(compare::Options),
+    /// Measures the pair beside TCP over an emulated wide-area link.
+    Wan(wan::Options),
 }
 
 fn main() -> Result<ExitCode> {
-    let Command::Compare(options) = Options::parse().command;
-    compare::run(&options)
+    match Options::parse().command {
+        Command::Compare(options) => compare::run(&options),
+        Command::Wan(options) => wan::run(&options),
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
@@ -82,9 +82,39 @@ pub fn build_if_missing() -> Result<()> {
     Ok(())
 }
 
+/// Where a node runs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its address.
+    pub address: IpAddr,
+    /// The network namespace of its programs, if not that of this one.
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    /// The loopback of this host.
+    pub const LOOPBACK: Place = Place { address: IpAddr::V4(Ipv4Addr::LOCALHOST), namespace: None };
+
+    fn program(&self, name: &str) -> Result<Command> {
+        let program = program_dir()?.join(name);
+        let Some(namespace) = &self.namespace else { return Ok(Command::new(program)) };
+        // It becomes the program, so that the process id is the program's.
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(program);
+        Ok(command)
+    }
+}
+
 /// Serves the volume of `bed`; the peer is configured, and nobody answers there.
 pub fn start_alone(bed: &Bed<'_>) -> Result<Alone> {
-    let node = Node::create(bed, "alpha", Mode::Async, &bed.volume(), free_port()?, free_port()?)?;
+    let node = Node::create(
+        bed,
+        "alpha",
+        Mode::Async,
+        &bed.volume(),
+        End::at(Place::LOOPBACK)?,
+        &End::at(Place::LOOPBACK)?,
+    )?;
     let mut agent = node.spawn(AGENT)?;
     agent.wait_ready(bed.interrupt, || Ok(UnixStream::connect(node.nbd_socket()).is_ok()))?;
     Ok(Alone { agent, node })
@@ -93,9 +123,17 @@ pub fn start_alone(bed: &Bed<'_>) -> Result<Alone> {
 /// Serves the volume of `bed` and replicates it. Returns when the first sync is complete.
 pub fn start_pair(bed: &Bed<'_>, mode: Mode) -> Result<Pair> {
     image::create_empty(&bed.copy(), bed.volume_bytes)?;
-    let (port_a, port_b) = (free_port()?, free_port()?);
-    let primary = Node::create(bed, "alpha", mode, &bed.volume(), port_a, port_b)?;
-    let standby = Node::create(bed, "beta", mode, &bed.copy(), port_b, port_a)?;
+    let mut pair = launch_pair(bed, mode, [Place::LOOPBACK, Place::LOOPBACK])?;
+    pair.wait_first_sync(bed.interrupt)?;
+    Ok(pair)
+}
+
+/// Starts both nodes, the primary at the first place. The copy of `bed` has to be there; the first sync begins.
+pub fn launch_pair(bed: &Bed<'_>, mode: Mode, places: [Place; 2]) -> Result<Pair> {
+    let [alpha, beta] = places.map(End::at);
+    let (alpha, beta) = (alpha?, beta?);
+    let primary = Node::create(bed, "alpha", mode, &bed.volume(), alpha.clone(), &beta)?;
+    let standby = Node::create(bed, "beta", mode, &bed.copy(), beta, &alpha)?;
 
     let mut primary_receiver = primary.spawn(RECEIVER)?;
     let token = wait::until_ok("the pairing token", COMMAND_TIMEOUT, bed.interrupt, || {
@@ -107,18 +145,7 @@ pub fn start_pair(bed: &Bed<'_>, mode: Mode) -> Result<Pair> {
     standby.command(&["pair", token], bed.interrupt)?;
     let standby_receiver = standby.spawn(RECEIVER)?;
     let agent = primary.spawn(AGENT)?;
-
-    let mut pair = Pair { agent, primary_receiver, standby_receiver, primary, standby };
-    wait::until_ok("the first sync", FIRST_SYNC_TIMEOUT, bed.interrupt, || {
-        pair.check_alive()?;
-        // The sockets of the daemons may not be there yet.
-        Ok(pair.primary.status(bed.interrupt).and_then(|group| {
-            let found = group.protection;
-            ensure!(found == mode.protection(), "the group is {found}, not yet {}", mode.protection());
-            Ok(())
-        }))
-    })?;
-    Ok(pair)
+    Ok(Pair { mode, agent, primary_receiver, standby_receiver, primary, standby })
 }
 
 /// A running agent without its peer.
@@ -147,6 +174,7 @@ impl Running for Alone {
 
 /// Two running nodes. The receiver of the primary runs as on a real host, and its time counts.
 pub struct Pair {
+    mode: Mode,
     agent: Server,
     primary_receiver: Server,
     standby_receiver: Server,
@@ -155,6 +183,20 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Returns when the first sync is complete.
+    pub fn wait_first_sync(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let wanted = self.mode.protection();
+        wait::until_ok("the first sync", FIRST_SYNC_TIMEOUT, interrupt, || {
+            self.check_alive()?;
+            // The sockets of the daemons may not be there yet.
+            Ok(self.primary.status(interrupt).and_then(|group| {
+                let found = group.protection;
+                ensure!(found == wanted, "the group is {found}, not yet {wanted}");
+                Ok(())
+            }))
+        })
+    }
+
     fn check_alive(&mut self) -> Result<()> {
         self.agent.check_alive()?;
         self.primary_receiver.check_alive()?;
@@ -196,40 +238,51 @@ impl Running for Pair {
 /// One host: its configuration and its state, in a directory of their own.
 struct Node {
     dir: PathBuf,
+    end: End,
+}
+
+/// Where a node is reached.
+#[derive(Clone)]
+struct End {
+    place: Place,
+    port: u16,
+}
+
+impl End {
+    fn at(place: Place) -> Result<Self> {
+        Ok(Self { place, port: free_port()? })
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.place.address, self.port)
+    }
 }
 
 impl Node {
-    fn create(
-        bed: &Bed<'_>,
-        name: &str,
-        mode: Mode,
-        device: &Path,
-        port: u16,
-        peer_port: u16,
-    ) -> Result<Self> {
+    fn create(bed: &Bed<'_>, name: &str, mode: Mode, device: &Path, end: End, peer: &End) -> Result<Self> {
         let dir = bed.dir.join(name);
         for subdirectory in ["state", "journal"] {
             let path = dir.join(subdirectory);
             fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         }
-        let node = Self { dir };
-        let text = node.configuration(name, mode, device, port, peer_port);
+        let node = Self { dir, end };
+        let text = node.configuration(name, mode, device, peer.address());
         fs::write(node.config(), text).with_context(|| format!("write {}", node.config().display()))?;
         Ok(node)
     }
 
-    fn configuration(&self, name: &str, mode: Mode, device: &Path, port: u16, peer_port: u16) -> String {
+    fn configuration(&self, name: &str, mode: Mode, device: &Path, peer_address: SocketAddr) -> String {
         let peer = if name == "alpha" { "beta" } else { "alpha" };
         let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
         format!(
             "[node]\n\
              name = \"{name}\"\n\
-             listen = \"{host}:{port}\"\n\
+             listen = \"{listen}\"\n\
              state_dir = {state}\n\
              \n\
              [peer]\n\
              name = \"{peer}\"\n\
-             address = \"{host}:{peer_port}\"\n\
+             address = \"{peer_address}\"\n\
              \n\
              [group.{GROUP}]\n\
              mode = \"{mode}\"\n\
@@ -243,7 +296,7 @@ impl Node {
              device = {device}\n\
              capture = \"inline\"\n\
              export = {{ nbd = {nbd} }}\n",
-            host = Ipv4Addr::LOCALHOST,
+            listen = self.end.address(),
             mode = mode.key(),
             state = quoted(self.dir.join("state")),
             journal = quoted(self.dir.join("journal")),
@@ -265,13 +318,13 @@ impl Node {
     }
 
     fn spawn(&self, program: &str) -> Result<Server> {
-        let mut command = Command::new(program_dir()?.join(program));
+        let mut command = self.end.place.program(program)?;
         command.arg("--config").arg(self.config());
         Server::spawn(program, command, &self.dir)
     }
 
     fn command(&self, arguments: &[&str], interrupt: &Interrupt) -> Result<String> {
-        let mut command = Command::new(program_dir()?.join(COMMAND));
+        let mut command = self.end.place.program(COMMAND)?;
         command.arg("--config").arg(self.config()).args(arguments);
         process::capture(COMMAND, command, &self.dir, COMMAND_TIMEOUT, interrupt)
     }
@@ -366,8 +419,9 @@ mod tests {
 
     #[test]
     fn the_configuration_names_both_nodes_and_quotes_its_paths() {
-        let node = Node { dir: PathBuf::from("/t/alpha") };
-        let text = node.configuration("alpha", Mode::Sync, Path::new("/t/a \"b\".img"), 1000, 2000);
+        let end = |port| End { place: Place::LOOPBACK, port };
+        let node = Node { dir: PathBuf::from("/t/alpha"), end: end(1000) };
+        let text = node.configuration("alpha", Mode::Sync, Path::new("/t/a \"b\".img"), end(2000).address());
         for line in [
             "listen = \"127.0.0.1:1000\"",
             "name = \"beta\"",
