@@ -9,8 +9,15 @@
 //! summary bit without a leaf below it does no harm. After a loss of power pages of different ages come back, and
 //! the summary has to be rebuilt ([`Bitmap::new`] without trust); only level 0 need ever be made durable.
 //!
+//! Where a volume is dirty to its end, as before its first sync, no bit says so but one number, the beginning of the *tail*:
+//! every block from there on is dirty. It moves on as blocks are cleared in order; what is cleared further on is remembered
+//! in memory only, and is dirty again after a restart. A block of the tail that is set has its bit all the same, so the
+//! beginning of the tail may be older or newer than the bits that come back after a loss of power. It lies in a word of
+//! its own before the others, and is synced with the first of them.
+//!
 //! When bits may be set and cleared is not decided here.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,22 +26,41 @@ use crate::ids::{BlockRange, VolumeIndex};
 const WORD_BITS: u64 = 64;
 /// log2 of [`WORD_BITS`].
 const WORD_SHIFT: u32 = 6;
+/// The beginning of the tail of a new bitmap.
+pub const NO_TAIL: u64 = u64::MAX;
+/// Pieces of the tail that may be clear behind blocks that are not: many times what a source has under way at once.
+const MAX_PASSED: usize = 4096;
+
+/// A range to the end of a volume that is at least this long, in blocks, becomes a tail rather than bits: a page of them.
+const LONG_BLOCKS: u64 = 1 << 15;
 
 /// Words that a bitmap lives in.
 pub trait Words: Send + Sync {
     /// The words; the same slice at every call.
     fn words(&self) -> &[AtomicU64];
+    /// The first block of the tail; as many as there are blocks, or more, if there is no tail.
+    fn tail(&self) -> &AtomicU64;
 }
 
-impl Words for Box<[AtomicU64]> {
+struct MemWords {
+    words: Box<[AtomicU64]>,
+    tail: AtomicU64,
+}
+
+impl Words for MemWords {
     fn words(&self) -> &[AtomicU64] {
-        self
+        &self.words
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        &self.tail
     }
 }
 
-/// `count` zero words in memory, for tests and for a bitmap that need not survive.
+/// `count` zero words in memory without a tail, for tests and for a bitmap that need not survive.
 pub fn mem_words(count: usize) -> Box<dyn Words> {
-    Box::new((0..count).map(|_| AtomicU64::new(0)).collect::<Box<[AtomicU64]>>())
+    let words = (0..count).map(|_| AtomicU64::new(0)).collect();
+    Box::new(MemWords { words, tail: AtomicU64::new(NO_TAIL) })
 }
 
 /// A set of blocks. One owner changes it; the words may be read (and synced to disk) by others meanwhile.
@@ -43,7 +69,12 @@ pub struct Bitmap {
     /// Where each level lies in the words; level 0 first, the last has one word.
     levels: Vec<Range<usize>>,
     blocks: u64,
+    /// Dirty blocks: those of the tail, and those before it whose bits are set.
     ones: u64,
+    /// First block of the tail; `blocks` if there is none.
+    tail: u64,
+    /// Blocks after the beginning of the tail that are no part of it, as disjoint runs that do not touch: first to end.
+    passed: BTreeMap<u64, u64>,
 }
 
 impl Bitmap {
@@ -61,13 +92,37 @@ impl Bitmap {
     /// # Panics
     /// If there are fewer words than [`Bitmap::words_needed`] says.
     pub fn new(words: Box<dyn Words>, blocks: u64, trust_summary: bool) -> Self {
-        let mut bitmap = Self { words, levels: levels(blocks), blocks, ones: 0 };
-        let needed = Self::words_needed(blocks);
-        let have = bitmap.words.words().len();
-        assert!(have >= needed, "a bitmap of {blocks} blocks needs {needed} words, not {have}");
-        bitmap.ones =
-            if trust_summary { bitmap.recount(bitmap.levels.len() - 1, 0) } else { bitmap.rebuild_summary() };
+        if !trust_summary {
+            let all = 0..words.words().len();
+            return Self::rebuild(words, blocks, &[all]);
+        }
+        let mut bitmap = Self::over(words, blocks);
+        let ones = bitmap.recount(bitmap.levels.len() - 1, 0);
+        bitmap.count_tail(ones);
         bitmap
+    }
+
+    /// As [`Bitmap::new`] without trust; but only words in `data` can be other than zero, and only those are read.
+    ///
+    /// # Panics
+    /// If there are fewer words than [`Bitmap::words_needed`] says.
+    pub fn rebuild(words: Box<dyn Words>, blocks: u64, data: &[Range<usize>]) -> Self {
+        let mut bitmap = Self::over(words, blocks);
+        let ones = bitmap.rebuild_summary(data);
+        bitmap.count_tail(ones);
+        bitmap
+    }
+
+    fn over(words: Box<dyn Words>, blocks: u64) -> Self {
+        let tail = words.tail().load(Ordering::Acquire).min(blocks);
+        let bitmap = Self { words, levels: levels(blocks), blocks, ones: 0, tail, passed: BTreeMap::new() };
+        let (have, needed) = (bitmap.words.words().len(), Self::words_needed(blocks));
+        assert!(have >= needed, "a bitmap of {blocks} blocks needs {needed} words, not {have}");
+        bitmap
+    }
+
+    fn count_tail(&mut self, bits: u64) {
+        self.ones = bits - self.bits_in(self.tail, self.blocks) + (self.blocks - self.tail);
     }
 
     /// Count of blocks that the bitmap covers.
@@ -94,31 +149,94 @@ impl Bitmap {
             let shift = WORD_SHIFT * level as u32;
             self.set_bits(level, first >> shift, last >> shift);
         }
-        let newly = self.set_bits(0, first, last);
+        let newly = if last < self.tail {
+            self.set_bits(0, first, last)
+        } else {
+            let mut newly = 0;
+            for (start, end, in_tail) in self.pieces(first, last) {
+                let set = self.set_bits(0, start, end - 1);
+                newly += if in_tail { 0 } else { set };
+            }
+            newly
+        };
         self.ones += newly;
         newly
     }
 
+    /// Makes every block from `first` on dirty, at a cost that follows what is dirty already. Durable once the first word is
+    /// synced.
+    pub fn set_from(&mut self, first: u64) {
+        let first = first.min(self.blocks);
+        let clear: u64 = if first < self.blocks {
+            let pieces = self.pieces(first, self.blocks - 1);
+            let clear = |(start, end, in_tail): &(u64, u64, bool)| {
+                if *in_tail { 0 } else { end - start - self.bits_in(*start, *end) }
+            };
+            pieces.iter().map(clear).sum()
+        } else {
+            0
+        };
+        self.ones += clear;
+        let after = self.passed.split_off(&first);
+        drop(after);
+        if let Some((_, end)) = self.passed.range_mut(..first).next_back() {
+            *end = (*end).min(first);
+        }
+        if first < self.tail {
+            self.begin_tail(first);
+        }
+    }
+
     /// Clears `count` blocks from `first` on; what lies past the end is left out. Returns how many were set. Visits
     /// only words that are not zero.
+    ///
+    /// Blocks of the tail are left as they are when it is in too many pieces already.
     pub fn clear(&mut self, first: u64, count: u64) -> u64 {
         let Some((first, last)) = self.clamp(first, count) else { return 0 };
-        let (first_word, last_word) = (first / WORD_BITS, last / WORD_BITS);
+        if last < self.tail {
+            let cleared = self.clear_bits(first, last);
+            self.ones -= cleared;
+            return cleared;
+        }
         let mut cleared = 0;
-        let mut from = first_word;
-        while let Some(word) = self.next_dirty_word(from).filter(|word| *word <= last_word) {
-            let low = if word == first_word { first % WORD_BITS } else { 0 };
-            let high = if word == last_word { last % WORD_BITS } else { WORD_BITS - 1 };
-            cleared += self.clear_in_word(word, mask(low, high));
-            from = word + 1;
+        for (start, end, in_tail) in self.pieces(first, last) {
+            if !in_tail {
+                cleared += self.clear_bits(start, end - 1);
+            } else if self.pass(start, end) {
+                self.clear_bits(start, end - 1);
+                cleared += end - start;
+            }
         }
         self.ones -= cleared;
         cleared
     }
 
+    /// Those of `count` blocks from `first` on that have their bits set leave the tail, and stay dirty: what holds the tail
+    /// back no longer than it must. Their bits have to be safe from a loss of power, in whatever way.
+    pub fn settle(&mut self, first: u64, count: u64) {
+        let Some((first, last)) = self.clamp(first, count) else { return };
+        let mut from = first.max(self.tail);
+        while let Some(start) = self.next_bit(from).filter(|start| *start <= last) {
+            let end = start + self.bit_run(start, last + 1 - start);
+            for (start, end, in_tail) in self.pieces(start, end - 1) {
+                if in_tail && !self.pass(start, end) {
+                    return;
+                }
+            }
+            from = end;
+        }
+    }
+
+    /// First block of the tail, from which on every block is dirty that has not been cleared since; the count of blocks if
+    /// there is none.
+    pub fn tail(&self) -> u64 {
+        self.tail
+    }
+
     /// Whether `block` is set; a block past the end is not.
     pub fn test(&self, block: u64) -> bool {
-        block < self.blocks && self.load(0, block / WORD_BITS) >> (block % WORD_BITS) & 1 == 1
+        let bit = || self.load(0, block / WORD_BITS) >> (block % WORD_BITS) & 1 == 1;
+        block < self.blocks && (self.is_in_tail(block) || bit())
     }
 
     /// Whether any of `count` blocks from `first` on is set.
@@ -131,21 +249,26 @@ impl Bitmap {
     pub fn next_run(&self, from: u64, max: u64) -> Option<(u64, u64)> {
         let first = self.next_set(from)?;
         let max = max.max(1).min(self.blocks - first);
+        if first + max <= self.tail {
+            return Some((first, self.bit_run(first, max)));
+        }
         let mut count = 0;
         while count < max {
             let at = first + count;
-            let in_word = WORD_BITS - at % WORD_BITS;
-            let ones = u64::from((self.load(0, at / WORD_BITS) >> (at % WORD_BITS)).trailing_ones());
-            count += ones;
-            if ones < in_word {
+            let more = match self.tail_run(at) {
+                Some((start, end)) if start == at => end - start,
+                _ => self.bit_run(at, max - count),
+            };
+            if more == 0 {
                 break;
             }
+            count += more;
         }
         Some((first, count.min(max)))
     }
 
     /// The words of level 0 that hold `count` blocks from `first` on, as indices into the slice of words: what has to
-    /// be made durable so that these bits survive a loss of power.
+    /// be made durable so that these bits survive a loss of power. With the first word goes the beginning of the tail.
     pub fn level0_words(&self, first: u64, count: u64) -> Range<usize> {
         let Some((first, last)) = self.clamp(first, count) else { return 0..0 };
         index(first / WORD_BITS)..index(last / WORD_BITS) + 1
@@ -158,6 +281,16 @@ impl Bitmap {
     }
 
     fn next_set(&self, from: u64) -> Option<u64> {
+        let bit = self.next_bit(from);
+        if self.tail == self.blocks {
+            return bit;
+        }
+        let in_tail = self.tail_run(from).map(|(start, _)| start);
+        bit.into_iter().chain(in_tail).min()
+    }
+
+    /// The first block at or after `from` whose bit is set.
+    fn next_bit(&self, from: u64) -> Option<u64> {
         if from >= self.blocks {
             return None;
         }
@@ -168,6 +301,97 @@ impl Bitmap {
         }
         let word = self.next_dirty_word(word + 1)?;
         Some(word * WORD_BITS + lowest(self.load(0, word)))
+    }
+
+    /// How many bits are set from `first` on without a gap, at most `max`; not past the last block.
+    fn bit_run(&self, first: u64, max: u64) -> u64 {
+        let max = max.min(self.blocks - first);
+        let mut count = 0;
+        while count < max {
+            let at = first + count;
+            let in_word = WORD_BITS - at % WORD_BITS;
+            let ones = u64::from((self.load(0, at / WORD_BITS) >> (at % WORD_BITS)).trailing_ones());
+            count += ones;
+            if ones < in_word {
+                break;
+            }
+        }
+        count.min(max)
+    }
+
+    /// Count of bits that are set in `from..end`.
+    fn bits_in(&self, from: u64, end: u64) -> u64 {
+        let mut ones = 0;
+        let mut at = from;
+        while let Some(bit) = self.next_bit(at).filter(|bit| *bit < end) {
+            let word = bit / WORD_BITS;
+            let word_end = ((word + 1) * WORD_BITS).min(end);
+            let mask = mask(bit % WORD_BITS, (word_end - 1) % WORD_BITS);
+            ones += u64::from((self.load(0, word) & mask).count_ones());
+            at = word_end;
+        }
+        ones
+    }
+
+    fn is_in_tail(&self, block: u64) -> bool {
+        block >= self.tail && self.tail_run(block).is_some_and(|(start, _)| start == block)
+    }
+
+    /// The first stretch of the tail at or after `from`, as first block and end.
+    fn tail_run(&self, from: u64) -> Option<(u64, u64)> {
+        let mut start = from.max(self.tail);
+        if let Some((_, end)) = self.passed.range(..=start).next_back() {
+            start = start.max(*end);
+        }
+        let end = self.passed.range(start..).next().map_or(self.blocks, |(first, _)| *first);
+        (start < end).then_some((start, end))
+    }
+
+    /// `first..=last` in pieces that lie in the tail or outside: first block, end, and which.
+    fn pieces(&self, first: u64, last: u64) -> Vec<(u64, u64, bool)> {
+        let (mut pieces, mut at) = (Vec::new(), first);
+        while at <= last {
+            let (start, end) = self.tail_run(at).unwrap_or((last + 1, last + 1));
+            let (start, end) = (start.min(last + 1), end.min(last + 1));
+            if at < start {
+                pieces.push((at, start, false));
+            }
+            if start < end {
+                pieces.push((start, end, true));
+            }
+            at = end;
+        }
+        pieces
+    }
+
+    /// `start..end`, which lies in the tail, leaves it; `false` if that would make too many pieces.
+    fn pass(&mut self, start: u64, end: u64) -> bool {
+        let (mut first, mut last) = (start, end);
+        let before = self.passed.range(..=start).next_back().map(|(f, e)| (*f, *e));
+        if let Some((f, _)) = before.filter(|(_, e)| *e == start) {
+            first = f;
+        }
+        if let Some(e) = self.passed.get(&end) {
+            last = *e;
+        }
+        if first <= self.tail {
+            self.passed.remove(&first);
+            self.passed.remove(&end);
+            self.begin_tail(last);
+            return true;
+        }
+        let touches = first < start || last > end;
+        if !touches && self.passed.len() >= MAX_PASSED {
+            return false;
+        }
+        self.passed.remove(&end);
+        self.passed.insert(first, last);
+        true
+    }
+
+    fn begin_tail(&mut self, first: u64) {
+        self.tail = first;
+        self.words.tail().store(first, Ordering::Release);
     }
 
     /// The first word of level 0 at or after `from` that is not zero: up until a summary word has something at or
@@ -216,6 +440,20 @@ impl Bitmap {
         newly
     }
 
+    /// Clears the bits `first..=last` of level 0; returns how many were set.
+    fn clear_bits(&self, first: u64, last: u64) -> u64 {
+        let (first_word, last_word) = (first / WORD_BITS, last / WORD_BITS);
+        let mut cleared = 0;
+        let mut from = first_word;
+        while let Some(word) = self.next_dirty_word(from).filter(|word| *word <= last_word) {
+            let low = if word == first_word { first % WORD_BITS } else { 0 };
+            let high = if word == last_word { last % WORD_BITS } else { WORD_BITS - 1 };
+            cleared += self.clear_in_word(word, mask(low, high));
+            from = word + 1;
+        }
+        cleared
+    }
+
     /// Clears the bits of `mask` in a word of level 0, then upwards what became empty; returns how many were set.
     fn clear_in_word(&self, word: u64, mask: u64) -> u64 {
         let old = self.load(0, word);
@@ -258,22 +496,39 @@ impl Bitmap {
         ones
     }
 
-    /// Makes every level above 0 anew; returns the count of set blocks.
-    fn rebuild_summary(&self) -> u64 {
-        let ones = (0..self.words_in(0)).map(|word| self.leaf_ones(word)).sum();
-        for level in 1..self.levels.len() {
-            for word in 0..self.words_in(level) {
-                let first = word * WORD_BITS;
-                let end = (first + WORD_BITS).min(self.words_in(level - 1));
-                let value = (first..end)
-                    .filter(|child| self.load(level - 1, *child) != 0)
-                    .fold(0, |value, child| value | 1 << (child - first));
-                if value != self.load(level, word) {
-                    self.store(level, word, value);
+    /// Makes every level above 0 anew; returns the count of set bits.
+    fn rebuild_summary(&self, data: &[Range<usize>]) -> u64 {
+        let leaves = self.levels[0].end;
+        let top = self.levels.last().map_or(leaves, |top| top.end);
+        let words = &self.words.words()[..top];
+        for range in data {
+            let summary = words.get(range.start.max(leaves)..range.end.min(top)).unwrap_or_default();
+            for word in summary.iter().filter(|word| word.load(Ordering::Relaxed) != 0) {
+                word.store(0, Ordering::Release);
+            }
+        }
+        let mut ones = 0;
+        for range in data {
+            for word in range.start as u64..range.end.min(leaves) as u64 {
+                let here = self.leaf_ones(word);
+                if here != 0 {
+                    ones += here;
+                    self.summarize(word);
                 }
             }
         }
         ones
+    }
+
+    /// Sets the bits above a word of level 0.
+    fn summarize(&self, word: u64) {
+        let mut bit = word;
+        for level in 1..self.levels.len() {
+            if self.set_bits(level, bit, bit) == 0 {
+                return;
+            }
+            bit /= WORD_BITS;
+        }
     }
 
     /// Count of set blocks in a word of level 0; bits past the last block, which only damage can set, are cleared.
@@ -300,6 +555,30 @@ impl Bitmap {
     /// Release: the stores reach the mapped file in the order of the program, which is all that a kill can observe.
     fn store(&self, level: usize, word: u64, value: u64) {
         self.words.words()[self.levels[level].start + index(word)].store(value, Ordering::Release);
+    }
+}
+
+/// What a bitmap holds, for who does not own it. Its owner may be clearing bits meanwhile, and set none: then no block that is
+/// dirty to the end is missed.
+pub struct BitmapView(Bitmap);
+
+impl BitmapView {
+    /// A view of what `words` hold.
+    ///
+    /// # Panics
+    /// If there are fewer words than [`Bitmap::words_needed`] says.
+    pub fn new(words: Box<dyn Words>, blocks: u64) -> Self {
+        Self(Bitmap::over(words, blocks))
+    }
+
+    /// As [`Bitmap::next_run`], however long the run is.
+    pub fn next_run(&self, from: u64) -> Option<(u64, u64)> {
+        self.0.next_run(from, u64::MAX)
+    }
+
+    /// As [`Bitmap::tail`], but for what the owner has cleared in it since the words were made: that is dirty here.
+    pub fn tail(&self) -> u64 {
+        self.0.tail
     }
 }
 
@@ -335,7 +614,10 @@ fn index(words: u64) -> usize {
 
 /// Sets `range` in the bitmaps of a group's volumes, as far as it lies within them.
 pub fn set_blocks(bitmaps: &mut [Bitmap], range: BlockRange) {
-    if let Some(bitmap) = bitmaps.get_mut(range.volume.0 as usize) {
+    let Some(bitmap) = bitmaps.get_mut(range.volume.0 as usize) else { return };
+    if range.count >= LONG_BLOCKS && range.end() >= bitmap.blocks {
+        bitmap.set_from(range.first);
+    } else {
         bitmap.set(range.first, range.count);
     }
 }
@@ -343,7 +625,7 @@ pub fn set_blocks(bitmaps: &mut [Bitmap], range: BlockRange) {
 /// Sets every block in the bitmaps of a group's volumes.
 pub fn set_all(bitmaps: &mut [Bitmap]) {
     for bitmap in bitmaps {
-        bitmap.set(0, bitmap.blocks());
+        bitmap.set_from(0);
     }
 }
 

@@ -22,13 +22,14 @@ impl Rng {
 #[derive(Clone)]
 struct Shared {
     words: Arc<[AtomicU64]>,
+    tail: Arc<AtomicU64>,
     touched: Arc<AtomicUsize>,
 }
 
 impl Shared {
     fn new(blocks: u64) -> Self {
         let words = (0..Bitmap::words_needed(blocks)).map(|_| AtomicU64::new(0)).collect();
-        Self { words, touched: Arc::default() }
+        Self { words, tail: Arc::new(AtomicU64::new(NO_TAIL)), touched: Arc::default() }
     }
 
     fn open(&self, blocks: u64, trust_summary: bool) -> Bitmap {
@@ -44,6 +45,11 @@ impl Words for Shared {
     fn words(&self) -> &[AtomicU64] {
         self.touched.fetch_add(1, Ordering::Relaxed);
         &self.words
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        self.touched.fetch_add(1, Ordering::Relaxed);
+        &self.tail
     }
 }
 
@@ -229,6 +235,10 @@ impl Words for Watched {
         }
         &self.shared.words
     }
+
+    fn tail(&self) -> &AtomicU64 {
+        &self.shared.tail
+    }
 }
 
 fn subtree_has_leaf(
@@ -261,4 +271,139 @@ fn a_kill_between_any_two_stores_leaves_no_leaf_without_its_summary() {
     }
     bitmap.clear(0, blocks);
     assert!(shared.words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+}
+
+/// What a bitmap with a tail is to hold: the dirty blocks, and how far they have been settled one by one.
+fn check(bitmap: &Bitmap, model: &BTreeSet<u64>, rng: &mut Rng, blocks: u64) {
+    assert_eq!(bitmap.dirty_blocks(), model.len() as u64);
+    assert_invariant(bitmap);
+    for _ in 0..20 {
+        let (from, max) = (rng.below(blocks + 2), 1 + rng.below(200));
+        assert_eq!(bitmap.next_run(from, max), model_run(model, from, max), "from {from}, at most {max}");
+        assert_eq!(bitmap.test(from), model.contains(&from));
+        assert_eq!(bitmap.any(from, max), model.range(from..from + max).next().is_some());
+    }
+}
+
+#[test]
+fn a_tail_is_dirty_as_if_every_bit_were_set() {
+    for seed in 1..60 {
+        let mut rng = Rng(seed);
+        let blocks = 1 + rng.below(5000);
+        let words = Shared::new(blocks);
+        let (mut bitmap, mut model) = (words.open(blocks, true), BTreeSet::new());
+        for _ in 0..60 {
+            let (first, count) = (rng.below(blocks), rng.below(300));
+            let end = (first + count).min(blocks);
+            match rng.below(8) {
+                0 => {
+                    bitmap.set_from(first);
+                    model.extend(first..blocks);
+                }
+                1 | 2 => {
+                    let newly = (first..end).filter(|block| model.insert(*block)).count();
+                    assert_eq!(bitmap.set(first, count), newly as u64);
+                }
+                3 => bitmap.settle(first, count),
+                4 => {
+                    let first = bitmap.tail().min(first);
+                    let cleared = (first..end).filter(|block| model.remove(block)).count();
+                    assert_eq!(bitmap.clear(first, end - first), cleared as u64);
+                }
+                _ => {
+                    let cleared = (first..end).filter(|block| model.remove(block)).count();
+                    assert_eq!(bitmap.clear(first, count), cleared as u64);
+                }
+            }
+            check(&bitmap, &model, &mut rng, blocks);
+        }
+        for trust_summary in [true, false] {
+            let again = words.open(blocks, trust_summary);
+            assert!(
+                model.iter().all(|block| again.test(*block)),
+                "a restart never finds a dirty block clear"
+            );
+            let found: BTreeSet<u64> = (0..blocks).filter(|block| again.test(*block)).collect();
+            assert!(found.iter().all(|block| model.contains(block) || *block >= again.tail()));
+            check(&again, &found, &mut rng, blocks);
+        }
+    }
+}
+
+#[test]
+fn a_tail_that_is_cleared_in_order_leaves_nothing_behind() {
+    let blocks = 100_000;
+    let words = Shared::new(blocks);
+    let mut bitmap = words.open(blocks, true);
+    bitmap.set_from(0);
+    bitmap.set(70, 2);
+    for first in (0..blocks).step_by(1000) {
+        if first == 0 {
+            // What was written meanwhile stays dirty, and does not hold the tail back.
+            bitmap.clear(0, 70);
+            bitmap.clear(72, 928);
+            bitmap.settle(0, 1000);
+        } else {
+            bitmap.clear(first, 1000);
+        }
+        let again = words.open(blocks, true);
+        assert_eq!(again.tail(), first + 1000);
+        assert_eq!(again.dirty_blocks(), 2 + blocks - first - 1000);
+    }
+    assert_eq!(words.open(blocks, false).next_run(0, 9), Some((70, 2)));
+}
+
+#[test]
+fn a_tail_in_too_many_pieces_stays_dirty_and_is_bounded() {
+    let blocks = 4 * MAX_PASSED as u64;
+    let words = Shared::new(blocks);
+    let mut bitmap = words.open(blocks, true);
+    bitmap.set_from(0);
+    let cleared: u64 = (1..blocks).step_by(2).map(|block| bitmap.clear(block, 1)).sum();
+    assert_eq!(cleared, MAX_PASSED as u64);
+    assert_eq!(bitmap.passed.len(), MAX_PASSED);
+    assert_eq!(bitmap.dirty_blocks(), blocks - cleared);
+    assert_eq!(bitmap.clear(0, blocks), blocks - cleared, "in order it clears all the same");
+    assert!(bitmap.passed.is_empty());
+    assert_eq!(bitmap.next_run(0, 1), None);
+}
+
+#[test]
+fn a_volume_that_is_all_dirty_costs_nothing_for_its_size() {
+    // 256 GiB.
+    let blocks = 1 << 26;
+    let words = Shared::new(blocks);
+    let mut bitmap = words.open(blocks, true);
+    words.touched();
+    bitmap.set_from(0);
+    assert_eq!(bitmap.dirty_blocks(), blocks);
+    for first in (0..blocks).step_by(1 << 14) {
+        assert_eq!(bitmap.next_run(first, 1 << 14), Some((first, 1 << 14)));
+        bitmap.clear(first, 1 << 14);
+    }
+    // A few looks for each of 4096 pieces.
+    assert!(words.touched() <= 4096 * 40);
+    words.open(blocks, true);
+    assert!(words.touched() <= 4 * bitmap.levels.len());
+}
+
+#[test]
+fn only_what_was_ever_written_is_read_to_make_the_summary_anew() {
+    let blocks = 1 << 26;
+    let words = Shared::new(blocks);
+    let mut bitmap = words.open(blocks, true);
+    let page = |word: usize| word / 512 * 512..(word / 512 + 1) * 512;
+    let mut data = Vec::new();
+    for block in [5, 1 << 20, (1 << 26) - 1] {
+        bitmap.set(block, 1);
+        let level1 = bitmap.levels[1].start + (block >> 12) as usize;
+        data.extend([page((block >> 6) as usize), page(level1)]);
+    }
+    data.push(page(bitmap.levels[2].start).start..usize::MAX);
+    words.touched();
+    let again = Bitmap::rebuild(Box::new(words.clone()), blocks, &data);
+    assert_eq!(again.dirty_blocks(), 3);
+    assert_eq!(again.next_run(6, 9), Some((1 << 20, 1)));
+    assert!(words.touched() <= 4 * 512);
+    assert_invariant(&again);
 }

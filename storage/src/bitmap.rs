@@ -12,18 +12,20 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use afterimage_protocol::bitmap::{Bitmap, Words};
+use afterimage_protocol::bitmap::{Bitmap, BitmapView, NO_TAIL, Words};
 use afterimage_protocol::blocks_in;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::io::{Dir, Mapping, Open};
 use crate::sealed::{self, Found, Kind, UNFINISHED};
 
-const KIND: Kind = Kind { magic: *b"AIBM", version: 1, max_payload: 16 };
+const KIND: Kind = Kind { magic: *b"AIBM", version: 2, max_payload: 16 };
 const HEADER_BYTES: u64 = 4096;
 const HEADER_WORDS: usize = 512;
 /// The header's last word, outside of its checksum: 1 while the summary is being rebuilt.
 const SUMMARY_STATE: usize = HEADER_WORDS - 1;
+/// The word before it, outside of the checksum too: the first block of the tail.
+const TAIL: usize = HEADER_WORDS - 2;
 const SUMMARY_WHOLE: u64 = 0;
 const SUMMARY_UNFINISHED: u64 = 1;
 
@@ -124,12 +126,17 @@ pub fn open_bitmap(
     if !trust_summary {
         state.store(SUMMARY_UNFINISHED, Ordering::SeqCst);
     }
-    let bitmap = Bitmap::new(Box::new(mapped.clone()), blocks, trust_summary);
+    let bitmap = if trust_summary {
+        Bitmap::new(Box::new(mapped.clone()), blocks, true)
+    } else {
+        let data = words_with_data(dir, name, words).map_err(io("look into"))?;
+        Bitmap::rebuild(Box::new(mapped.clone()), blocks, &data)
+    };
     state.store(SUMMARY_WHOLE, Ordering::SeqCst);
     Ok(BitmapFile { bitmap, sync: BitmapSync::new(mapped.0, name), created })
 }
 
-/// Makes the bitmap that takes the place of `name` once its volume has `size_bytes`: with the bits of `old`, which covers
+/// Makes the bitmap that takes the place of `name` once its volume has `size_bytes`: with what `old` holds, which covers
 /// `old_blocks`, and every block from `dirty_from` on. On stable storage when this returns; [`adopt_grown`] puts it in
 /// its place.
 ///
@@ -149,14 +156,14 @@ pub fn prepare_grown(
     let mapped = Mapped(mapping.into());
     // A new file has no bits yet.
     let mut bitmap = Bitmap::new(Box::new(mapped.clone()), blocks, true);
-    // Only words are read: the owner of the old bitmap may be changing it, and a second `Bitmap` would mend its summary.
-    let words = Mapped(old.mapping.clone());
-    for (index, word) in (0_u64..).zip(&words.words()[bitmap.level0_words(0, old_blocks)]) {
-        for (first, count) in runs_of(word.load(Ordering::Acquire)) {
-            bitmap.set(index * u64::from(u64::BITS) + first, count);
-        }
+    // Only looked at, by its summary: the owner may be clearing bits meanwhile.
+    let old = BitmapView::new(Box::new(Mapped(old.mapping.clone())), old_blocks);
+    let mut at = 0;
+    while let Some((first, count)) = old.next_run(at).filter(|(first, _)| *first < old.tail()) {
+        bitmap.set(first, count.min(old.tail() - first));
+        at = first + count;
     }
-    bitmap.set(dirty_from, blocks.saturating_sub(dirty_from));
+    bitmap.set_from(dirty_from.min(old.tail()));
     mapped.0.sync(0..mapped.0.words().len()).map_err(io("sync"))?;
     dir.rename(&unfinished, &grown).and_then(|()| dir.sync()).map_err(io("name"))?;
     Ok(BitmapFile { bitmap, sync: BitmapSync::new(mapped.0, name), created: true })
@@ -198,7 +205,7 @@ fn settle_prepared(dir: &dyn Dir, name: &str, adopted: Option<&str>) -> Result<(
 pub fn forget_grown(dir: &dyn Dir, name: &str, size_bytes: u64, file: BitmapFile) -> Result<(), BitmapError> {
     let io = |action| move |source| BitmapError::Io { action, name: name.to_owned(), source };
     let BitmapFile { mut bitmap, sync, .. } = file;
-    bitmap.set(0, bitmap.blocks());
+    bitmap.set_from(0);
     let synced = sync.sync_all();
     dir.remove(&grown_name(name, size_bytes)).and_then(|()| dir.sync()).map_err(io("remove"))?;
     synced.map_err(io("sync"))
@@ -218,7 +225,7 @@ impl BitmapSync {
     }
 
     /// Returns once the words in `range` (as from [`Bitmap::level0_words`]) are on stable storage as they were when
-    /// this was called, or newer. Once it failed it fails for good: what the failed pages hold on disk is not known,
+    /// this was called, or newer; the beginning of the tail goes with the first word. Once it failed it fails for good: what the failed pages hold on disk is not known,
     /// and only a new bitmap file can be believed. Words past the end, as of a bitmap that has grown, are left out.
     pub fn sync(&self, range: Range<usize>) -> io::Result<()> {
         if self.failed.load(Ordering::Acquire) {
@@ -226,7 +233,8 @@ impl BitmapSync {
         }
         let words = self.mapping.words().len() - HEADER_WORDS;
         let range = range.start.min(words)..range.end.min(words);
-        let synced = self.mapping.sync(range.start + HEADER_WORDS..range.end + HEADER_WORDS);
+        let first = if range.start == 0 { 0 } else { range.start + HEADER_WORDS };
+        let synced = self.mapping.sync(first..range.end + HEADER_WORDS);
         if synced.is_err() {
             self.failed.store(true, Ordering::Release);
         }
@@ -238,6 +246,12 @@ impl BitmapSync {
     /// As [`BitmapSync::sync`], for the whole bitmap.
     pub fn sync_all(&self) -> io::Result<()> {
         self.sync(0..self.mapping.words().len() - HEADER_WORDS)
+    }
+
+    /// Lets go of the memory that the bitmap takes, as far as the system has it on its disk too: what is needed comes back by
+    /// itself.
+    pub fn let_go(&self) {
+        self.mapping.let_go();
     }
 
     fn poisoned(&self) -> io::Error {
@@ -255,6 +269,29 @@ struct Mapped(Arc<dyn Mapping>);
 impl Words for Mapped {
     fn words(&self) -> &[AtomicU64] {
         &self.0.words()[HEADER_WORDS..]
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        &self.0.words()[TAIL]
+    }
+}
+
+/// The words that may be other than zero: what was never written takes no reading, however large the volume is.
+fn words_with_data(dir: &dyn Dir, name: &str, words: usize) -> io::Result<Vec<Range<usize>>> {
+    let file = dir.open(name, Open::Existing)?;
+    let word = |byte: u64| (byte.saturating_sub(HEADER_BYTES) / 8) as usize;
+    let mut ranges = Vec::new();
+    let mut at = HEADER_BYTES;
+    loop {
+        match file.next_data(at) {
+            Ok(Some((start, end))) => {
+                ranges.push(word(start)..word(end.next_multiple_of(8)));
+                at = end;
+            }
+            Ok(None) => return Ok(ranges),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::from([0..words])),
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -274,27 +311,13 @@ fn make(dir: &dyn Dir, file: &str, name: &str, blocks: u64) -> io::Result<Box<dy
     for (word, bytes) in mapping.words().iter().zip(header.as_chunks::<8>().0) {
         word.store(u64::from_le_bytes(*bytes), Ordering::Release);
     }
+    mapping.words()[TAIL].store(NO_TAIL, Ordering::Release);
     Ok(mapping)
 }
 
 /// The name of the bitmap that is prepared for a volume of `size_bytes`.
 fn grown_name(name: &str, size_bytes: u64) -> String {
     format!("{name}.{size_bytes}")
-}
-
-/// The runs of set bits in a word, as first bit and count.
-fn runs_of(word: u64) -> impl Iterator<Item = (u64, u64)> {
-    let mut rest = word;
-    std::iter::from_fn(move || {
-        let first = rest.trailing_zeros();
-        if rest == 0 {
-            return None;
-        }
-        let count = (rest >> first).trailing_ones();
-        let end = first + count;
-        rest = if end < u64::BITS { rest >> end << end } else { 0 };
-        Some((u64::from(first), u64::from(count)))
-    })
 }
 
 fn check_header(dir: &dyn Dir, name: &str, blocks: u64) -> Result<(), BitmapError> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use memmap2::MmapRaw;
+use memmap2::{Advice, MmapRaw, UncheckedAdvice};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
@@ -306,6 +306,8 @@ impl RealMapping {
                 "the file's length changed while it was mapped",
             ));
         }
+        // Neighbours of a word are of no use: read ahead, they would take time and memory for each word far from others.
+        map.advise(Advice::Random)?;
         Ok(Self { map, words })
     }
 }
@@ -328,6 +330,15 @@ impl Mapping for RealMapping {
         }
         // msync(MS_SYNC), widened to whole pages.
         self.map.flush_range(range.start * WORD_BYTES, range.len() * WORD_BYTES)
+    }
+
+    fn let_go(&self) {
+        // SAFETY: the mapping is of a file and shared (`map_raw`): its pages stay in the page cache, changes included, and
+        // come back from there at the next access, so that every reference to the words stays valid and sees the same.
+        let advised = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        if let Err(error) = advised {
+            tracing::debug!(%error, "the memory of a mapped file is kept");
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub trait Mapping: Send + Sync {
     fn words(&self) -> &[AtomicU64];
     /// Returns once the words in `range` (indices into [`Mapping::words`]) are on stable storage; may sync more.
     fn sync(&self, range: std::ops::Range<usize>) -> io::Result<()>;
+    /// Lets go of the memory that the words take, where they are kept elsewhere too: they are the same afterwards.
+    fn let_go(&self) {}
 }
 
 /// How to open a file.

@@ -72,13 +72,16 @@ fn bitmap() {
         file.bitmap.set(4000, 200);
         file.bitmap.set(4999, 1);
         file.bitmap.clear(4100, 1);
+        file.bitmap.set_from(4990);
+        file.bitmap.clear(4990, 5);
         file.sync.sync_all().unwrap();
     };
     let read = |dir: &RealDir| {
         let file = open_bitmap(dir, "pgdata.bitmap", BITMAP_BLOCKS, false).unwrap();
-        assert_eq!(file.bitmap.dirty_blocks(), 2 + 199 + 1);
+        assert_eq!(file.bitmap.dirty_blocks(), 2 + 199 + 5);
         assert_eq!(file.bitmap.next_run(5, 1000), Some((4000, 100)));
         assert_eq!(file.bitmap.next_run(4101, 1000), Some((4101, 99)));
+        assert_eq!(file.bitmap.next_run(4200, 1000), Some((4995, 5)));
     };
-    check("bitmap.v1.bin", "pgdata.bitmap", write, read);
+    check("bitmap.v2.bin", "pgdata.bitmap", write, read);
 }

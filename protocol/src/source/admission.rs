@@ -109,9 +109,7 @@ impl Source {
     fn needs_record(&self, blocks: BlockRange) -> bool {
         match (self.phase, &self.epoch) {
             (Phase::Streaming, _) => true,
-            (Phase::CatchUp, Some(e)) if self.session.is_active() => {
-                blocks.iter().any(|b| !e.is_unsent(blocks.volume, b))
-            }
+            (Phase::CatchUp, Some(e)) if self.session.is_active() => !e.are_unsent(blocks),
             _ => false,
         }
     }
@@ -218,9 +216,7 @@ impl Source {
     fn push_record_at(&mut self, sequence: Sequence, range: ByteRange, content: Content) {
         let blocks = range.blocks();
         if self.phase == Phase::Streaming {
-            for b in blocks.iter() {
-                self.recent.insert((blocks.volume, b), sequence);
-            }
+            self.recent.insert(blocks, sequence);
             self.clearing.recorded(sequence, blocks);
         }
         if let Some(e) = &mut self.epoch {

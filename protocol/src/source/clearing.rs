@@ -5,13 +5,12 @@
 //! waits: what is not cleared yet is only sent again after a crash.
 
 use super::*;
+use crate::block_set::BlockSet;
 
 /// Notes are at least this far apart, in microseconds.
 const NOTE_EVERY_US: u64 = 100_000;
 /// But a note is made at once when this many records wait for one.
 const NOTE_AT_RECORDS: usize = 4096;
-/// Blocks looked at together when an epoch's bits clear.
-const CLEAR_RUN_BLOCKS: u64 = 1 << 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Commit {
@@ -133,26 +132,13 @@ impl Source {
 
     /// Clears the blocks of `blocks` whose last write is `sequence`.
     fn clear_written(&mut self, sequence: Sequence, blocks: BlockRange) {
+        let Some(bitmap) = self.bitmaps.get_mut(blocks.volume.0 as usize) else { return };
         let last_write = self.rules.on(Rule::ClearLastWrite);
-        let mut run = BlockRange { count: 0, ..blocks };
-        for b in blocks.iter() {
-            let key = (blocks.volume, b);
-            let last = self.recent.get(&key).is_none_or(|s| *s <= sequence);
-            if last {
-                self.recent.remove(&key);
-            }
-            if last || !last_write {
-                if run.count == 0 {
-                    run.first = b;
-                }
-                run.count += 1;
-            } else if run.count > 0 {
-                self.clear_bits(run);
-                run.count = 0;
-            }
-        }
-        if run.count > 0 {
-            self.clear_bits(run);
+        self.recent.settle(blocks, sequence, |first, end| {
+            bitmap.clear(first, end - first);
+        });
+        if !last_write {
+            bitmap.clear(blocks.first, blocks.count);
         }
     }
 
@@ -166,50 +152,63 @@ impl Source {
     /// An epoch's commit is durable: every bit clears but for what was written since, is being written, or could not be
     /// read.
     fn clear_epoch(&mut self, commit: Sequence) {
-        let mut keep = self.unreadable.clone();
-        for ((volume, block), sequence) in &self.recent {
-            if *sequence > commit {
-                keep.insert(BlockRange { volume: *volume, first: *block, count: 1 });
+        let mut written = BlockSet::default();
+        for (volume, first, end, sequence) in self.recent.iter() {
+            if sequence > commit {
+                written.insert(BlockRange { volume, first, count: end - first });
             }
         }
         if self.rules.on(Rule::ClearLocal) {
             for f in self.in_flight.values().filter(|f| !f.local_done) {
-                keep.insert(f.blocks);
+                written.insert(f.blocks);
             }
         }
+        let mut keep = written.clone();
+        keep.union(&self.unreadable);
         if !self.rules.on(Rule::ClearLastWrite) {
             keep.clear();
         }
         for (index, bitmap) in self.bitmaps.iter_mut().enumerate() {
-            let volume = VolumeIndex(index as u32);
-            let mut from = 0;
-            while let Some((first, count)) = bitmap.next_run(from, CLEAR_RUN_BLOCKS) {
-                from = first + count;
-                if keep.is_empty() {
-                    bitmap.clear(first, count);
-                    continue;
-                }
-                for b in (first..from).filter(|b| !keep.contains(volume, *b)) {
-                    bitmap.clear(b, 1);
-                }
+            let (volume, end) = (VolumeIndex(index as u32), bitmap.blocks());
+            let mut at = 0;
+            while let Some(kept) = keep.next_run(volume, at, end, u64::MAX) {
+                bitmap.clear(at, kept.first - at);
+                settle(bitmap, kept, &written);
+                at = kept.end();
             }
+            bitmap.clear(at, end - at);
         }
     }
 
     fn clear_frame(&mut self, blocks: BlockRange) {
         let Some(epoch) = &self.epoch else { return };
-        let free: Vec<u64> = blocks
-            .iter()
-            .filter(|b| {
-                let one = BlockRange { first: *b, count: 1, ..blocks };
-                !epoch.rewritten.contains(blocks.volume, *b)
-                    && !self.recent.contains_key(&(blocks.volume, *b))
-                    && !self.locks.conflicts(one)
-                    && !self.unreadable.contains(blocks.volume, *b)
-            })
-            .collect();
-        for b in free {
-            self.clear_bits(BlockRange { first: b, count: 1, ..blocks });
+        let Some(bitmap) = self.bitmaps.get_mut(blocks.volume.0 as usize) else { return };
+        let (volume, end) = (blocks.volume, blocks.end());
+        let mut at = blocks.first;
+        while at < end {
+            let left = BlockRange { volume, first: at, count: end - at };
+            let written = epoch.rewritten.next_run(volume, at, end, u64::MAX);
+            let unreadable = self.unreadable.next_run(volume, at, end, u64::MAX);
+            let recent = self.recent.within(left).next().map(|(first, until, _)| {
+                let first = first.max(at);
+                BlockRange { volume, first, count: until.min(end) - first }
+            });
+            let kept = [written, recent, self.locks.first_held(left), unreadable];
+            let Some(kept) = kept.into_iter().flatten().min_by_key(|kept| kept.first) else { break };
+            bitmap.clear(at, kept.first - at);
+            // Bits that clients have set are safe from a loss of power, by the hot extents.
+            settle(bitmap, kept, &epoch.rewritten);
+            at = kept.end();
         }
+        bitmap.clear(at, end - at);
+    }
+}
+
+/// What of `kept` was written, as `written` says, holds the tail of the bitmap back no more.
+fn settle(bitmap: &mut Bitmap, kept: BlockRange, written: &BlockSet) {
+    let mut at = kept.first;
+    while let Some(run) = written.next_run(kept.volume, at, kept.end(), u64::MAX) {
+        bitmap.settle(run.first, run.count);
+        at = run.end();
     }
 }

@@ -51,6 +51,8 @@ pub(super) struct Epoch {
     cursor: (u32, u64),
     cursor_done: bool,
     requeued: BlockSet,
+    /// Requeued blocks behind the end of what a read has returned: they are next, so that blocks go in order.
+    rests: VecDeque<BlockRange>,
     pub rewritten: BlockSet,
     rewritten_all: bool,
     /// Blocks that differ and must go as data.
@@ -83,6 +85,7 @@ impl Epoch {
             cursor: (0, 0),
             cursor_done: false,
             requeued: BlockSet::default(),
+            rests: VecDeque::new(),
             rewritten: BlockSet::default(),
             rewritten_all: false,
             differing: BlockSet::default(),
@@ -120,9 +123,9 @@ impl Epoch {
         BlockRange { count: end.saturating_sub(blocks.first), ..blocks }
     }
 
-    /// Whether `block` will still be read in this epoch.
-    pub fn is_unsent(&self, volume: VolumeIndex, block: u64) -> bool {
-        self.is_ahead(volume, block) || self.requeued.contains(volume, block)
+    /// Whether all of `blocks` will still be read in this epoch.
+    pub fn are_unsent(&self, blocks: BlockRange) -> bool {
+        self.requeued.contains_all(self.behind(blocks))
     }
 
     /// A client writes `blocks`: those that were sent already clear with the commit only.
@@ -257,6 +260,9 @@ impl Source {
             let rest = BlockRange { first: got.end(), count: r.blocks.count - taken, ..r.blocks };
             if taken > 0 {
                 e.put_back(rest);
+                if rest.count > 0 {
+                    e.rests.push_back(rest);
+                }
                 e.emit(got, got.bytes(size_bytes), outcome, sequence, r.hash);
             } else if rest.count > 1 {
                 e.put_back(rest);
@@ -486,8 +492,14 @@ fn held(outstanding: &BTreeMap<FrameId, Outstanding>, runs: &[(FrameId, u64)]) -
         .collect()
 }
 
-/// The next run of blocks to read: ahead of the cursor first, then what was put back.
+/// The next run of blocks to read: what a read has left over, then ahead of the cursor, then what else was put back.
 fn next_blocks(bitmaps: &[Bitmap], e: &mut Epoch) -> Option<BlockRange> {
+    while let Some(rest) = e.rests.front() {
+        if let Some(run) = e.requeued.next_run(rest.volume, rest.first, rest.end(), e.run_blocks) {
+            return Some(run);
+        }
+        e.rests.pop_front();
+    }
     while !e.cursor_done {
         let (volume, from) = e.cursor;
         let Some(bitmap) = bitmaps.get(volume as usize) else {

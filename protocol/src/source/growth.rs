@@ -264,7 +264,7 @@ impl Source {
         for (growth, mut bitmap) in volumes.iter().zip(bitmaps) {
             let at = growth.volume.0 as usize;
             if self.tracking_lost {
-                bitmap.set(0, bitmap.blocks());
+                bitmap.set_from(0);
             }
             if let (Some(place), Some(info)) = (self.bitmaps.get_mut(at), self.config.volumes.get_mut(at)) {
                 *place = bitmap;

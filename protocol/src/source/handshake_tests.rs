@@ -1,8 +1,7 @@
 //! The source's handshakes, fed by hand: what the simulator met rarely.
 
-use std::sync::atomic::AtomicU64;
-
 use super::*;
+use crate::bitmap::mem_words;
 use crate::message::{Lost, Opened, TargetMessage, VolumeInfo};
 use crate::state::{Role, VolumeState};
 
@@ -30,9 +29,9 @@ impl Bench {
         state.lineage = Lineage::new(GENERATION);
         state.bitmaps_of = GENERATION;
         let blocks = EXTENTS * BLOCKS_PER_EXTENT;
-        let words: Box<[AtomicU64]> = (0..Bitmap::words_needed(blocks)).map(|_| AtomicU64::new(0)).collect();
+        let words = mem_words(Bitmap::words_needed(blocks));
         let found = Found {
-            bitmaps: vec![Bitmap::new(Box::new(words), blocks, false)],
+            bitmaps: vec![Bitmap::new(words, blocks, true)],
             hot: Some(vec![]),
             settled: true,
             boot_id: state.boot_id,

@@ -14,12 +14,19 @@ pub(super) struct RangeLocks {
 impl RangeLocks {
     /// The first held block at or after the start of `range` and inside it.
     pub fn first_conflict(&self, range: BlockRange) -> Option<u64> {
+        self.first_held(range).map(|held| held.first)
+    }
+
+    /// The first stretch of `range` that is held as one.
+    pub fn first_held(&self, range: BlockRange) -> Option<BlockRange> {
         let start = (range.volume, range.first);
         let before = self.held.range((range.volume, 0)..start).next_back();
-        if before.is_some_and(|(_, end)| *end > range.first) {
-            return Some(range.first);
-        }
-        self.held.range(start..(range.volume, range.end())).next().map(|((_, first), _)| *first)
+        let before = before.filter(|(_, end)| **end > range.first);
+        let held = before.or_else(|| self.held.range(start..(range.volume, range.end())).next());
+        held.map(|((volume, first), end)| {
+            let first = (*first).max(range.first);
+            BlockRange { volume: *volume, first, count: (*end).min(range.end()) - first }
+        })
     }
 
     /// Whether any block of `range` is held.

@@ -44,6 +44,7 @@ use bytes::Bytes;
 use crate::bitmap::{Bitmap, set_all, set_blocks};
 use crate::frame::{Content, Frame};
 use crate::ids::*;
+use crate::intervals::Intervals;
 use crate::lineage::{Lineage, Standing};
 use crate::rules::{Rule, Rules};
 use crate::state::{CannotRollBack, GroupState, LostBlocks, Role};
@@ -317,7 +318,7 @@ pub struct Source {
     epoch: Option<Epoch>,
     next_epoch: u64,
     /// The last sequence that wrote a block, for blocks with a record since streaming began.
-    recent: BTreeMap<(VolumeIndex, u64), Sequence>,
+    recent: Intervals,
     clearing: Clearing,
     unreadable: crate::block_set::BlockSet,
     reads: BTreeMap<u64, epoch::Read>,
@@ -453,7 +454,7 @@ impl Source {
             last_acked: vec![sequence; volumes],
             epoch: None,
             next_epoch: 0,
-            recent: BTreeMap::new(),
+            recent: Intervals::default(),
             clearing: Clearing::default(),
             unreadable: Default::default(),
             reads: BTreeMap::new(),
@@ -631,12 +632,6 @@ impl Source {
 
     fn set_bits(&mut self, range: BlockRange) {
         set_blocks(&mut self.bitmaps, range);
-    }
-
-    fn clear_bits(&mut self, range: BlockRange) {
-        if let Some(b) = self.bitmaps.get_mut(range.volume.0 as usize) {
-            b.clear(range.first, range.count);
-        }
     }
 
     /// Gives up the queue: what it held will be read from the volume.

@@ -3,6 +3,7 @@
 mod growth;
 mod lease;
 mod rollback;
+mod scale;
 mod verify;
 
 use super::*;
