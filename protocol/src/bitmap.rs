@@ -97,8 +97,8 @@ impl Bitmap {
             return Self::rebuild(words, blocks, &[all]);
         }
         let mut bitmap = Self::over(words, blocks);
-        let ones = bitmap.recount(bitmap.levels.len() - 1, 0);
-        bitmap.count_tail(ones);
+        let (ones, _) = bitmap.recount(bitmap.levels.len() - 1, 0);
+        bitmap.ones = ones + (blocks - bitmap.tail);
         bitmap
     }
 
@@ -108,8 +108,7 @@ impl Bitmap {
     /// If there are fewer words than [`Bitmap::words_needed`] says.
     pub fn rebuild(words: Box<dyn Words>, blocks: u64, data: &[Range<usize>]) -> Self {
         let mut bitmap = Self::over(words, blocks);
-        let ones = bitmap.rebuild_summary(data);
-        bitmap.count_tail(ones);
+        bitmap.ones = bitmap.rebuild_summary(data) + (blocks - bitmap.tail);
         bitmap
     }
 
@@ -119,10 +118,6 @@ impl Bitmap {
         let (have, needed) = (bitmap.words.words().len(), Self::words_needed(blocks));
         assert!(have >= needed, "a bitmap of {blocks} blocks needs {needed} words, not {have}");
         bitmap
-    }
-
-    fn count_tail(&mut self, bits: u64) {
-        self.ones = bits - self.bits_in(self.tail, self.blocks) + (self.blocks - self.tail);
     }
 
     /// Count of blocks that the bitmap covers.
@@ -195,7 +190,7 @@ impl Bitmap {
         let Some((first, last)) = self.clamp(first, count) else { return 0 };
         if last < self.tail {
             let cleared = self.clear_bits(first, last);
-            self.ones -= cleared;
+            self.forget_ones(cleared);
             return cleared;
         }
         let mut cleared = 0;
@@ -207,7 +202,7 @@ impl Bitmap {
                 cleared += end - start;
             }
         }
-        self.ones -= cleared;
+        self.forget_ones(cleared);
         cleared
     }
 
@@ -389,6 +384,11 @@ impl Bitmap {
         true
     }
 
+    /// So many blocks are dirty no more. A damaged summary may have hidden some of them when they were counted.
+    fn forget_ones(&mut self, cleared: u64) {
+        self.ones = self.ones.saturating_sub(cleared);
+    }
+
     fn begin_tail(&mut self, first: u64) {
         self.tail = first;
         self.words.tail().store(first, Ordering::Release);
@@ -473,8 +473,9 @@ impl Bitmap {
         u64::from((old & mask).count_ones())
     }
 
-    /// Counts the set blocks below a word by following the summary, and clears summary bits with nothing below.
-    fn recount(&self, level: usize, word: u64) -> u64 {
+    /// Counts the set bits below a word, but for those of the tail, by following the summary, and clears summary bits with
+    /// nothing below. Also returns whether there is any bit.
+    fn recount(&self, level: usize, word: u64) -> (u64, bool) {
         if level == 0 {
             return self.leaf_ones(word);
         }
@@ -484,19 +485,20 @@ impl Bitmap {
             let bit = lowest(rest);
             rest &= rest - 1;
             let child = word * WORD_BITS + bit;
-            let below = if child < self.words_in(level - 1) { self.recount(level - 1, child) } else { 0 };
-            if below != 0 {
-                kept |= 1 << bit;
-                ones += below;
+            if child >= self.words_in(level - 1) {
+                continue;
             }
+            let (below, any) = self.recount(level - 1, child);
+            ones += below;
+            kept |= u64::from(any) << bit;
         }
         if kept != value {
             self.store(level, word, kept);
         }
-        ones
+        (ones, kept != 0)
     }
 
-    /// Makes every level above 0 anew; returns the count of set bits.
+    /// Makes every level above 0 anew; returns the count of set bits, but for those of the tail.
     fn rebuild_summary(&self, data: &[Range<usize>]) -> u64 {
         let leaves = self.levels[0].end;
         let top = self.levels.last().map_or(leaves, |top| top.end);
@@ -510,9 +512,9 @@ impl Bitmap {
         let mut ones = 0;
         for range in data {
             for word in range.start as u64..range.end.min(leaves) as u64 {
-                let here = self.leaf_ones(word);
-                if here != 0 {
-                    ones += here;
+                let (here, any) = self.leaf_ones(word);
+                ones += here;
+                if any {
                     self.summarize(word);
                 }
             }
@@ -531,17 +533,19 @@ impl Bitmap {
         }
     }
 
-    /// Count of set blocks in a word of level 0; bits past the last block, which only damage can set, are cleared.
-    fn leaf_ones(&self, word: u64) -> u64 {
+    /// Count of bits that are set in a word of level 0 before the tail, and whether any is; bits past the last block, which
+    /// only damage can set, are cleared.
+    fn leaf_ones(&self, word: u64) -> (u64, bool) {
         let value = self.load(0, word);
-        let valid = match self.blocks.saturating_sub(word * WORD_BITS) {
+        let until = |end: u64| match end.saturating_sub(word * WORD_BITS) {
             0 => 0,
             bits => mask(0, bits.min(WORD_BITS) - 1),
         };
-        if value & !valid != 0 {
-            self.store(0, word, value & valid);
+        let valid = value & until(self.blocks);
+        if valid != value {
+            self.store(0, word, valid);
         }
-        u64::from((value & valid).count_ones())
+        (u64::from((valid & until(self.tail)).count_ones()), valid != 0)
     }
 
     fn words_in(&self, level: usize) -> u64 {
