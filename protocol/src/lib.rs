@@ -8,13 +8,16 @@
 
 pub mod bitmap;
 pub mod block_set;
+pub mod chunk;
 pub mod codec;
+pub mod effort;
 pub mod frame;
 pub mod ids;
 pub mod intervals;
 pub mod lineage;
 pub mod message;
 pub mod rules;
+pub mod shrink;
 pub mod source;
 pub mod state;
 pub mod target;
