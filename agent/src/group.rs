@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock::Clock;
+use crate::link::Wire;
 use crate::locals::Locals;
 use crate::volume::LocalVolume;
 use crate::waiters::{Answer, Waiters};
@@ -50,6 +51,7 @@ pub(crate) struct Parts {
     pub hot_capacity: usize,
     pub lock: DirLock,
     pub clock: Clock,
+    pub wire: Wire,
     /// Where blocking jobs run.
     pub blocking: Handle,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Group {
     pub name: String,
     pub volumes: Vec<LocalVolume>,
     pub clock: Clock,
+    /// What goes over its link.
+    pub wire: Wire,
     pub(crate) blocking: Handle,
     inner: Mutex<Inner>,
     pub(crate) store: Mutex<SourceStore>,
@@ -119,7 +123,7 @@ type Pending = oneshot::Receiver<Answer>;
 impl Group {
     /// Takes the source over and does what it wanted at its start.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { name, source, store, volumes, hot_capacity, lock, clock, blocking } = parts;
+        let Parts { name, source, store, volumes, hot_capacity, lock, clock, wire, blocking } = parts;
         let max_zero_bytes = (hot_capacity as u64 / ZERO_PART).max(1) * EXTENT_BYTES;
         let group = Arc::new(Self {
             locals: Locals::new(&name),
@@ -146,6 +150,7 @@ impl Group {
             flushes_asked: AtomicUsize::new(0),
             volumes,
             clock,
+            wire,
             blocking,
             _lock: lock,
         });

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::clock::Clock;
 use crate::group::Parts;
+use crate::link::Wire;
 use crate::random;
 use crate::volume::LocalVolume;
 
@@ -213,6 +214,7 @@ fn start(
         hot_capacity,
         lock,
         clock: host.clock,
+        wire: Wire::new(group, host.clock),
         blocking: host.main.clone(),
     })
 }

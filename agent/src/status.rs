@@ -2,8 +2,10 @@
 
 use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
-    CatchUp, GroupStatus, Lag, PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
+    CatchUp, CompressionEffort, CompressionStatus, GroupStatus, Lag, PeerStatus, Position, Protection, Role,
+    VolumeStatus, Warning,
 };
+use afterimage_protocol::effort::Effort;
 use afterimage_protocol::source;
 use afterimage_protocol::{BLOCK_BYTES, Time};
 
@@ -95,6 +97,27 @@ pub(crate) fn protection(
     }
 }
 
+/// What is done to send fewer bytes, and what came of it.
+fn compression(config: &config::Group, group: &Group) -> CompressionStatus {
+    let sent = group.wire.sent();
+    CompressionStatus {
+        setting: config.compression,
+        effort: match group.wire.effort() {
+            Effort::Plain => CompressionEffort::None,
+            Effort::Lz4 => CompressionEffort::Lz4,
+            Effort::Fast => CompressionEffort::ZstdFast,
+            Effort::Dense => CompressionEffort::Zstd,
+            Effort::Densest => CompressionEffort::ZstdHigh,
+        },
+        window_bytes: 1 << group.wire.window_log(),
+        raw_bytes: sent.raw_bytes,
+        wire_bytes: sent.wire_bytes,
+        packet_bytes: group.wire.packet_bytes(),
+        coding_us: sent.coding_us,
+        waiting_us: sent.waiting_us,
+    }
+}
+
 fn served(
     config: &config::Group,
     peer: &config::Peer,
@@ -125,6 +148,7 @@ fn served(
     status.dirty_bytes = Some(source.dirty_blocks.iter().sum::<u64>() * BLOCK_BYTES);
     status.queued_bytes = Some(source.queued_bytes);
     status.queue_limit_bytes = Some(config.queue_size.bytes());
+    status.compression = Some(compression(config, group));
     status.catchup = source.catch_up.map(|(done_bytes, left_bytes)| {
         let rate_bytes_per_s = watched.rate();
         CatchUp {

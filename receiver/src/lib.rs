@@ -9,6 +9,7 @@
 //! | `node` | this host: its groups, its UDP port, its administration socket |
 //! | `session` | one connection of a source: the control stream |
 //! | `streams` | its frames |
+//! | `decoder` | out of chunks, too |
 //! | `link` | a session as the group's thread sees it |
 //! | `group` | a group's thread: inputs, state machine, files, helper threads |
 //! | `admin`, `status` | what the operator asks for and sees |
@@ -16,6 +17,7 @@
 
 mod admin;
 mod clock;
+mod decoder;
 mod group;
 mod hooks;
 mod link;

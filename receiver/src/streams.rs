@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afterimage_protocol::SessionId;
-use afterimage_protocol::codec;
-use afterimage_protocol::frame::{Block, Content, Frame, FrameError, HEADER_BYTES, Header, Record};
+use afterimage_protocol::chunk::{
+    CHUNK_HEADER_BYTES, ChunkError, ChunkHeader, MAX_WINDOW_LOG, MIN_WINDOW_LOG,
+};
+use afterimage_protocol::frame::{Frame, FrameError, HEADER_BYTES, Header};
 use afterimage_transport::{Connection, ConnectionLost, ReadError, ReadExactError, RecvStream};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use crate::group::{Group, Input};
+use crate::decoder::{self, DecodeError, Decoder};
+use crate::group::{Group, Input, Permit};
 use crate::link::Link;
 
 /// Bytes in front of the first frame.
@@ -43,6 +46,14 @@ impl Kind {
         match self {
             Kind::Ordered => "ordered stream",
             Kind::Blocks => "block stream",
+        }
+    }
+
+    /// The largest window of its chunks, as a power of two: blocks of a catch-up have little to do with each other.
+    fn window_log(self) -> u32 {
+        match self {
+            Kind::Ordered => MAX_WINDOW_LOG,
+            Kind::Blocks => MIN_WINDOW_LOG,
         }
     }
 
@@ -79,6 +90,14 @@ pub enum StreamError {
         stream: &'static str,
         /// What is wrong.
         source: FrameError,
+    },
+    /// Bytes that are no chunk, or not the one that was sent.
+    #[error("{stream}: {source}")]
+    Chunk {
+        /// Which kind of stream.
+        stream: &'static str,
+        /// What is wrong.
+        source: ChunkError,
     },
     /// A frame on the wrong kind of stream.
     #[error("a frame on the {0} that belongs on another kind of stream")]
@@ -156,9 +175,14 @@ async fn read_frames(
     group: &Group,
     link: &Link,
 ) -> Result<(), StreamError> {
-    let bad = |source| StreamError::Frame { stream: kind.name(), source };
+    let bad = |error| match error {
+        DecodeError::Frame(source) => StreamError::Frame { stream: kind.name(), source },
+        DecodeError::Chunk(source) => StreamError::Chunk { stream: kind.name(), source },
+        DecodeError::Stopping => StreamError::Stopping,
+    };
     let mut gate = link.watch_ordered();
     let mut received = Received::default();
+    let mut decoder = Decoder::new(kind.window_log());
     let mut frames = Vec::new();
     loop {
         if kind == Kind::Ordered {
@@ -166,35 +190,53 @@ async fn read_frames(
             let _ = gate.wait_for(|takes| *takes).await;
         }
         loop {
-            let header = match received.fill(&mut stream, HEADER_BYTES, frames.is_empty()).await? {
-                Filled::Whole => Header::parse(&received.take_header()).map_err(bad)?,
-                Filled::InPart => break,
-                Filled::End if received.0.is_empty() => {
-                    hand_over(group, link, &mut frames).await?;
-                    return Ok(());
+            let (frame, permit) = if let Some(frame) = decoder.next() {
+                let permit = room(group, link, &mut frames, frame.encoded_len()).await?;
+                (frame, permit)
+            } else {
+                let begins = match received.fill(&mut stream, CHUNK_HEADER_BYTES, frames.is_empty()).await? {
+                    Filled::Whole => ChunkHeader::parse(&received.0).map_err(|e| bad(e.into()))?,
+                    Filled::InPart => break,
+                    Filled::End if received.0.is_empty() => {
+                        hand_over(group, link, &mut frames).await?;
+                        return Ok(());
+                    }
+                    Filled::End => return Err(StreamError::Truncated),
+                };
+                if let Some(chunk) = begins {
+                    received.0.advance(CHUNK_HEADER_BYTES);
+                    let bytes = chunk.coded_bytes as usize;
+                    let here = (chunk.raw_bytes as usize) < LONG_BYTES
+                        && matches!(received.fill(&mut stream, bytes, false).await?, Filled::Whole);
+                    if !here {
+                        // The rest, or its opening, may take long.
+                        hand_over(group, link, &mut frames).await?;
+                    }
+                    let coded = received.payload(&mut stream, bytes).await?;
+                    decoder.open(chunk, coded).await.map_err(bad)?;
+                    continue;
                 }
-                Filled::End => return Err(StreamError::Truncated),
-            };
-            let payload_bytes = header.payload_bytes();
-            let bytes = HEADER_BYTES + payload_bytes;
-            let permit = match group.room_now(bytes) {
-                Some(permit) => permit,
-                None => {
+                let header = match received.fill(&mut stream, HEADER_BYTES, frames.is_empty()).await? {
+                    Filled::Whole => Header::parse(&received.take_header()).map_err(|e| bad(e.into()))?,
+                    Filled::InPart => break,
+                    Filled::End => return Err(StreamError::Truncated),
+                };
+                let payload_bytes = header.payload_bytes();
+                let bytes = HEADER_BYTES + payload_bytes;
+                let permit = room(group, link, &mut frames, bytes).await?;
+                let here = bytes < LONG_BYTES
+                    && matches!(received.fill(&mut stream, payload_bytes, false).await?, Filled::Whole);
+                if !here {
+                    // The rest may be long in coming.
                     hand_over(group, link, &mut frames).await?;
-                    group.room(bytes).await
                 }
+                let payload = received.payload(&mut stream, payload_bytes).await?;
+                (decoder::whole_frame(&header, payload).map_err(bad)?, permit)
             };
-            let here = bytes < LONG_BYTES
-                && matches!(received.fill(&mut stream, payload_bytes, false).await?, Filled::Whole);
-            if !here {
-                // The rest may be long in coming.
-                hand_over(group, link, &mut frames).await?;
-            }
-            let frame = header.open(received.payload(&mut stream, payload_bytes).await?).map_err(bad)?;
-            verify(&frame).map_err(bad)?;
             if !kind.carries(&frame) {
                 return Err(StreamError::Misplaced(kind.name()));
             }
+            let bytes = frame.encoded_len();
             frames.push(Input::Frame { serial: link.serial, frame: Box::new(frame), permit });
             if frames.len() >= FRAMES_MAX || bytes >= LONG_BYTES {
                 break;
@@ -202,6 +244,22 @@ async fn read_frames(
         }
         hand_over(group, link, &mut frames).await?;
     }
+}
+
+/// Room for `bytes`; if there is none, what was read is handed over before it is waited for.
+async fn room(
+    group: &Group,
+    link: &Link,
+    frames: &mut Vec<Input>,
+    bytes: usize,
+) -> Result<Permit, StreamError> {
+    Ok(match group.room_now(bytes) {
+        Some(permit) => permit,
+        None => {
+            hand_over(group, link, frames).await?;
+            group.room(bytes).await
+        }
+    })
 }
 
 /// Hands over what was read; if the journal is to be synced here, answers go first.
@@ -264,15 +322,6 @@ impl Received {
         self.0.copy_to_slice(first);
         stream.read_exact(rest).await?;
         Ok(payload.into())
-    }
-}
-
-/// Whether the payload is what was taken in at the source.
-fn verify(frame: &Frame) -> Result<(), FrameError> {
-    match frame {
-        Frame::Record(Record { content: Content::Data(payload), .. })
-        | Frame::Block(Block { content: Content::Data(payload), .. }) => codec::decode(payload).map(drop),
-        _ => Ok(()),
     }
 }
 

@@ -4,12 +4,23 @@ mod common;
 
 use afterimage_contract::status::Protection;
 use afterimage_protocol::SessionId;
+use afterimage_protocol::chunk::{CHUNK_HEADER_BYTES, ChunkHeader, Coder, MIN_WINDOW_LOG, Strength};
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::message::{Lost, MAX_MESSAGE_BYTES, Refusal};
 
 use common::frames::{BLOCK, Epoch, noise, position, record};
 use common::source::{Source, open_message, stream};
 use common::*;
+
+/// These frames as a chunk that depends on none before it.
+fn chunk(frames: &[&Frame]) -> Vec<u8> {
+    let strength = Strength { level: 1, window_log: MIN_WINDOW_LOG, long_distance: false };
+    let mut coder = Coder::new(strength).expect("a coder");
+    for frame in frames {
+        coder.push(frame).expect("a frame");
+    }
+    coder.finish().expect("a chunk").to_vec()
+}
 
 /// Bytes on the ordered stream, and words that the receiver closes the connection with.
 fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
@@ -25,7 +36,24 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     }
     let mut epoch = Epoch::new(2);
     let block = epoch.block(0, &noise(1, BLOCK), 10);
+    let chunk = chunk(&[&record(11, 0, 4096)]);
+    let with = |header: ChunkHeader| [&header.to_bytes()[..], &chunk[CHUNK_HEADER_BYTES..]].concat();
+    let header = ChunkHeader::parse(&chunk).expect("a chunk").expect("a chunk");
+    let mut garbled = chunk.clone();
+    garbled[CHUNK_HEADER_BYTES..].fill(0x77);
     vec![
+        ("a chunk that continues nothing", with(ChunkHeader { restarts: false, ..header }), "never begun"),
+        ("a giant chunk", with(ChunkHeader { raw_bytes: u32::MAX, ..header }), "raw length"),
+        ("a giant coded length", with(ChunkHeader { coded_bytes: u32::MAX, ..header }), "coded length"),
+        (
+            "a chunk that opens to more than it says",
+            with(ChunkHeader { raw_bytes: header.raw_bytes - 1, ..header }),
+            "another length",
+        ),
+        ("a garbled chunk", garbled, "cannot be decoded"),
+        ("wrong content in a chunk", self::chunk(&[&Frame::Record(other.clone())]), "content does not match"),
+        ("blocks in a chunk where records belong", self::chunk(&[&block]), "another kind of stream"),
+        ("a sequence too many in a chunk", self::chunk(&[&record(12, 0, 512)]), "where"),
         ("a flipped bit in the payload", changed(good.len() - 1, 0x55), "checksum does not match"),
         ("a giant payload", changed(11, 0xff), "payload length"),
         ("no frame", vec![0x77; 500], "no frame begins here"),
@@ -63,9 +91,12 @@ async fn hostile_frames_end_their_session_and_nothing_else() {
     }
     let (mut source, _) = Source::open(&standby, session).await;
     source.send(&record(11, 0, 512)).await;
-    source.until_durable(11).await;
+    // As it is, and in a chunk.
+    source.raw(&chunk(&[&record(12, 0, 4096), &record(13, 8192, 512)])).await;
+    source.until_durable(13).await;
     receiver.stop().await;
-    assert!(standby.bytes()[512..1 << 20] == noise(1, 1 << 20)[512..]);
+    assert!(standby.bytes()[8704..1 << 20] == noise(1, 1 << 20)[8704..]);
+    assert!(standby.bytes()[8192..8704] != noise(1, 1 << 20)[8192..8704]);
 }
 
 #[tokio::test]

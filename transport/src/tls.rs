@@ -23,7 +23,7 @@ use crate::admission::{Gate, Refusal, is_known_protocol};
 use crate::fingerprint::Fingerprint;
 
 /// The protocol of replication connections, with its version.
-pub const ALPN_PEER: &[u8] = b"afterimage/2";
+pub const ALPN_PEER: &[u8] = b"afterimage/3";
 
 /// The protocol of pairing connections, with its version.
 pub const ALPN_PAIRING: &[u8] = b"afterimage-pair/1";

@@ -169,7 +169,7 @@ async fn an_unknown_protocol_is_refused_by_name_on_both_sides() {
     let (on_alpha, _) = alpha.listen();
     let error = in_time(on_alpha.connect(server_at, beta.key())).await.unwrap_err();
     assert!(matches!(error, ConnectError::NoCommonProtocol { .. }), "{error}");
-    assert!(error.to_string().contains("afterimage/2"), "{error}");
+    assert!(error.to_string().contains("afterimage/3"), "{error}");
 }
 
 #[tokio::test]

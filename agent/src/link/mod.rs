@@ -6,11 +6,15 @@
 //! | `dial` | one attempt to reach the peer |
 //! | `session` | one connection: handshake, control messages, liveness, end |
 //! | `sender` | the ordered stream and the block streams |
+//! | `encoder` | frames on their way into one of them |
+//! | `wire` | how they are coded, and how much it is |
 
 mod ask;
 mod dial;
+mod encoder;
 mod sender;
 mod session;
+mod wire;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +26,7 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use dial::Dialer;
 use session::End;
+pub(crate) use wire::Wire;
 
 use crate::group::Group;
 use crate::random;

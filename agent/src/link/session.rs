@@ -160,7 +160,10 @@ impl Link {
                     *count += 1;
                     *last = sizes;
                 }),
-                _ = look.tick() => self.note(|state| state.rtt_us = heard.rtt_us()),
+                _ = look.tick() => {
+                    group.wire.packets_sent(connection.stats().sent_bytes);
+                    self.note(|state| state.rtt_us = heard.rtt_us());
+                }
             }
         }
     }

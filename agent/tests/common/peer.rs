@@ -1,9 +1,10 @@
 //! A target made of nothing but the protocol's messages: it keeps an image in memory and acknowledges as told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use afterimage_protocol::chunk::{CHUNK_HEADER_BYTES, ChunkHeader, Frames, MAX_WINDOW_LOG, Opener};
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::{Block, Content, Frame, HEADER_BYTES, Header, Record, frame_digest};
 use afterimage_protocol::message::{
@@ -37,7 +38,7 @@ pub struct Image {
     pub session: SessionId,
     pub records: u64,
     pub commits: u64,
-    /// Encoded and raw bytes of payloads.
+    /// Bytes that came over streams, and raw bytes of payloads.
     pub wire_bytes: u64,
     pub raw_bytes: u64,
     /// In the epoch: when each block was read, and what was written.
@@ -225,8 +226,11 @@ async fn take_streams(connection: Connection, image: Arc<Mutex<Image>>, session:
             }
             assert!(matches!(preface[0], b'O' | b'B'));
             assert_eq!(preface[1..], session.0.to_le_bytes());
-            while let Some(frame) = read_frame(&mut stream).await {
-                image.lock().unwrap().take(frame);
+            let mut reader = Reader::new(stream);
+            while let Some(frame) = reader.next().await {
+                let mut image = image.lock().unwrap();
+                image.wire_bytes += std::mem::take(&mut reader.wire_bytes);
+                image.take(frame);
             }
         });
     }
@@ -234,13 +238,45 @@ async fn take_streams(connection: Connection, image: Arc<Mutex<Image>>, session:
     while readers.join_next().await.is_some() {}
 }
 
-async fn read_frame(stream: &mut RecvStream) -> Option<Frame> {
-    let mut header = [0; HEADER_BYTES];
-    stream.read_exact(&mut header).await.ok()?;
-    let header = Header::parse(&header).unwrap();
-    let mut payload = vec![0; header.payload_bytes()];
-    stream.read_exact(&mut payload).await.ok()?;
-    Some(header.open(payload.into()).unwrap())
+/// The frames of a stream, out of chunks too.
+struct Reader {
+    stream: RecvStream,
+    opener: Opener,
+    opened: VecDeque<Frame>,
+    /// Bytes of chunks, and of frames that came by themselves.
+    wire_bytes: u64,
+}
+
+impl Reader {
+    fn new(stream: RecvStream) -> Self {
+        Self { stream, opener: Opener::default(), opened: VecDeque::new(), wire_bytes: 0 }
+    }
+
+    async fn next(&mut self) -> Option<Frame> {
+        while self.opened.is_empty() {
+            let mut header = [0; HEADER_BYTES];
+            self.stream.read_exact(&mut header[..CHUNK_HEADER_BYTES]).await.ok()?;
+            let chunk = ChunkHeader::parse(&header).unwrap();
+            let length = match chunk {
+                Some(chunk) => chunk.coded_bytes as usize,
+                None => {
+                    self.stream.read_exact(&mut header[CHUNK_HEADER_BYTES..]).await.ok()?;
+                    Header::parse(&header).unwrap().payload_bytes()
+                }
+            };
+            let mut bytes = vec![0; length];
+            self.stream.read_exact(&mut bytes).await.ok()?;
+            self.wire_bytes += length as u64;
+            match chunk {
+                Some(chunk) => {
+                    let raw = self.opener.open(&chunk, &bytes, MAX_WINDOW_LOG).unwrap();
+                    self.opened.extend(Frames::of(raw).map(Result::unwrap));
+                }
+                None => self.opened.push_back(Header::parse(&header).unwrap().open(bytes.into()).unwrap()),
+            }
+        }
+        self.opened.pop_front()
+    }
 }
 
 impl Image {
@@ -342,7 +378,6 @@ impl Image {
     fn content(&mut self, range: &ByteRange, content: &Content) -> Bytes {
         match content {
             Content::Data(payload) => {
-                self.wire_bytes += payload.encoded.len() as u64;
                 self.raw_bytes += u64::from(payload.raw_bytes);
                 codec::decode(payload).unwrap()
             }

@@ -1,9 +1,10 @@
 //! The status as text: a line for each group, and under it what is wrong and what to do.
 
 use afterimage_contract::admin::format_time;
-use afterimage_contract::config::Mode;
+use afterimage_contract::config::{Compression, Mode};
 use afterimage_contract::status::{
-    GroupStatus, JournalPoint, Position, Protection, Role, Status, VolumeStatus,
+    CompressionEffort, CompressionStatus, GroupStatus, JournalPoint, Position, Protection, Role, Status,
+    VolumeStatus,
 };
 use afterimage_contract::units::ByteSize;
 
@@ -99,6 +100,9 @@ fn push_detail(out: &mut String, group: &GroupStatus) {
     if let (Some(queued), Some(limit)) = (group.queued_bytes, group.queue_limit_bytes) {
         fact("queue", format!("{} of {}", bytes(queued), bytes(limit)));
     }
+    if let Some(compression) = &group.compression {
+        fact("compression", describe_compression(compression));
+    }
     fact("key of peer", group.peer.fingerprint.clone().unwrap_or_else(|| "not paired".to_owned()));
     if let Some(journal) = &group.journal {
         fact("journal", format!("{} of {}", bytes(journal.bytes), bytes(journal.limit_bytes)));
@@ -109,6 +113,19 @@ fn push_detail(out: &mut String, group: &GroupStatus) {
     for volume in &group.volumes {
         fact("volume", describe_volume(volume));
     }
+}
+
+fn describe_compression(compression: &CompressionStatus) -> String {
+    let effort = match compression.effort {
+        CompressionEffort::None => "none",
+        CompressionEffort::Lz4 => "lz4",
+        CompressionEffort::ZstdFast => "zstd, fast",
+        CompressionEffort::Zstd => "zstd",
+        CompressionEffort::ZstdHigh => "zstd, high",
+        CompressionEffort::Unrecognized => "?",
+    };
+    let chosen = if compression.setting == Compression::Auto { " (auto)" } else { "" };
+    format!("{effort}{chosen}, {} sent as {}", bytes(compression.raw_bytes), bytes(compression.wire_bytes))
 }
 
 fn describe_volume(volume: &VolumeStatus) -> String {

@@ -260,6 +260,16 @@ fn the_detail_of_a_group_shows_what_is_known() {
     group.received_sequence = Some(42);
     group.queued_bytes = Some(4096);
     group.queue_limit_bytes = Some(64 << 20);
+    group.compression = Some(CompressionStatus {
+        setting: Compression::Auto,
+        effort: CompressionEffort::ZstdFast,
+        window_bytes: 64 << 20,
+        raw_bytes: 1 << 30,
+        wire_bytes: 48 << 20,
+        packet_bytes: 52 << 20,
+        coding_us: 760_000,
+        waiting_us: 0,
+    });
     group.journal = Some(journal());
     group.volumes.push(volume());
     assert_eq!(
@@ -273,6 +283,7 @@ orders  standby  sync  in sync     3h 12m  unknown  beta (1.2 ms)
   durable     unknown
   dirty       unknown
   queue       4 KiB of 64 MiB
+  compression zstd, fast (auto), 1 GiB sent as 48 MiB
   key of peer not paired
   journal     8 GiB of 8 GiB
     oldest    sequence 12, 2026-09-21T14:13:20.000000Z

@@ -155,6 +155,15 @@ impl GroupReader<'_, '_> {
         let catchup_window =
             s.optional("catchup_window", f, |v| size(v, MIN_CATCHUP_WINDOW, MAX_CATCHUP_WINDOW));
         let hot_extents = s.optional("hot_extents", f, hot_extents);
+        let compression = s.optional("compression", f, |v| {
+            let auto = ("auto", Compression::Auto);
+            choice(
+                v,
+                &[auto, ("none", Compression::None), ("lz4", Compression::Lz4), ("zstd", Compression::Zstd)],
+            )
+        });
+        let compression_window =
+            s.optional("compression_window", f, |v| size(v, MIN_COMPRESSION_WINDOW, MAX_COMPRESSION_WINDOW));
         let max_rate = s.optional("max_rate", f, max_rate);
         let objectives = s.section("objectives", f).map_or_else(Objectives::default, |s| objectives(s, f));
         let verify = s.section("verify", f).map_or(Verify { rate: DEFAULT_VERIFY_RATE }, |s| verify(s, f));
@@ -181,6 +190,8 @@ impl GroupReader<'_, '_> {
             catchup_window: value_or(&catchup_window, DEFAULT_CATCHUP_WINDOW),
             hot_extents: value_or(&hot_extents, DEFAULT_HOT_EXTENTS),
             max_rate: max_rate.map(|(rate, _)| rate),
+            compression: value_or(&compression, DEFAULT_COMPRESSION),
+            compression_window: value_or(&compression_window, DEFAULT_COMPRESSION_WINDOW),
             verify,
             volumes,
         };

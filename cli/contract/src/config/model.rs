@@ -63,6 +63,14 @@ pub const MAX_HOT_EXTENTS: u32 = 65_536;
 pub const MIN_MAX_RATE: ByteRate = ByteRate::from_bytes_per_s(64 << 10);
 /// `group.*.verify.rate`: half of what a slow disk reads, so that a verification is not felt.
 pub const DEFAULT_VERIFY_RATE: ByteRate = ByteRate::from_bytes_per_s(50 << 20);
+/// `group.*.compression`: by what the link and the processors turn out to be.
+pub const DEFAULT_COMPRESSION: Compression = Compression::Auto;
+/// `group.*.compression_window`: what a busy database writes between two checkpoints, or a part of it.
+pub const DEFAULT_COMPRESSION_WINDOW: ByteSize = ByteSize::from_mib(64);
+/// Least `group.*.compression_window`.
+pub const MIN_COMPRESSION_WINDOW: ByteSize = ByteSize::from_mib(1);
+/// Greatest `group.*.compression_window`: it is memory at both ends.
+pub const MAX_COMPRESSION_WINDOW: ByteSize = ByteSize::from_mib(128);
 /// `group.*.volume.capture`: the agent is in the I/O path.
 pub const DEFAULT_CAPTURE: Capture = Capture::Inline;
 /// `group.*.volume.export.tcp_remote`: NBD knows no password.
@@ -190,6 +198,10 @@ pub struct Group {
     pub hot_extents: u32,
     /// Bound of what the group sends; none by default.
     pub max_rate: Option<ByteRate>,
+    /// What is done to send fewer bytes.
+    pub compression: Compression,
+    /// How much of what was sent both ends remember, so that it need not be sent again.
+    pub compression_window: ByteSize,
     /// How the copies are compared.
     pub verify: Verify,
     /// At least one, in the order of the file.
@@ -251,6 +263,20 @@ pub enum FirstSync {
     Copy,
     /// The standby was pre-seeded: compare hashes, send what differs.
     Compare,
+}
+
+/// What is done to send fewer bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// What pays, by measurement of the link and of the processors.
+    Auto,
+    /// Nothing.
+    None,
+    /// Each write by itself, with LZ4.
+    Lz4,
+    /// Together with what was sent before, with Zstandard.
+    Zstd,
 }
 
 /// How writes are seen.

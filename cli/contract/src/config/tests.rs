@@ -45,6 +45,7 @@ fn a_short_file_gets_the_documented_defaults() {
     assert_eq!((group.sync_timeout, group.history), (Duration::from_secs(5), Duration::ZERO));
     assert_eq!(group.journal_path(), Path::new("/var/lib/afterimage/journal/orders"));
     assert_eq!((group.queue_size, group.catchup_window), (ByteSize::from_mib(64), ByteSize::from_mib(16)));
+    assert_eq!((group.compression, group.compression_window), (Compression::Auto, ByteSize::from_mib(64)));
     assert_eq!((group.hot_extents, group.max_rate, group.first_sync), (1024, None, FirstSync::Copy));
     assert_eq!(group.verify.rate, DEFAULT_VERIFY_RATE);
     assert!(group.starts_as_primary("alpha") && !group.starts_as_primary("beta"));
@@ -109,6 +110,8 @@ first_sync = "compare"
 queue_size = "1GiB"
 catchup_window = "64MiB"
 hot_extents = 0x100
+compression = "zstd"
+compression_window = "32MiB"
 max_rate = "100MiB/s"
 verify = { rate = "10MiB/s" }
 volume = [{ name = "v", device = "/v", capture = "inline", export = { tcp = "[::1]:10809", tcp_remote = false } }]
@@ -123,6 +126,7 @@ volume = [{ name = "v", device = "/v", capture = "inline", export = { tcp = "[::
         (Path::new("/journals"), ByteSize::from_gib(1))
     );
     assert_eq!((group.first_sync, group.hot_extents), (FirstSync::Compare, 256));
+    assert_eq!((group.compression, group.compression_window), (Compression::Zstd, ByteSize::from_mib(32)));
     assert_eq!(group.max_rate.unwrap().bytes_per_s(), 100 << 20);
     assert_eq!(group.verify.rate.bytes_per_s(), 10 << 20);
     assert_eq!(group.volumes[0].export.tcp, Some("[::1]:10809".parse().unwrap()));
@@ -245,6 +249,16 @@ fn each_mistake_has_its_message() {
             "mode =",
             "hot_extents = 8\nmode =",
             "a.toml:10: group.orders.hot_extents: 8 is out of range; from 16 to 65536",
+        ),
+        (
+            "mode =",
+            "compression = \"zsdt\"\nmode =",
+            "a.toml:10: group.orders.compression: unknown value \"zsdt\"; did you mean \"zstd\"?",
+        ),
+        (
+            "mode =",
+            "compression_window = \"1GiB\"\nmode =",
+            "a.toml:10: group.orders.compression_window: 1GiB is too large; at most 128MiB",
         ),
         (
             "mode =",
@@ -553,7 +567,7 @@ fn every_key_is_documented() {
         let message = parse(&text).unwrap_err().remove(0);
         keys.extend(message.split_once("known here: ").unwrap().1.split(", ").map(str::to_owned));
     }
-    assert_eq!(keys.len(), 4 + 2 + 4 + 15 + 4);
+    assert_eq!(keys.len(), 4 + 2 + 4 + 17 + 4);
     for key in keys.iter().filter(|key| {
         !matches!(
             key.as_str(),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use merge::{DaemonReport, merge};
 
-use crate::config::Mode;
+use crate::config::{Compression, Mode};
 
 /// Version of the document's shape.
 pub const VERSION: u32 = 1;
@@ -94,6 +94,8 @@ pub struct GroupStatus {
     pub queued_bytes: Option<u64>,
     /// The bound of that queue.
     pub queue_limit_bytes: Option<u64>,
+    /// What is done to send fewer bytes; `null` on a standby.
+    pub compression: Option<CompressionStatus>,
     /// The catch-up or first sync under way.
     pub catchup: Option<CatchUp>,
     /// The verification under way on a primary, or the last one.
@@ -131,6 +133,7 @@ impl GroupStatus {
             dirty_bytes: None,
             queued_bytes: None,
             queue_limit_bytes: None,
+            compression: None,
             catchup: None,
             verification: None,
             journal: None,
@@ -261,6 +264,46 @@ pub struct CatchUp {
     pub eta_s: Option<u64>,
     /// Whether this is the first sync: there is nothing to promote before it ends.
     pub first: bool,
+}
+
+/// What a primary does to send fewer bytes. The counts begin anew when the group is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressionStatus {
+    /// As it was configured.
+    pub setting: Compression,
+    /// What is done now.
+    pub effort: CompressionEffort,
+    /// How much of what was sent both ends may remember.
+    pub window_bytes: u64,
+    /// Bytes of what was sent, before it was coded.
+    pub raw_bytes: u64,
+    /// Bytes that were sent for it, without what encryption and packets add.
+    pub wire_bytes: u64,
+    /// Bytes of all packets of the group's sessions, with what encryption, headers and retransmissions add. A second old.
+    pub packet_bytes: u64,
+    /// Time that coding took, in microseconds.
+    pub coding_us: u64,
+    /// Time that the link kept what was ready to be sent waiting, in microseconds.
+    pub waiting_us: u64,
+}
+
+/// How much is done to send fewer bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompressionEffort {
+    /// Nothing.
+    None,
+    /// Each write by itself with LZ4.
+    Lz4,
+    /// Together with what was sent just before.
+    ZstdFast,
+    /// Together with all that is remembered.
+    Zstd,
+    /// The same, with more time taken.
+    ZstdHigh,
+    /// One that this release does not know: the daemon is newer.
+    #[serde(other)]
+    Unrecognized,
 }
 
 /// A comparison of both copies, block for block.

@@ -36,6 +36,16 @@ fn full() -> Status {
     group.dirty_bytes = Some(8 << 20);
     group.queued_bytes = Some(4096);
     group.queue_limit_bytes = Some(64 << 20);
+    group.compression = Some(CompressionStatus {
+        setting: Compression::Auto,
+        effort: CompressionEffort::ZstdFast,
+        window_bytes: 64 << 20,
+        raw_bytes: 1 << 30,
+        wire_bytes: 48 << 20,
+        packet_bytes: 52 << 20,
+        coding_us: 760_000,
+        waiting_us: 1000,
+    });
     group.catchup = Some(CatchUp {
         done_bytes: 1 << 20,
         total_bytes: 9 << 20,
@@ -104,6 +114,7 @@ fn what_is_unknown_is_null_and_present() {
         "dirty_bytes",
         "queued_bytes",
         "queue_limit_bytes",
+        "compression",
         "catchup",
         "journal",
         "verification",
