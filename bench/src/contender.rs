@@ -37,6 +37,8 @@ pub struct Bed<'a> {
     pub dir: &'a Path,
     /// Size of the volume.
     pub volume_bytes: u64,
+    /// More lines for the group in the configuration of this product.
+    pub settings: &'a str,
     /// Set when the user wants to stop.
     pub interrupt: &'a Interrupt,
 }

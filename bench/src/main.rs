@@ -2,7 +2,8 @@
 //!
 //! `compare` runs the same client, the same files and the same cases against every contender, one after another
 //! and in several rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `ours`), `measure` takes one
-//! measurement, `compare` plans them all, `report` prints and saves the outcome. `wan` is a measurement of its own.
+//! measurement, `compare` plans them all, `report` prints and saves the outcome. `wan` is a measurement of its own, and so is
+//! `wire`, which counts what is sent for each byte that a database, or a file server, writes.
 
 mod case;
 mod compare;
@@ -20,6 +21,7 @@ mod report;
 mod stats;
 mod wait;
 mod wan;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -40,11 +42,14 @@ enum Command {
     Compare(compare::Options),
     /// Measures the pair beside TCP over an emulated wide-area link.
     Wan(wan::Options),
+    /// Counts the bytes that are sent for each byte written, with real file systems on the volume. Needs root.
+    Wire(wire::Options),
 }
 
 fn main() -> Result<ExitCode> {
     match Options::parse().command {
         Command::Compare(options) => compare::run(&options),
         Command::Wan(options) => wan::run(&options),
+        Command::Wire(options) => wire::run(&options),
     }
 }

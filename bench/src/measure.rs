@@ -77,7 +77,7 @@ pub fn take(
 ) -> Result<Measurement> {
     // Short, because the path of a Unix socket has at most 107 bytes.
     let own = tempfile::Builder::new().prefix("m").tempdir_in(dir).context("make a directory for the run")?;
-    let bed = Bed { dir: own.path(), volume_bytes: settings.volume_bytes, interrupt };
+    let bed = Bed { dir: own.path(), volume_bytes: settings.volume_bytes, settings: "", interrupt };
     image::create(&bed.volume(), settings.volume_bytes)?;
     let mut running = contender.start(&bed)?;
 

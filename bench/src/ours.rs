@@ -183,6 +183,21 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// The socket of the export, and its name.
+    pub fn export(&self) -> (PathBuf, &'static str) {
+        (self.primary.nbd_socket(), VOLUME)
+    }
+
+    /// What was sent so far.
+    pub fn compression(&self, interrupt: &Interrupt) -> Result<Compression> {
+        self.primary.status(interrupt)?.compression.context("the status says nothing of compression")
+    }
+
+    /// The processes of the agent and of the standby's receiver.
+    pub fn busy(&self) -> [Pid; 2] {
+        [self.agent.pid(), self.standby_receiver.pid()]
+    }
+
     /// Returns when the first sync is complete.
     pub fn wait_first_sync(&mut self, interrupt: &Interrupt) -> Result<()> {
         let wanted = self.mode.protection();
@@ -266,12 +281,19 @@ impl Node {
             fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         }
         let node = Self { dir, end };
-        let text = node.configuration(name, mode, device, peer.address());
+        let text = node.configuration(name, mode, bed.settings, device, peer.address());
         fs::write(node.config(), text).with_context(|| format!("write {}", node.config().display()))?;
         Ok(node)
     }
 
-    fn configuration(&self, name: &str, mode: Mode, device: &Path, peer_address: SocketAddr) -> String {
+    fn configuration(
+        &self,
+        name: &str,
+        mode: Mode,
+        settings: &str,
+        device: &Path,
+        peer_address: SocketAddr,
+    ) -> String {
         let peer = if name == "alpha" { "beta" } else { "alpha" };
         let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
         format!(
@@ -290,7 +312,7 @@ impl Node {
              primary = \"alpha\"\n\
              history = \"0s\"\n\
              journal = {{ dir = {journal}, max_size = \"{JOURNAL_MAX_MIB}MiB\" }}\n\
-             \n\
+             {settings}\n\
              [[group.{GROUP}.volume]]\n\
              name = \"{VOLUME}\"\n\
              device = {device}\n\
@@ -348,6 +370,18 @@ struct Group {
     lag: Option<Lag>,
     dirty_bytes: Option<u64>,
     journal: Option<Journal>,
+    compression: Option<Compression>,
+}
+
+/// What was sent, as the agent counts it.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Compression {
+    /// Bytes written to streams.
+    pub wire_bytes: u64,
+    /// Bytes of all packets.
+    pub packet_bytes: u64,
+    /// Time that coding took, in microseconds.
+    pub coding_us: u64,
 }
 
 #[derive(Deserialize)]
@@ -421,7 +455,13 @@ mod tests {
     fn the_configuration_names_both_nodes_and_quotes_its_paths() {
         let end = |port| End { place: Place::LOOPBACK, port };
         let node = Node { dir: PathBuf::from("/t/alpha"), end: end(1000) };
-        let text = node.configuration("alpha", Mode::Sync, Path::new("/t/a \"b\".img"), end(2000).address());
+        let text = node.configuration(
+            "alpha",
+            Mode::Sync,
+            "compression = \"zstd\"\n",
+            Path::new("/t/a \"b\".img"),
+            end(2000).address(),
+        );
         for line in [
             "listen = \"127.0.0.1:1000\"",
             "name = \"beta\"",
