@@ -23,6 +23,7 @@ pub type Target = fn(&[u8]) -> bool;
 /// Every target, by the name of its corpus in `tests/fuzz/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("frame", wire::frame),
+    ("chunk", wire::chunk),
     ("source_message", wire::source_message),
     ("target_message", wire::target_message),
     ("nbd_handshake", wire::nbd_handshake),

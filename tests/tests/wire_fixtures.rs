@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use afterimage_protocol::chunk::*;
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::*;
 use afterimage_protocol::lineage::{Lineage, Standing};
@@ -103,6 +104,37 @@ fn frames() {
         let (frame, length) = Frame::decode(&stored).unwrap();
         assert_eq!(&frame, expected);
         stored = stored.slice(length..);
+    }
+    assert!(stored.is_empty());
+}
+
+/// What a coder makes of frames may change with its version; what it made once is opened for ever.
+#[test]
+fn chunks() {
+    let parts = [
+        vec![record(41, data(Codec::Raw)), record(42, data(Codec::Raw))],
+        vec![Frame::Mark { sequence: Sequence(42), sync: true }, record(43, data(Codec::Raw))],
+    ];
+    let strength = Strength { level: 1, window_log: 23, long_distance: true };
+    let mut coder = Coder::new(strength).unwrap();
+    let written: Vec<u8> = parts
+        .iter()
+        .flat_map(|frames| {
+            for frame in frames {
+                coder.push(frame).unwrap();
+            }
+            coder.finish().unwrap()
+        })
+        .collect();
+    let mut stored = read("chunks.v1.bin", Some(&written));
+    let mut opener = Opener::default();
+    for frames in parts {
+        let header = ChunkHeader::parse(&stored).unwrap().unwrap();
+        let end = CHUNK_HEADER_BYTES + header.coded_bytes as usize;
+        let coded = stored.split_to(end).split_off(CHUNK_HEADER_BYTES);
+        let raw = opener.open(&header, &coded, 23).unwrap();
+        let opened: Vec<Frame> = Frames::of(raw).map(Result::unwrap).collect();
+        assert_eq!(opened, frames);
     }
     assert!(stored.is_empty());
 }

@@ -2,6 +2,7 @@
 
 use afterimage_nbd::wire::codes::*;
 use afterimage_nbd::wire::{self, OPTION_HEADER_BYTES};
+use afterimage_protocol::chunk::{CHUNK_HEADER_BYTES, ChunkHeader, Frames, MIN_WINDOW_LOG, Opener};
 use afterimage_protocol::codec;
 use afterimage_protocol::frame::{Block, Content, Frame, Record};
 use afterimage_protocol::message::{self, SourceMessage, TargetMessage};
@@ -39,6 +40,34 @@ fn one_frame(bytes: Bytes) -> bool {
         }
         _ => true,
     }
+}
+
+/// What follows the preface of a stream: chunks and frames, and the payloads of both decompressed.
+pub fn chunk(bytes: &[u8]) -> bool {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let mut opener = Opener::default();
+    let mut at = 0;
+    while at < bytes.len() {
+        match ChunkHeader::parse(&bytes[at..]) {
+            Err(_) => return false,
+            Ok(None) => {
+                let Ok((_, taken)) = Frame::decode(&bytes.slice(at..)) else { return false };
+                at += taken;
+            }
+            Ok(Some(header)) => {
+                assert_eq!(ChunkHeader::parse(&header.to_bytes()), Ok(Some(header)));
+                let from = at + CHUNK_HEADER_BYTES;
+                at = from + header.coded_bytes as usize;
+                let Some(coded) = bytes.get(from..at) else { return false };
+                let Ok(raw) = opener.open(&header, coded, MIN_WINDOW_LOG) else { return false };
+                assert_eq!(raw.len(), header.raw_bytes as usize);
+                if Frames::of(raw).any(|frame| frame.is_err()) {
+                    return false;
+                }
+            }
+        }
+    }
+    true
 }
 
 /// A control message as a target reads it.

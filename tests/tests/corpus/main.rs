@@ -124,6 +124,6 @@ macro_rules! replays {
 }
 
 replays! {
-    frame source_message target_message nbd_handshake nbd_request group_state superblock hot_log bitmap journal config
+    frame chunk source_message target_message nbd_handshake nbd_request group_state superblock hot_log bitmap journal config
     admin_request admin_response pairing_token pins identity
 }

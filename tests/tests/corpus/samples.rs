@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use afterimage_contract::admin::{ErrorCode, Loss, Promotion, Request, Response};
 use afterimage_contract::status::Position as ShownPosition;
 use afterimage_nbd::wire::codes::*;
+use afterimage_protocol::chunk::{CHUNK_HEADER_BYTES, ChunkHeader, Coder, MIN_WINDOW_LOG, Strength};
 use afterimage_protocol::codec::{content_checksum, encode};
 use afterimage_protocol::frame::*;
 use afterimage_protocol::lineage::{Lineage, Standing};
@@ -28,6 +29,7 @@ type Samples = Vec<(String, Vec<u8>)>;
 pub fn of(target: &str) -> Samples {
     let mut samples = match target {
         "frame" => frame(),
+        "chunk" => chunk(),
         "source_message" => source_message(),
         "target_message" => target_message(),
         "nbd_handshake" => nbd_handshake(),
@@ -116,6 +118,41 @@ fn frames() -> [(&'static str, Frame); 11] {
         ("epoch-abort", Frame::EpochAbort { epoch }),
         ("point", Frame::Point { position: position(), time: Time(8) }),
     ]
+}
+
+/// What may follow the preface of a stream, and lies about lengths.
+fn chunk() -> Samples {
+    let strength = |window_log| Strength { level: 1, window_log, long_distance: false };
+    let mut coder = Coder::new(strength(MIN_WINDOW_LOG)).unwrap();
+    let mut chunk = |frames: &[Frame]| {
+        for frame in frames {
+            coder.push(frame).unwrap();
+        }
+        coder.finish().unwrap().to_vec()
+    };
+    let page = |first: u8| {
+        let raw: Bytes = [&[first; 100][..], &raw(3996)].concat().into();
+        record(Content::Data(encode(Codec::Raw, &raw, content_checksum(&raw))), 4096)
+    };
+    let (first, second) = (chunk(&[page(1), page(2)]), chunk(&[page(3)]));
+    let mixed = [&first[..], &page(4).to_bytes(), &second].concat();
+    let all: Vec<Frame> = frames().map(|(_, frame)| frame).into();
+    let header = ChunkHeader::parse(&first).unwrap().unwrap();
+    let with = |header: ChunkHeader| [&header.to_bytes()[..], &first[CHUNK_HEADER_BYTES..]].concat();
+    let mut wide = Coder::new(strength(MIN_WINDOW_LOG + 1)).unwrap();
+    wide.push(&page(1)).unwrap();
+    named([
+        ("valid-chunk", first.clone()),
+        ("valid-two-chunks", [&first[..], &second].concat()),
+        ("valid-chunks-and-a-frame", mixed),
+        ("valid-every-frame", [&first[..], &chunk(&all)].concat()),
+        ("bad-continues-nothing", second),
+        ("bad-too-long", with(ChunkHeader { raw_bytes: header.raw_bytes + 1, ..header })),
+        ("bad-too-short", with(ChunkHeader { raw_bytes: header.raw_bytes - 1, ..header })),
+        ("bad-raw-length", with(ChunkHeader { raw_bytes: u32::MAX, ..header })),
+        ("bad-coded-length", with(ChunkHeader { coded_bytes: u32::MAX, ..header })),
+        ("bad-window", wide.finish().unwrap().to_vec()),
+    ])
 }
 
 fn frame() -> Samples {

@@ -1,0 +1,6 @@
+//! See `tests::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    tests::fuzz::run("chunk", bytes);
+});
