@@ -116,6 +116,6 @@ fn journal_read(bencher: Bencher<'_, '_>) {
     }
     bencher.counter(BytesCount::new(WRITES * (4 << 10))).bench_local(|| {
         let entries = journal.read(journal.start(), journal.end());
-        assert_eq!(entries.map(|entry| entry.expect("an entry")).count() as u64, WRITES);
+        assert_eq!(entries.filter(Result::is_ok).count() as u64, WRITES);
     });
 }

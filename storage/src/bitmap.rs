@@ -289,7 +289,9 @@ fn words_with_data(dir: &dyn Dir, name: &str, words: usize) -> io::Result<Vec<Ra
                 at = end;
             }
             Ok(None) => return Ok(ranges),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::from([0..words])),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                return Ok(std::iter::once(0..words).collect());
+            }
             Err(error) => return Err(error),
         }
     }
