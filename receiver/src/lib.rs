@@ -1,8 +1,8 @@
 //! The receiver: keeps the standby's copy of each group whose standby this host is.
 //!
 //! A thin shell around [`afterimage_protocol::target::Target`]. Sessions (`session`, `streams`) read frames and messages
-//! off the network and hand them to the one thread that owns their group (`group`); that thread calls the state machine
-//! and performs what it asks for. `admin` answers the operator. What is decided is decided in the state machine.
+//! off the network and hand them to their group (`group`), which calls the state machine under one lock and performs what it
+//! asks for. `admin` answers the operator. What is decided is decided in the state machine.
 //!
 //! | module | noun |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | `streams` | its frames |
 //! | `decoder` | out of chunks, too |
 //! | `link` | a session as the group's thread sees it |
-//! | `group` | a group's thread: inputs, state machine, files, helper threads |
+//! | `group` | a group: inputs, state machine, files, its thread and the helper threads |
 //! | `admin`, `status` | what the operator asks for and sees |
 //! | `hooks` | what the operator's programs are told around a promotion |
 

@@ -34,8 +34,7 @@ fn main() -> ExitCode {
 fn start(args: &Args) -> anyhow::Result<()> {
     daemon::start_log(args.log_level.as_deref())?;
     let config = Config::load(&args.config)?;
-    // One thread for the network: the groups have threads of their own, and a second one here costs more in hand-overs
-    // than it brings.
+    // For what the operator asks: the network and the groups have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

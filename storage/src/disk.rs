@@ -1,7 +1,7 @@
 //! The traits of [`crate::io`] on a real disk: regular files, block devices, mapped files and directories.
 //!
-//! Everything goes through the page cache: what is written is visible to every reader at once and survives the
-//! process; `sync` is what makes it survive the host.
+//! What is written is visible to every reader at once and survives the process; `sync` is what makes it survive the host. All goes
+//! through the page cache, but for aligned reads and writes of a file with [`RealFile::open_direct`].
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom};
