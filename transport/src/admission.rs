@@ -133,7 +133,7 @@ mod tests {
                 (Some(ALPN_PAIRING), Some(STRANGER), pairing(STRANGER)),
                 (Some(ALPN_PAIRING), Some(own.fingerprint()), Err(Refusal::NoOffer)),
                 (Some(ALPN_PAIRING), None, Err(Refusal::NoKey)),
-                (Some(b"afterimage/3"), Some(PINNED), Err(Refusal::UnknownProtocol)),
+                (Some(b"afterimage/99"), Some(PINNED), Err(Refusal::UnknownProtocol)),
                 (Some(b""), Some(PINNED), Err(Refusal::UnknownProtocol)),
                 (None, Some(PINNED), Err(Refusal::UnknownProtocol)),
             ] {

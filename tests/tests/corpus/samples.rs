@@ -145,7 +145,7 @@ fn chunk() -> Samples {
         ("valid-chunk", first.clone()),
         ("valid-two-chunks", [&first[..], &second].concat()),
         ("valid-chunks-and-a-frame", mixed),
-        ("valid-every-frame", [&first[..], &chunk(&all)].concat()),
+        ("valid-every-frame", [&first[..], &second, &chunk(&all)].concat()),
         ("bad-continues-nothing", second),
         ("bad-too-long", with(ChunkHeader { raw_bytes: header.raw_bytes + 1, ..header })),
         ("bad-too-short", with(ChunkHeader { raw_bytes: header.raw_bytes - 1, ..header })),
