@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn start(args: &Args) -> anyhow::Result<()> {
+    daemon::keep_buffers();
     daemon::start_log(args.log_level.as_deref())?;
     let config = Config::load(&args.config)?;
     // For what the operator asks: the network and the groups have threads of their own.

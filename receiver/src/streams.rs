@@ -316,12 +316,17 @@ impl Received {
 
     /// The next `length` bytes, which are waited for.
     async fn payload(&mut self, stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
-        let mut payload = vec![0; length];
-        let here = self.0.len().min(length);
-        let (first, rest) = payload.split_at_mut(here);
-        self.0.copy_to_slice(first);
-        stream.read_exact(rest).await?;
-        Ok(payload.into())
+        if self.0.len() >= length {
+            return Ok(self.0.split_to(length).freeze());
+        }
+        let mut payload = BytesMut::with_capacity(length);
+        payload.extend_from_slice(&self.0.split());
+        while payload.len() < length {
+            let chunk =
+                stream.read_chunk(length - payload.len(), true).await?.ok_or(StreamError::Truncated)?;
+            payload.extend_from_slice(&chunk.bytes);
+        }
+        Ok(payload.freeze())
     }
 }
 
