@@ -1,6 +1,7 @@
 //! A volume as NBD clients see it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use afterimage_nbd::{Context, Errno, Export, ExportInfo, Extent, ZeroFlags};
 use afterimage_protocol::source::LocalError;
@@ -87,10 +88,13 @@ impl Export for VolumeExport {
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<Bytes, Errno> {
-        if u64::from(len) <= SHORT_BYTES {
-            return read(self.volume()?, offset, len);
-        }
-        self.elsewhere(move |volume| read(volume, offset, len)).await
+        let began = Instant::now();
+        let data = match u64::from(len) <= SHORT_BYTES {
+            true => read(self.volume()?, offset, len),
+            false => self.elsewhere(move |volume| read(volume, offset, len)).await,
+        };
+        self.group.has_read(began.elapsed());
+        data
     }
 
     async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), Errno> {

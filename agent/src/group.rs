@@ -10,6 +10,7 @@ use std::time::Duration;
 use afterimage_nbd::aligned_buffer;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
+use afterimage_protocol::pace::Waits;
 use afterimage_protocol::source::{CannotGrow, Growth, LocalError, Output, RolesStay, Source, Status, Write};
 use afterimage_protocol::state::{CannotRollBack, GroupState, Role};
 use afterimage_protocol::*;
@@ -89,6 +90,8 @@ pub(crate) struct Group {
     resize: Mutex<Option<oneshot::Sender<Grown>>>,
     max_zero_bytes: u64,
     flushes_asked: AtomicUsize,
+    /// How long clients' reads took, since the source was last told.
+    reads: Mutex<Waits>,
     pub(crate) locals: Locals,
     _lock: DirLock,
 }
@@ -148,6 +151,7 @@ impl Group {
             max_zero_bytes: max_zero_bytes.min(MAX_ZERO_BYTES),
             name,
             flushes_asked: AtomicUsize::new(0),
+            reads: Mutex::default(),
             volumes,
             clock,
             wire,
@@ -252,6 +256,16 @@ impl Group {
         self.flushes_asked.load(Ordering::Relaxed) <= 1
     }
 
+    /// A client's read took so long. The source is told later, so that reads do not wait for each other.
+    pub fn has_read(&self, took: Duration) {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).add(took.as_micros() as u64);
+    }
+
+    /// What clients' reads took since the last call.
+    pub(crate) fn take_reads(&self) -> Waits {
+        std::mem::take(&mut *self.reads.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Frames for the ordered stream, of about `bytes` together; none while there is nothing to send.
     pub fn take_frames(self: &Arc<Self>, bytes: usize) -> Vec<Frame> {
         self.feed(|source, now| {
@@ -304,7 +318,11 @@ impl Group {
                 () = woken => continue,
                 () = tokio::time::sleep(pause) => {}
             }
-            self.feed(|source, now| source.timeout(now));
+            let reads = self.take_reads();
+            self.feed(|source, now| {
+                source.clients_read(now, &reads);
+                source.timeout(now);
+            });
         }
     }
 

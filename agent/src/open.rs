@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use afterimage_contract::config::{self, Ack, FirstSync};
 use afterimage_protocol::message::VolumeInfo;
+use afterimage_protocol::pace::Background;
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::source::{self, AckLevel, Found, Mode, OnLinkLoss, Source};
 use afterimage_protocol::state::{GroupState, MAX_IDENTITY_BYTES, Role, VolumeState};
@@ -240,6 +241,11 @@ fn source_config(group: &config::Group, state: &GroupState) -> source::Config {
         window_bytes: group.catchup_window.bytes(),
         hot_capacity: group.hot_extents as usize,
         max_rate: group.max_rate.map(|rate| rate.bytes_per_s()),
+        background: match group.background {
+            config::Background::Gentle => Background::Gentle,
+            config::Background::Balanced => Background::Balanced,
+            config::Background::Fast => Background::Fast,
+        },
         volumes: state.volumes.iter().map(info).collect(),
         rules: Rules::default(),
     }

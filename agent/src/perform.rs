@@ -54,7 +54,11 @@ impl Group {
                 }),
                 Output::Read { read, blocks, hash } => self.job(move |group| {
                     let outcome = group.read_blocks(blocks, hash);
-                    group.feed(|source, now| source.blocks_read(now, read, outcome));
+                    let reads = group.take_reads();
+                    group.feed(|source, now| {
+                        source.clients_read(now, &reads);
+                        source.blocks_read(now, read, outcome);
+                    });
                 }),
                 Output::NoteVerification(report) => self.job(move |group| {
                     let mut store = group.store.lock().unwrap_or_else(PoisonError::into_inner);

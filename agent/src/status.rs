@@ -2,10 +2,11 @@
 
 use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
-    CatchUp, CompressionEffort, CompressionStatus, GroupStatus, Lag, PeerStatus, Position, Protection, Role,
-    VolumeStatus, Warning,
+    BackgroundStatus, CatchUp, CompressionEffort, CompressionStatus, GroupStatus, HeldBackBy, Lag,
+    PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
 };
 use afterimage_protocol::effort::Effort;
+use afterimage_protocol::pace::HeldBy;
 use afterimage_protocol::source;
 use afterimage_protocol::{BLOCK_BYTES, Time};
 
@@ -158,6 +159,14 @@ fn served(
             eta_s: rate_bytes_per_s.and_then(|rate| left_bytes.checked_div(rate)),
             first: source.first_sync,
         }
+    });
+    status.background = Some(BackgroundStatus {
+        setting: config.background,
+        held_back_by: source.held_back.map(|(_, by)| match by {
+            HeldBy::Clients => HeldBackBy::Clients,
+            HeldBy::MaxRate => HeldBackBy::MaxRate,
+        }),
+        limit_bytes_per_s: source.held_back.map(|(rate, _)| rate),
     });
     status.volumes = volumes(config);
     for (index, (volume, local)) in status.volumes.iter_mut().zip(&group.volumes).enumerate() {

@@ -70,6 +70,7 @@ impl Rig {
             window_bytes: 64 << 20,
             hot_capacity: 1024,
             max_rate: None,
+            background: Default::default(),
             volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE_BYTES }],
             rules: Rules::default(),
         };

@@ -16,6 +16,7 @@ pub mod ids;
 pub mod intervals;
 pub mod lineage;
 pub mod message;
+pub mod pace;
 pub mod rules;
 pub mod shrink;
 pub mod source;

@@ -52,7 +52,7 @@ pub(super) fn configured(page: &mut Page, subject: &Subject) {
         }),
     ];
     if let Some(rate) = group.max_rate {
-        rows.push(("at most sent", rate.to_string()));
+        rows.push(("a catch-up sends at most", rate.to_string()));
     }
     let rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     page.table(&["", ""], &rows);

@@ -1,6 +1,6 @@
 //! What a state means for the operator, and what to do about it.
 
-use afterimage_contract::status::{CatchUp, GroupStatus, Protection, Role};
+use afterimage_contract::status::{GroupStatus, HeldBackBy, Protection, Role};
 use afterimage_contract::units::ByteSize;
 
 use crate::text::{lag, span};
@@ -51,10 +51,10 @@ fn state(group: &GroupStatus) -> Option<Note> {
     let daemon = if group.role == Role::Standby { "afterimage-receiver" } else { "afterimage-agent" };
     Some(match group.protection {
         Protection::InSync | Protection::AsyncStreaming => return None,
-        Protection::CatchingUp => Note::passing(format!("catch-up {}", progress(group.catchup))),
+        Protection::CatchingUp => Note::passing(format!("catch-up {}", progress(group))),
         Protection::FirstSync => Note::passing(format!(
             "first sync {}; the standby cannot be promoted before it ends",
-            progress(group.catchup)
+            progress(group)
         )),
         Protection::Degraded => Note::new(
             format!("writes are acknowledged that {peer} does not have; at risk: {}", lag(group.lag)),
@@ -105,8 +105,8 @@ fn state(group: &GroupStatus) -> Option<Note> {
 }
 
 /// How far a transfer is, such as `42% of 1 GiB, 100 MiB/s, 6s to go`. It never says 100 % before the end.
-fn progress(catchup: Option<CatchUp>) -> String {
-    let Some(catchup) = catchup else { return "under way, progress unknown".to_owned() };
+fn progress(group: &GroupStatus) -> String {
+    let Some(catchup) = group.catchup else { return "under way, progress unknown".to_owned() };
     let percent = match u128::from(catchup.total_bytes) {
         0 => 0,
         total => (u128::from(catchup.done_bytes) * 100 / total).min(99),
@@ -115,10 +115,12 @@ fn progress(catchup: Option<CatchUp>) -> String {
     if let Some(rate) = catchup.rate_bytes_per_s {
         text += &format!(", {}/s", ByteSize::from_bytes(rate).approximate());
     }
-    match catchup.eta_s {
-        Some(eta) => text + &format!(", {} to go", span(eta)),
-        None => text + ", time to go unknown",
-    }
+    text += &match catchup.eta_s {
+        Some(eta) => format!(", {} to go", span(eta)),
+        None => ", time to go unknown".to_owned(),
+    };
+    let held_back = group.background.is_some_and(|b| b.held_back_by == Some(HeldBackBy::Clients));
+    if held_back { text + ", held back for clients" } else { text }
 }
 
 fn reason(group: &GroupStatus) -> String {

@@ -1,4 +1,8 @@
-use afterimage_contract::status::{CatchUp, JournalStatus, Lag, PeerStatus, Warning};
+use afterimage_contract::status::{
+    BackgroundStatus, CatchUp, HeldBackBy, JournalStatus, Lag, PeerStatus, Warning,
+};
+
+use afterimage_contract::config::Background;
 
 use super::*;
 
@@ -69,6 +73,30 @@ fn catching_up_shows_how_far_it_is() {
         "\
 orders  primary  sync  catching up  3h 12m  unknown  beta (1.2 ms)
   ~ catch-up 75% of 4 GiB, 100 MiB/s, 10s to go
+",
+    );
+}
+
+#[test]
+fn a_catch_up_that_gives_way_says_so() {
+    let mut group = group(Role::Primary, Protection::CatchingUp);
+    group.catchup = Some(CatchUp {
+        done_bytes: 3 << 30,
+        total_bytes: 4 << 30,
+        rate_bytes_per_s: Some(16 << 20),
+        eta_s: Some(64),
+        first: false,
+    });
+    group.background = Some(BackgroundStatus {
+        setting: Background::Balanced,
+        held_back_by: Some(HeldBackBy::Clients),
+        limit_bytes_per_s: Some(16 << 20),
+    });
+    assert_text(
+        group,
+        "\
+orders  primary  sync  catching up  3h 12m  unknown  beta (1.2 ms)
+  ~ catch-up 75% of 4 GiB, 16 MiB/s, 1m 4s to go, held back for clients
 ",
     );
 }

@@ -11,6 +11,7 @@ pub(super) struct Waiting {
     request: RequestId,
     write: Write,
     pub blocks: BlockRange,
+    since: Time,
 }
 
 enum Verdict {
@@ -36,7 +37,8 @@ impl Source {
             self.outputs.push_back(Output::Complete { request, result: Err(LocalError::Flush) });
             return;
         }
-        self.waiting.push_back(Waiting { request, blocks: r.blocks(), write });
+        self.now = self.now.max(now);
+        self.waiting.push_back(Waiting { request, blocks: r.blocks(), write, since: self.now });
         self.pump(now);
     }
 
@@ -134,7 +136,7 @@ impl Source {
     }
 
     fn admit(&mut self, w: Waiting) {
-        let Waiting { request, write, blocks } = w;
+        let Waiting { request, write, blocks, since } = w;
         let cost = Queue::cost_of(match &write.content {
             Content::Data(p) => p.encoded.len() as u64,
             Content::Zeroes { .. } => 0,
@@ -171,7 +173,16 @@ impl Source {
         }
         self.in_flight.insert(
             sequence,
-            InFlight { request, blocks, admitted: self.now, local_done: false, locked: true, fua: write.fua },
+            InFlight {
+                request,
+                blocks,
+                admitted: self.now,
+                // Being held says nothing of how fast the disk or the link is.
+                since: since.max(self.hold_until.min(self.now)),
+                local_done: false,
+                locked: true,
+                fua: write.fua,
+            },
         );
         self.outputs.push_back(Output::LocalWrite { sequence, write });
     }

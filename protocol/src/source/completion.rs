@@ -99,6 +99,8 @@ pub(super) struct InFlight {
     pub request: RequestId,
     pub blocks: BlockRange,
     pub admitted: Time,
+    /// Since when the client waits for nothing but what every client waits for.
+    pub since: Time,
     pub local_done: bool,
     pub locked: bool,
     pub fua: bool,
@@ -121,7 +123,7 @@ impl Source {
     pub fn local_done(&mut self, now: Time, sequence: Sequence, result: Result<(), LocalError>) {
         self.now = self.now.max(now);
         let Some(f) = self.in_flight.get_mut(&sequence) else { return };
-        let (request, blocks) = (f.request, f.blocks);
+        let (request, blocks, since) = (f.request, f.blocks, f.since);
         f.local_done = true;
         self.hot.write_ended(blocks);
         let keep_lock =
@@ -138,7 +140,7 @@ impl Source {
                 self.clear_late(sequence, blocks);
                 if self.config.mode == Mode::Async {
                     self.in_flight.remove(&sequence);
-                    self.acknowledge(sequence, blocks.volume);
+                    self.acknowledge(sequence, blocks.volume, since);
                     self.outputs.push_back(Output::Complete { request, result: Ok(()) });
                 }
             }
@@ -185,7 +187,8 @@ impl Source {
         self.flush_failed.get(volume.0 as usize).copied().unwrap_or_default()
     }
 
-    fn acknowledge(&mut self, sequence: Sequence, volume: VolumeIndex) {
+    fn acknowledge(&mut self, sequence: Sequence, volume: VolumeIndex, since: Time) {
+        self.pace.waited(self.now, Request::Write, self.now.since_us(since));
         self.acknowledged = self.acknowledged.max(sequence);
         if let Some(last) = self.last_acked.get_mut(volume.0 as usize) {
             *last = (*last).max(sequence);
@@ -320,7 +323,7 @@ impl Source {
             if f.fua {
                 self.promised = self.promised.max(sequence);
             }
-            self.acknowledge(sequence, f.blocks.volume);
+            self.acknowledge(sequence, f.blocks.volume, f.since);
             self.outputs.push_back(Output::Complete { request: f.request, result: Ok(()) });
         }
     }
@@ -330,12 +333,14 @@ impl Source {
             return;
         }
         let (alone, in_sync, durable) = (self.alone(), self.in_sync, self.durable);
-        let (outputs, promised) = (&mut self.outputs, &mut self.promised);
+        let (outputs, promised, pace) = (&mut self.outputs, &mut self.promised, &mut self.pace);
+        let now = self.now;
         self.flushes.retain(|f| {
             let remote = alone || (in_sync && durable >= f.need);
             match f.request {
                 Some(request) if f.local_done && remote => {
                     *promised = (*promised).max(f.need);
+                    pace.waited(now, Request::Flush, now.since_us(f.since));
                     outputs.push_back(Output::Complete { request, result: Ok(()) });
                     false
                 }

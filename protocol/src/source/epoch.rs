@@ -150,6 +150,11 @@ impl Epoch {
         self.outstanding.values().next().map_or(current, |o| o.read_at)
     }
 
+    /// Whether only what was put back is left: clients are held until it is sent, if that takes long (rule 15).
+    fn closes(&self) -> bool {
+        self.cursor_done
+    }
+
     fn is_idle(&self) -> bool {
         self.outbox.is_empty() && !self.outstanding.values().any(|o| o.undecided)
     }
@@ -173,7 +178,13 @@ impl Source {
     }
 
     pub(super) fn read_again_at(&self) -> Option<Time> {
-        (self.next_read_at > self.now && self.epoch.is_some()).then_some(self.next_read_at)
+        let at = self.pace.next_at(self.epoch.as_ref()?.closes());
+        (at > self.now).then_some(at)
+    }
+
+    /// Whether blocks are being sent, or would be.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.session.is_active() && self.epoch.as_ref().is_some_and(|e| e.committed.is_none())
     }
 
     pub(super) fn pump_epoch(&mut self) {
@@ -206,7 +217,8 @@ impl Source {
         let window = self.config.window_bytes;
         let Some(e) = &mut self.epoch else { return false };
         let busy = self.reads.len() >= MAX_READS || e.outstanding_bytes >= window;
-        if e.committed.is_some() || busy || self.now < self.next_read_at {
+        let waits = !self.pace.may_read(self.now, self.reads.len(), e.closes());
+        if e.committed.is_some() || busy || waits {
             return false;
         }
         let Some(mut blocks) = next_blocks(&self.bitmaps, e) else { return false };
@@ -232,6 +244,7 @@ impl Source {
         let epoch = e.id;
         self.locks.hold(blocks);
         let read = self.token();
+        self.pace.started();
         self.reads.insert(read, Read { epoch, blocks, hash });
         self.outputs.push_back(Output::Read { read, blocks, hash });
         true
@@ -242,11 +255,14 @@ impl Source {
         self.now = self.now.max(now);
         let Some(r) = self.reads.remove(&read) else { return };
         self.locks.release(r.blocks);
-        if let (Some(rate), ReadOutcome::Data(bytes, _)) = (self.config.max_rate.filter(|r| *r > 0), &outcome)
-        {
-            let us = bytes.len() as u64 * 1_000_000 / rate;
-            self.next_read_at = self.next_read_at.max(self.now).plus_us(us);
-        }
+        let (disk_bytes, sent_bytes) = match &outcome {
+            ReadOutcome::Data(bytes, _) => (bytes.len() as u64, bytes.len() as u64),
+            ReadOutcome::Hashes { blocks, hashes } => (blocks * BLOCK_BYTES, hashes.len() as u64),
+            // Only a hole is found to be one at a greater length, and is not read.
+            ReadOutcome::Zeroes { blocks } if *blocks <= DATA_RUN_BLOCKS => (blocks * BLOCK_BYTES, 0),
+            ReadOutcome::Zeroes { .. } | ReadOutcome::Failed => (0, 0),
+        };
+        self.pace.read(self.now, disk_bytes, sent_bytes);
         let sequence = self.sequence;
         let size_bytes = self.size_bytes(r.blocks.volume);
         if let Some(e) = self.epoch.as_mut().filter(|e| e.id == r.epoch && e.committed.is_none()) {

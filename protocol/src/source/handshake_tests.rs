@@ -126,6 +126,7 @@ fn config(hot_capacity: usize) -> Config {
         window_bytes: 1 << 20,
         hot_capacity,
         max_rate: None,
+        background: Default::default(),
         volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
         rules: Rules::default(),
     }

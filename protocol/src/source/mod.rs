@@ -46,6 +46,7 @@ use crate::frame::{Content, Frame};
 use crate::ids::*;
 use crate::intervals::Intervals;
 use crate::lineage::{Lineage, Standing};
+use crate::pace::{Background, HeldBy, Pace, Request, Waits};
 use crate::rules::{Rule, Rules};
 use crate::state::{CannotRollBack, GroupState, LostBlocks, Role};
 
@@ -123,6 +124,8 @@ pub struct Config {
     pub hot_capacity: usize,
     /// Bound of the catch-up's reading, in bytes a second; `None` for as fast as it goes.
     pub max_rate: Option<u64>,
+    /// What catch-up and verification leave to clients.
+    pub background: Background,
     /// Names and sizes of the volumes, in the order of their indices.
     pub volumes: Vec<crate::message::VolumeInfo>,
     /// Which rules are in force; all, outside the simulator's own tests.
@@ -324,7 +327,7 @@ pub struct Source {
     reads: BTreeMap<u64, epoch::Read>,
     next_token: u64,
     hold_until: Time,
-    next_read_at: Time,
+    pace: Pace,
     next_repair: Time,
     repairing: bool,
     state_version: u64,
@@ -421,6 +424,7 @@ impl Source {
             if rules.on(Rule::ReserveSequence) { state.reserved.next() } else { state.noted.next() };
         state.reserved = Sequence(sequence.0.max(state.reserved.0) + RESERVE_STEP);
         let volumes = bitmaps.len();
+        let pace = Pace::new(config.background, config.max_rate, now);
         let phase = if rules.on(Rule::EpochFirst) { Phase::CatchUp } else { Phase::Streaming };
         let mut source = Self {
             hot: HotSet::new(config.hot_capacity, hot, volumes),
@@ -460,7 +464,7 @@ impl Source {
             reads: BTreeMap::new(),
             next_token: 0,
             hold_until: Time(0),
-            next_read_at: Time(0),
+            pace,
             next_repair: Time(0),
             repairing: false,
             state_version: 0,
@@ -558,6 +562,7 @@ impl Source {
     fn pump(&mut self, now: Time) {
         self.now = self.now.max(now);
         self.degrade_if_late(now);
+        self.pace.look(self.now, self.has_clients(), self.works_in_background());
         self.regain_sync();
         self.end_alone();
         self.end_doubt();
@@ -576,6 +581,23 @@ impl Source {
             self.pump_hot();
         }
         self.pump_state();
+    }
+
+    /// Whether clients wait for something.
+    fn has_clients(&self) -> bool {
+        !self.in_flight.is_empty() || !self.waiting.is_empty() || !self.flushes.is_empty()
+    }
+
+    /// Whether blocks are read in the background, or would be.
+    fn works_in_background(&self) -> bool {
+        self.is_catching_up() || self.is_verifying()
+    }
+
+    /// Clients have read, which took them so long.
+    pub fn clients_read(&mut self, now: Time, waits: &Waits) {
+        self.pace.all_waited(now, Request::Read, waits);
+        self.now = self.now.max(now);
+        self.pace.look(self.now, self.has_clients(), self.works_in_background());
     }
 
     fn reserve(&mut self) {
@@ -678,6 +700,8 @@ pub struct Status {
     pub lag_known: bool,
     /// The catch-up under way: bytes sent and bytes still to send.
     pub catch_up: Option<(u64, u64)>,
+    /// What holds the catch-up or the verification under way back: bytes a second, and who says so; `None` where nothing does.
+    pub held_back: Option<(u64, HeldBy)>,
     /// Whether the target is not known to have any checkpoint.
     pub first_sync: bool,
     /// The state cannot be written.
@@ -716,6 +740,7 @@ impl Source {
             oldest_unsafe: self.queue.oldest(),
             lag_known: self.phase == Phase::Streaming && self.received >= self.recovery,
             catch_up,
+            held_back: self.pace.held_back().filter(|_| self.works_in_background()),
             first_sync: self.is_first_sync(),
             state_failed: self.state_failed,
             tracking_lost: self.tracking_lost,

@@ -67,6 +67,7 @@ fn config(mode: Mode, ack: AckLevel) -> Config {
         window_bytes: 1 << 20,
         hot_capacity: HOT_CAPACITY,
         max_rate: None,
+        background: Default::default(),
         volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
         rules: Rules::default(),
     }

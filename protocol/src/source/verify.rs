@@ -264,8 +264,14 @@ impl Source {
         let walks = |run: &&Run| run.reading.is_none() && run.found.is_empty() && run.mending.is_none();
         let run = self.verifier.run.as_ref().filter(walks).filter(|_| self.verifies())?;
         let blocked = run.blocked_since.map(|since| since.plus_us(PATIENCE_US));
-        let paced = (run.next_read_at > self.now).then_some(run.next_read_at);
+        let at = run.next_read_at.max(self.pace.next_at(false));
+        let paced = (at > self.now).then_some(at);
         [blocked, paced].into_iter().flatten().min()
+    }
+
+    /// Whether blocks are being compared, or would be.
+    pub(super) fn is_verifying(&self) -> bool {
+        self.verifier.run.is_some() && self.verifies()
     }
 
     fn verifies(&self) -> bool {
@@ -343,10 +349,11 @@ impl Source {
             let one = BlockRange { count: 1, ..blocks };
             let unreadable = blocks.iter().position(|b| self.unreadable.contains(blocks.volume, b));
             let conflict = self.locks.first_conflict(blocks);
+            let waits = !self.pace.may_read(self.now, 0, false);
             let Some(run) = &mut self.verifier.run else { return };
             let busy =
                 run.reading.is_some() || run.asked_bytes() >= WINDOW_BYTES || run.asked.len() >= MAX_ASKED;
-            if busy || self.now < run.next_read_at || !run.found.is_empty() {
+            if busy || waits || self.now < run.next_read_at || !run.found.is_empty() {
                 return;
             }
             if unreadable == Some(0) {
@@ -372,6 +379,7 @@ impl Source {
             }
             run.blocked_since = None;
             self.locks.hold(blocks);
+            self.pace.started();
             let read = self.token();
             if let Some(run) = &mut self.verifier.run {
                 run.reading = Some(read);

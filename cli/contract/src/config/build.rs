@@ -165,6 +165,10 @@ impl GroupReader<'_, '_> {
         let compression_window =
             s.optional("compression_window", f, |v| size(v, MIN_COMPRESSION_WINDOW, MAX_COMPRESSION_WINDOW));
         let max_rate = s.optional("max_rate", f, max_rate);
+        let background = s.optional("background", f, |v| {
+            let gentle = ("gentle", Background::Gentle);
+            choice(v, &[gentle, ("balanced", Background::Balanced), ("fast", Background::Fast)])
+        });
         let objectives = s.section("objectives", f).map_or_else(Objectives::default, |s| objectives(s, f));
         let verify = s.section("verify", f).map_or(Verify { rate: DEFAULT_VERIFY_RATE }, |s| verify(s, f));
         let journal = s.section("journal", f);
@@ -190,6 +194,7 @@ impl GroupReader<'_, '_> {
             catchup_window: value_or(&catchup_window, DEFAULT_CATCHUP_WINDOW),
             hot_extents: value_or(&hot_extents, DEFAULT_HOT_EXTENTS),
             max_rate: max_rate.map(|(rate, _)| rate),
+            background: value_or(&background, DEFAULT_BACKGROUND),
             compression: value_or(&compression, DEFAULT_COMPRESSION),
             compression_window: value_or(&compression_window, DEFAULT_COMPRESSION_WINDOW),
             verify,

@@ -61,6 +61,8 @@ pub const MIN_HOT_EXTENTS: u32 = 16;
 pub const MAX_HOT_EXTENTS: u32 = 65_536;
 /// Least `group.*.max_rate`: below it a catch-up might never end.
 pub const MIN_MAX_RATE: ByteRate = ByteRate::from_bytes_per_s(64 << 10);
+/// `group.*.background`: clients may wait twice as long, and a catch-up is not drawn out without end.
+pub const DEFAULT_BACKGROUND: Background = Background::Balanced;
 /// `group.*.verify.rate`: half of what a slow disk reads, so that a verification is not felt.
 pub const DEFAULT_VERIFY_RATE: ByteRate = ByteRate::from_bytes_per_s(50 << 20);
 /// `group.*.compression`: by what the link and the processors turn out to be.
@@ -196,8 +198,10 @@ pub struct Group {
     pub catchup_window: ByteSize,
     /// Extents of 4 MiB that may be written at the same time without the hot-extent log growing.
     pub hot_extents: u32,
-    /// Bound of what the group sends; none by default.
+    /// Bound of what a catch-up sends; none by default.
     pub max_rate: Option<ByteRate>,
+    /// What catch-up and verification leave to clients.
+    pub background: Background,
     /// What is done to send fewer bytes.
     pub compression: Compression,
     /// How much of what was sent both ends remember, so that it need not be sent again.
@@ -263,6 +267,18 @@ pub enum FirstSync {
     Copy,
     /// The standby was pre-seeded: compare hashes, send what differs.
     Compare,
+}
+
+/// How much of the clients' time catch-up, first sync and verification may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Background {
+    /// Clients hardly notice it.
+    Gentle,
+    /// Clients may wait twice as long as without it.
+    Balanced,
+    /// It does not ask.
+    Fast,
 }
 
 /// What is done to send fewer bytes.

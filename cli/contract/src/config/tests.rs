@@ -47,7 +47,7 @@ fn a_short_file_gets_the_documented_defaults() {
     assert_eq!((group.queue_size, group.catchup_window), (ByteSize::from_mib(64), ByteSize::from_mib(16)));
     assert_eq!((group.compression, group.compression_window), (Compression::Auto, ByteSize::from_mib(64)));
     assert_eq!((group.hot_extents, group.max_rate, group.first_sync), (1024, None, FirstSync::Copy));
-    assert_eq!(group.verify.rate, DEFAULT_VERIFY_RATE);
+    assert_eq!((group.verify.rate, group.background), (DEFAULT_VERIFY_RATE, Background::Balanced));
     assert!(group.starts_as_primary("alpha") && !group.starts_as_primary("beta"));
     let volume = group.volume("pgdata").unwrap();
     assert_eq!((volume.capture, volume.export.tcp), (Capture::Inline, None));
@@ -113,6 +113,7 @@ hot_extents = 0x100
 compression = "zstd"
 compression_window = "32MiB"
 max_rate = "100MiB/s"
+background = "gentle"
 verify = { rate = "10MiB/s" }
 volume = [{ name = "v", device = "/v", capture = "inline", export = { tcp = "[::1]:10809", tcp_remote = false } }]
 "#;
@@ -128,6 +129,7 @@ volume = [{ name = "v", device = "/v", capture = "inline", export = { tcp = "[::
     assert_eq!((group.first_sync, group.hot_extents), (FirstSync::Compare, 256));
     assert_eq!((group.compression, group.compression_window), (Compression::Zstd, ByteSize::from_mib(32)));
     assert_eq!(group.max_rate.unwrap().bytes_per_s(), 100 << 20);
+    assert_eq!(group.background, Background::Gentle);
     assert_eq!(group.verify.rate.bytes_per_s(), 10 << 20);
     assert_eq!(group.volumes[0].export.tcp, Some("[::1]:10809".parse().unwrap()));
 }
@@ -259,6 +261,11 @@ fn each_mistake_has_its_message() {
             "mode =",
             "compression_window = \"1GiB\"\nmode =",
             "a.toml:10: group.orders.compression_window: 1GiB is too large; at most 128MiB",
+        ),
+        (
+            "mode =",
+            "background = \"gently\"\nmode =",
+            "a.toml:10: group.orders.background: unknown value \"gently\"; did you mean \"gentle\"?",
         ),
         (
             "mode =",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use merge::{DaemonReport, merge};
 
-use crate::config::{Compression, Mode};
+use crate::config::{Background, Compression, Mode};
 
 /// Version of the document's shape.
 pub const VERSION: u32 = 1;
@@ -98,6 +98,8 @@ pub struct GroupStatus {
     pub compression: Option<CompressionStatus>,
     /// The catch-up or first sync under way.
     pub catchup: Option<CatchUp>,
+    /// What that and a verification leave to clients; `null` on a standby.
+    pub background: Option<BackgroundStatus>,
     /// The verification under way on a primary, or the last one.
     pub verification: Option<VerificationStatus>,
     /// The redo log of a standby.
@@ -135,6 +137,7 @@ impl GroupStatus {
             queue_limit_bytes: None,
             compression: None,
             catchup: None,
+            background: None,
             verification: None,
             journal: None,
             volumes: Vec::new(),
@@ -264,6 +267,30 @@ pub struct CatchUp {
     pub eta_s: Option<u64>,
     /// Whether this is the first sync: there is nothing to promote before it ends.
     pub first: bool,
+}
+
+/// What catch-up, first sync and verification leave to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackgroundStatus {
+    /// As it was configured.
+    pub setting: Background,
+    /// What holds back the work that is under way; `null` where nothing does, or nothing is under way.
+    pub held_back_by: Option<HeldBackBy>,
+    /// The most that it may read in a second now, in bytes; `null` where nothing holds it back.
+    pub limit_bytes_per_s: Option<u64>,
+}
+
+/// What holds background work back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBackBy {
+    /// Clients, who would wait for too long.
+    Clients,
+    /// `max_rate`.
+    MaxRate,
+    /// Something that this release does not know: the daemon is newer.
+    #[serde(other)]
+    Unrecognized,
 }
 
 /// What a primary does to send fewer bytes. The counts begin anew when the group is opened.

@@ -53,6 +53,11 @@ fn full() -> Status {
         eta_s: Some(2),
         first: false,
     });
+    group.background = Some(BackgroundStatus {
+        setting: Background::Balanced,
+        held_back_by: Some(HeldBackBy::Clients),
+        limit_bytes_per_s: Some(16 << 20),
+    });
     group.verification = Some(VerificationStatus {
         state: VerificationState::Finished,
         repair: false,
@@ -116,6 +121,7 @@ fn what_is_unknown_is_null_and_present() {
         "queue_limit_bytes",
         "compression",
         "catchup",
+        "background",
         "journal",
         "verification",
     ] {

@@ -68,6 +68,7 @@ impl Large {
             window_bytes: 1 << 20,
             hot_capacity: 64,
             max_rate: None,
+            background: Default::default(),
             volumes: vec![VolumeInfo { name: "v".into(), size_bytes: LARGE_BYTES }],
             rules: Rules::default(),
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use afterimage_protocol::message::VolumeInfo;
+use afterimage_protocol::pace::Background;
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::source::*;
 use afterimage_protocol::state::{GroupState, VolumeState};
@@ -59,6 +60,7 @@ pub fn source_config(rng: &mut Rng, rules: Rules, shape: &Shape) -> Config {
         window_bytes: if shape.narrow { 1 } else { *rng.pick(&[1, 12_000, 1 << 20]) },
         hot_capacity: shape.hot_capacity,
         max_rate: rng.chance(0.1).then_some(64 << 20),
+        background: Background::default(),
         volumes: volume_infos(&SIZES),
         rules,
     }
