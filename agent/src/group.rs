@@ -280,9 +280,18 @@ impl Group {
         })
     }
 
-    /// A frame for a block stream, if there is one.
-    pub fn take_block(self: &Arc<Self>) -> Option<Frame> {
-        self.feed(|source, now| source.next_block(now))
+    /// Frames for a block stream, of about `bytes` together or a single one; none while there is nothing to send.
+    pub fn take_blocks(self: &Arc<Self>, bytes: usize) -> Vec<Frame> {
+        self.feed(|source, now| {
+            let mut frames = Vec::new();
+            let mut taken = 0;
+            while taken < bytes {
+                let Some(frame) = source.next_block(now) else { break };
+                taken += frame.encoded_len();
+                frames.push(frame);
+            }
+            frames
+        })
     }
 
     /// Changes when the source wants its session ended.

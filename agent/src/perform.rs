@@ -15,10 +15,28 @@ use crate::group::Group;
 /// A write of no more than this goes to the page cache in less time than another thread would take to wake up.
 pub(crate) const SHORT_BYTES: u64 = 64 << 10;
 
+/// Small reads that one thread does one after the other, in number and in bytes: as many threads are busy as with large ones.
+const BATCH_READS: usize = 16;
+const BATCH_BYTES: u64 = 256 << 10;
+
+/// A read that the source wants.
+struct Reading {
+    read: u64,
+    blocks: BlockRange,
+    hash: bool,
+}
+
+impl Reading {
+    fn bytes(&self) -> u64 {
+        self.blocks.count.saturating_mul(BLOCK_BYTES)
+    }
+}
+
 impl Group {
     /// Does what the source wants, in order; what takes long, on threads of its own. `here` says that this is the lane, which
     /// does what is short, and looks after local writes next ([`Group::run_locals_later`]).
     pub(crate) fn perform(self: &Arc<Self>, outputs: Vec<Output>, here: bool) {
+        let mut reads = Vec::new();
         for output in outputs {
             match output {
                 Output::LocalWrite { sequence, write } => {
@@ -52,14 +70,7 @@ impl Group {
                     let ok = group.sync_bitmaps(&words);
                     group.feed(|source, now| source.bitmap_synced(now, token, ok));
                 }),
-                Output::Read { read, blocks, hash } => self.job(move |group| {
-                    let outcome = group.read_blocks(blocks, hash);
-                    let reads = group.take_reads();
-                    group.feed(|source, now| {
-                        source.clients_read(now, &reads);
-                        source.blocks_read(now, read, outcome);
-                    });
-                }),
+                Output::Read { read, blocks, hash } => reads.push(Reading { read, blocks, hash }),
                 Output::NoteVerification(report) => self.job(move |group| {
                     let mut store = group.store.lock().unwrap_or_else(PoisonError::into_inner);
                     store.note_verification(&report);
@@ -85,6 +96,41 @@ impl Group {
                 Output::Complete { .. } => {}
             }
         }
+        self.read_together(reads);
+    }
+
+    /// Gives `reads` to other threads, several small ones to one: reading a block takes less than having a thread wake up.
+    fn read_together(self: &Arc<Self>, reads: Vec<Reading>) {
+        let mut reads = reads.into_iter().peekable();
+        while reads.peek().is_some() {
+            let mut bytes = 0;
+            let batch: Vec<Reading> = std::iter::from_fn(|| {
+                let next = reads.next_if(|next| bytes == 0 || bytes + next.bytes() <= BATCH_BYTES)?;
+                bytes += next.bytes();
+                Some(next)
+            })
+            .take(BATCH_READS)
+            .collect();
+            self.job(move |group| group.read_batch(&batch));
+        }
+    }
+
+    fn read_batch(self: &Arc<Self>, batch: &[Reading]) {
+        if batch.len() > 1 {
+            // A disk is the faster the more it is asked for at once.
+            batch.iter().for_each(|reading| self.will_read(reading.blocks));
+        }
+        let outcomes: Vec<_> = batch
+            .iter()
+            .map(|reading| (reading.read, self.read_blocks(reading.blocks, reading.hash)))
+            .collect();
+        let waits = self.take_reads();
+        self.feed(|source, now| {
+            source.clients_read(now, &waits);
+            for (read, outcome) in outcomes {
+                source.blocks_read(now, read, outcome);
+            }
+        });
     }
 
     /// Runs `job` on a thread that may block.
@@ -135,6 +181,13 @@ impl Group {
             }
             synced.is_ok()
         })
+    }
+
+    fn will_read(&self, blocks: BlockRange) {
+        if let Some(volume) = self.volumes.get(blocks.volume.0 as usize) {
+            let range = blocks.bytes(volume.size_bytes());
+            volume.file().will_read(range.offset, range.length.min(MAX_PAYLOAD_BYTES));
+        }
     }
 
     fn read_blocks(&self, blocks: BlockRange, hash: bool) -> ReadOutcome {

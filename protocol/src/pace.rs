@@ -35,8 +35,8 @@ const BADLY: f64 = 3.0;
 /// A rate grows by this part of itself, and by at least this many bytes a second.
 const GROWTH_PART: u64 = 8;
 const GROWTH_BYTES_PER_S: u64 = 4 << 20;
-/// One more read at a time for each so many bytes a second: a lower rate comes in no bursts.
-const BYTES_PER_S_A_READ: u64 = 128 << 20;
+/// This part of what is read in a second may be under way at once, and one read in any case: a low rate comes in no bursts.
+const AT_ONCE_PART: u64 = 128;
 /// Time that was not used and still counts, in microseconds: what timers are late by.
 const CREDIT_US: u64 = 5_000;
 
@@ -235,14 +235,11 @@ impl Pace {
         }
     }
 
-    /// Whether a read may start now, beside `under_way` others. What is `urgent` waits for no client: clients are, or would
+    /// Whether a read may start now, while `reading_bytes` are being read. What is `urgent` waits for no client: clients are, or would
     /// be, held until it is done.
-    pub fn may_read(&self, now: Time, under_way: usize, urgent: bool) -> bool {
-        let at_once = match self.limit.filter(|_| !urgent) {
-            Some(limit) => (limit / BYTES_PER_S_A_READ).max(1),
-            None => u64::MAX,
-        };
-        now >= self.next_at(urgent) && (under_way as u64) < at_once
+    pub fn may_read(&self, now: Time, reading_bytes: u64, urgent: bool) -> bool {
+        let at_once = self.limit.filter(|_| !urgent).map_or(u64::MAX, |limit| limit / AT_ONCE_PART);
+        now >= self.next_at(urgent) && (reading_bytes == 0 || reading_bytes < at_once)
     }
 
     /// When the next read may start, if none is under way.

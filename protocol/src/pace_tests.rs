@@ -185,7 +185,7 @@ fn what_closes_a_catch_up_waits_for_no_client_and_for_the_bound_all_the_same() {
     let now = world.now;
     world.pace.read(now, 16 * MIB, 16 * MIB);
     assert!(!world.pace.may_read(now, 0, false));
-    assert!(world.pace.may_read(now, 3, true));
+    assert!(world.pace.may_read(now, 64 * MIB, true));
 
     let mut bound = Pace::new(Background::Balanced, Some(MIB), Time(0));
     bound.read(Time(1_000_000), MIB, MIB);

@@ -5,6 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
@@ -170,6 +171,26 @@ impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let direct = self.direct_for(buf.as_ptr(), offset, buf.len() as u64);
         direct.unwrap_or(&self.file).read_exact_at(buf, offset)
+    }
+
+    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        // Not zeroed before it is read into.
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        // Reads do without the advice.
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), rustix::fs::Advice::WillNeed);
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {

@@ -14,6 +14,14 @@ use std::sync::atomic::AtomicU64;
 pub trait File: Send + Sync {
     /// Fills `buf` from `offset`; `UnexpectedEof` past the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The `len` bytes at `offset`; `UnexpectedEof` past the end.
+    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+    /// Says that these bytes are read soon, so that the system can have several such reads under way.
+    fn will_read(&self, _offset: u64, _len: u64) {}
     /// Writes all of `buf` at `offset`; visible at once, durable after [`File::sync`].
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// Writes the buffers one behind the other, as one call where the system can.

@@ -10,7 +10,7 @@ use afterimage_protocol::frame::{Block, Check, Content, Frame, HASH_BYTES, Recor
 use afterimage_protocol::target::{CheckResult, Comparison, DueCheck};
 use afterimage_protocol::*;
 
-use crate::group::{VolumeFile, hashes_of};
+use crate::group::{VolumeFile, hashes_of, is_zero};
 use crate::journal::{JournalError, Reader};
 
 /// Bytes read at once from a volume.
@@ -77,7 +77,7 @@ fn result(volumes: &[VolumeFile], due: &DueCheck, mut copies: Option<&mut Copies
 /// Whether `bytes` are what the check says of a block.
 fn is_equal(check: &Check, block: u64, bytes: &[u8]) -> bool {
     if check.hashes.is_empty() {
-        return bytes.iter().all(|b| *b == 0);
+        return is_zero(bytes);
     }
     let n = (block - check.range.blocks().first) as usize * HASH_BYTES;
     check.hashes.get(n..n + HASH_BYTES).is_some_and(|hash| hashes_of(bytes) == hash)

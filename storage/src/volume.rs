@@ -218,6 +218,14 @@ impl File for Exclusive {
         self.file.read_at(buf, offset)
     }
 
+    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        self.file.read_vec(len, offset)
+    }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        self.file.will_read(offset, len);
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.check(offset, buf.len() as u64)?;
         self.file.write_at(buf, offset)

@@ -124,6 +124,9 @@ impl Default for EndpointOptions {
     }
 }
 
+/// What a round trip is taken for before it is known. A first packet that is lost, or sent before the peer is there, is sent again
+/// after three of these, then after twice as long, and so on: with QUIC's own value a peer that comes back waits for seconds.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// What a connection may have in flight before its peer is known to be pinned: enough for a pairing.
 pub(crate) const UNADMITTED_WINDOW_BYTES: u32 = 16 << 10;
 
@@ -157,6 +160,7 @@ impl EndpointOptions {
         let idle_ms = u32::try_from(self.idle_timeout.as_millis()).unwrap_or(u32::MAX);
         let mut config = TransportConfig::default();
         config
+            .initial_rtt(INITIAL_RTT)
             .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
             .keep_alive_interval(Some(self.keep_alive))
             .initial_mtu(self.initial_mtu_bytes)

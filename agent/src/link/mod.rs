@@ -31,10 +31,15 @@ pub(crate) use wire::Wire;
 use crate::group::Group;
 use crate::random;
 
-/// Pause before the first redial, and the longest.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A peer that is not paired, or that refuses, is asked again this often.
+/// Pause before the first redial, and the longest. An attempt is a packet or two until somebody answers, so that even a host with
+/// the most groups sends little while its peer is away, and a link that comes back is noticed at once.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A peer that is there and opens its group, or ends an older session, is asked again this soon at first.
+const ALMOST: Duration = Duration::from_millis(20);
+/// And one that is taking over, or whose turn it is, this often.
+const TURN: Duration = Duration::from_millis(100);
+/// A peer that is not paired, or that refuses, is asked again this often, and so is one that is not ready for long.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A question to the peer that was not answered is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -162,6 +167,7 @@ impl Link {
     /// Keeps a session with the peer until `stop` is true or the peer turns out to be promoted.
     pub async fn run(&self, group: &Arc<Group>, dialer: &Dialer, mut stop: watch::Receiver<bool>) -> Outcome {
         let mut backoff = BACKOFF_MIN;
+        let mut almost = ALMOST;
         self.note(|state| state.gave_way = false);
         loop {
             let mut paused = self.paused.subscribe();
@@ -190,17 +196,22 @@ impl Link {
                 }
                 End::Paused => continue,
                 // It is being promoted, and clients wait for it to be done.
-                End::Refused(Refusal::NotReady, _) if group.is_handed_over() => BACKOFF_MIN,
+                End::Refused(Refusal::NotReady, _) if group.is_handed_over() => TURN,
                 // It follows once this host's promotion cannot be rolled back any more.
-                End::Refused(Refusal::Pending, _) => BACKOFF_MIN,
+                End::Refused(Refusal::Pending, _) => TURN,
+                End::Refused(Refusal::NotReady, _) => {
+                    let pause = jittered(almost);
+                    almost = (almost * 2).min(PATIENCE);
+                    pause
+                }
                 End::Refused(..) | End::Unpaired => PATIENCE,
                 End::Restarted => {
-                    backoff = BACKOFF_MIN;
+                    (backoff, almost) = (BACKOFF_MIN, ALMOST);
                     jittered(backoff)
                 }
                 End::Lost => {
                     if began.elapsed() >= GOOD_SESSION {
-                        backoff = BACKOFF_MIN;
+                        (backoff, almost) = (BACKOFF_MIN, ALMOST);
                     }
                     let pause = jittered(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);

@@ -16,6 +16,8 @@ use crate::group::Group;
 pub(super) const BLOCK_STREAMS: usize = 3;
 /// Frames that are taken and written together, in bytes.
 const BATCH_BYTES: usize = 256 << 10;
+/// The same of blocks, which several streams share.
+const BLOCKS_BATCH_BYTES: usize = 64 << 10;
 /// Records go before blocks.
 const ORDERED_PRIORITY: i32 = 1;
 const BLOCKS_PRIORITY: i32 = 0;
@@ -61,12 +63,13 @@ impl Sender {
         };
         let mut encoder = Encoder::new(MIN_WINDOW_LOG);
         loop {
-            // Taking one wakes the next stream if there are more.
-            let Some(frame) = self.group.take_block() else {
+            // Taking some wakes the next stream if there are more.
+            let frames = self.group.take_blocks(BLOCKS_BATCH_BYTES);
+            if frames.is_empty() {
                 self.group.blocks.notified().await;
                 continue;
-            };
-            match self.send(&connection, &mut stream, encoder, vec![frame]).await {
+            }
+            match self.send(&connection, &mut stream, encoder, frames).await {
                 Ok(back) => encoder = back,
                 Err(broken) => return broken,
             }

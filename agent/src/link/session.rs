@@ -27,7 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const SILENCE_US: u64 = 10_000_000;
 /// How long a source that has just started may take to be ready for a session.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
-const READY_POLL: Duration = Duration::from_millis(20);
+const READY_POLL: Duration = Duration::from_millis(5);
 /// How long the peer may take to answer a handshake: it notes the session on its disk.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Control messages go before all else, and records before blocks.

@@ -13,9 +13,14 @@ use crate::frame::{Block, Compare, HASH_BYTES, frame_digest};
 const DATA_RUN_BLOCKS: u64 = MAX_PAYLOAD_BYTES / BLOCK_BYTES;
 /// Blocks of the longest read, when all has been zeroes so far.
 const ZERO_RUN_BLOCKS: u64 = MAX_ZERO_BYTES / BLOCK_BYTES;
-/// Reads under way at once: enough to keep one disk busy.
-const MAX_READS: usize = 4;
-/// Bytes that a zero frame counts for in the window.
+/// Reads under way at once, in number and in bytes: enough to keep a disk busy, with large ones and with small ones.
+const MAX_READS: usize = 64;
+const MAX_READ_BYTES: u64 = 4 * MAX_PAYLOAD_BYTES;
+/// What the target has and has not on stable storage yet may be so many times what may wait to be sent, or else this many bytes
+/// if that is less: a sync of its disk must not stop the flow. The bytes are in its files by then, and in nobody's memory.
+const UNSYNCED_WINDOWS: u64 = 8;
+const UNSYNCED_BYTES: u64 = 128 << 20;
+/// Bytes that a frame counts for in the window beside its own.
 const FRAME_COST_BYTES: u64 = 256;
 /// After this many passes over requeued blocks, admission is held so that the epoch can close (rule 15).
 const THROTTLE_AFTER_PASSES: u32 = 3;
@@ -37,6 +42,13 @@ pub(super) struct Read {
     pub hash: bool,
 }
 
+impl Read {
+    /// What comes from the disk at most.
+    fn bytes(&self) -> u64 {
+        (self.blocks.count * BLOCK_BYTES).min(MAX_PAYLOAD_BYTES)
+    }
+}
+
 #[derive(Debug)]
 struct Outstanding {
     blocks: BlockRange,
@@ -49,7 +61,7 @@ struct Outstanding {
 pub(super) struct Epoch {
     pub id: EpochId,
     cursor: (u32, u64),
-    cursor_done: bool,
+    pub cursor_done: bool,
     requeued: BlockSet,
     /// Requeued blocks behind the end of what a read has returned: they are next, so that blocks go in order.
     rests: VecDeque<BlockRange>,
@@ -57,7 +69,8 @@ pub(super) struct Epoch {
     rewritten_all: bool,
     /// Blocks that differ and must go as data.
     differing: BlockSet,
-    pub outbox: VecDeque<Frame>,
+    outbox: VecDeque<Frame>,
+    outbox_bytes: u64,
     outstanding: BTreeMap<FrameId, Outstanding>,
     outstanding_bytes: u64,
     next_frame: u64,
@@ -90,6 +103,7 @@ impl Epoch {
             rewritten_all: false,
             differing: BlockSet::default(),
             outbox: VecDeque::new(),
+            outbox_bytes: 0,
             outstanding: BTreeMap::new(),
             outstanding_bytes: 0,
             next_frame: 0,
@@ -215,10 +229,13 @@ impl Source {
     /// Starts the next read, if one may start; whether it did.
     fn start_read(&mut self) -> bool {
         let window = self.config.window_bytes;
+        let unsynced = window.saturating_mul(UNSYNCED_WINDOWS).min(UNSYNCED_BYTES.max(window));
+        let reading = self.reading_bytes();
         let Some(e) = &mut self.epoch else { return false };
-        let busy = self.reads.len() >= MAX_READS || e.outstanding_bytes >= window;
-        let waits = !self.pace.may_read(self.now, self.reads.len(), e.closes());
-        if e.committed.is_some() || busy || waits {
+        let reads = self.reads.len() >= MAX_READS || reading >= MAX_READ_BYTES;
+        let full = e.outbox_bytes >= window || e.outstanding_bytes >= unsynced;
+        let waits = !self.pace.may_read(self.now, reading, e.closes());
+        if e.committed.is_some() || reads || full || waits {
             return false;
         }
         let Some(mut blocks) = next_blocks(&self.bitmaps, e) else { return false };
@@ -248,6 +265,11 @@ impl Source {
         self.reads.insert(read, Read { epoch, blocks, hash });
         self.outputs.push_back(Output::Read { read, blocks, hash });
         true
+    }
+
+    /// Bytes that are being read.
+    pub(super) fn reading_bytes(&self) -> u64 {
+        self.reads.values().map(Read::bytes).sum()
     }
 
     /// A read for the catch-up has ended.
@@ -387,6 +409,7 @@ impl Source {
             return false;
         }
         e.outbox.clear();
+        e.outbox_bytes = 0;
         for frame in held(&e.outstanding, &open.frames) {
             // A verdict that was under way is lost with its session: those blocks are compared again.
             if let Some(o) = e.forget_frame(frame).filter(|o| o.undecided) {
@@ -447,13 +470,30 @@ impl Epoch {
         self.next_frame += 1;
         self.frames += 1;
         self.digest = self.digest.wrapping_add(frame_digest(frame, at));
-        let cost = message.encoded_len() as u64 + FRAME_COST_BYTES;
+        let cost = frame_cost(&message);
         self.sent_bytes += range.length;
         self.sent_blocks += blocks.count;
         self.outstanding_bytes += cost;
         self.outstanding.insert(frame, Outstanding { blocks, read_at: at, cost, undecided });
+        self.outbox_bytes += cost;
         self.outbox.push_back(message);
     }
+
+    pub fn has_block(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// The next frame for a block stream.
+    pub fn take_block(&mut self) -> Option<Frame> {
+        let frame = self.outbox.pop_front()?;
+        self.outbox_bytes -= frame_cost(&frame);
+        Some(frame)
+    }
+}
+
+/// What a frame counts for in the window, in bytes.
+fn frame_cost(frame: &Frame) -> u64 {
+    frame.encoded_len() as u64 + FRAME_COST_BYTES
 }
 
 impl Source {

@@ -118,7 +118,7 @@ pub struct Config {
     pub sync_timeout_us: u64,
     /// Bound of the queue, payload and overhead, in bytes.
     pub queue_bytes: u64,
-    /// Bound of what a catch-up has read and the target has not staged durably, in bytes.
+    /// Bound of what a catch-up has read and not sent, in bytes; of what the target has not staged durably, a multiple.
     pub window_bytes: u64,
     /// Extents that may be hot at once.
     pub hot_capacity: usize,
@@ -823,7 +823,7 @@ impl Source {
         if !self.session.is_active() {
             return None;
         }
-        let frame = self.epoch.as_mut()?.outbox.pop_front()?;
+        let frame = self.epoch.as_mut()?.take_block()?;
         self.pump(now);
         Some(frame)
     }
@@ -835,7 +835,7 @@ impl Source {
 
     /// Whether [`Source::next_block`] has one.
     pub fn has_block(&self) -> bool {
-        self.session.is_active() && self.epoch.as_ref().is_some_and(|e| !e.outbox.is_empty())
+        self.session.is_active() && self.epoch.as_ref().is_some_and(Epoch::has_block)
     }
 }
 

@@ -349,7 +349,7 @@ impl Source {
             let one = BlockRange { count: 1, ..blocks };
             let unreadable = blocks.iter().position(|b| self.unreadable.contains(blocks.volume, b));
             let conflict = self.locks.first_conflict(blocks);
-            let waits = !self.pace.may_read(self.now, 0, false);
+            let waits = !self.pace.may_read(self.now, self.reading_bytes(), false);
             let Some(run) = &mut self.verifier.run else { return };
             let busy =
                 run.reading.is_some() || run.asked_bytes() >= WINDOW_BYTES || run.asked.len() >= MAX_ASKED;

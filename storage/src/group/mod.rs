@@ -23,8 +23,8 @@ use crate::superblock::{Superblock, SuperblockError};
 pub use growth::BitmapSyncs;
 pub use primary_volume::PrimaryVolume;
 pub use reinstate::{ReinstateError, Reinstated, reinstate};
-pub(crate) use source::hashes_of;
 pub use source::{SourceFiles, SourceStore, content_of, read_run, write_content};
+pub(crate) use source::{hashes_of, is_zero};
 pub use target::{StateWriter, TargetStore, compare_base, divergent_blocks, search_journal, write_base};
 
 /// The superblock's file name.

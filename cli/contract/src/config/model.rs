@@ -47,7 +47,7 @@ pub const DEFAULT_QUEUE_SIZE: ByteSize = ByteSize::from_mib(64);
 pub const MIN_QUEUE_SIZE: ByteSize = ByteSize::from_mib(1);
 /// Greatest `group.*.queue_size`: it is memory.
 pub const MAX_QUEUE_SIZE: ByteSize = ByteSize::from_gib(8);
-/// `group.*.catchup_window`: fills 1 Gbit/s at a round trip of 100 ms.
+/// `group.*.catchup_window`: what the disk reads while the link takes a breath.
 pub const DEFAULT_CATCHUP_WINDOW: ByteSize = ByteSize::from_mib(16);
 /// Least `group.*.catchup_window`.
 pub const MIN_CATCHUP_WINDOW: ByteSize = ByteSize::from_mib(1);
