@@ -16,6 +16,7 @@
 //! | `link` | the session with the peer |
 //! | `admin`, `status`, `verify`, `divergence`, `resize` | what the operator asks and is told |
 //! | `watcher`, `alarm` | what is seen of a group from time to time, and what of that the hooks are told |
+//! | `rest` | memory of a group that has come to rest |
 
 mod admin;
 mod alarm;
@@ -31,6 +32,7 @@ mod perform;
 mod random;
 mod reinstate;
 mod resize;
+mod rest;
 mod serve;
 mod status;
 mod supervisor;

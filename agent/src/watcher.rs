@@ -11,6 +11,7 @@ use afterimage_protocol::{Time, source};
 use crate::alarm::{Alarms, Look};
 use crate::group::Group;
 use crate::link::LinkState;
+use crate::rest::Rest;
 use crate::status::protection;
 use crate::supervisor::Supervisor;
 
@@ -54,9 +55,11 @@ impl Watched {
     pub async fn run(&self, group: &Group, supervisor: &Supervisor) {
         let mut interval = tokio::time::interval(INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut rest = Rest::default();
         loop {
             interval.tick().await;
             self.look(group, supervisor);
+            rest.look(group, group.look(|source| source.position().sequence.0));
         }
     }
 

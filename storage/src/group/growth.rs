@@ -55,6 +55,12 @@ impl BitmapSyncs {
         results.into_iter().collect()
     }
 
+    /// Lets go of the memory that the bitmaps take, see [`BitmapSync::let_go`].
+    pub fn let_go(&self) {
+        let files: Vec<BitmapSync> = self.lock().iter().flat_map(Files::all).collect();
+        files.iter().for_each(BitmapSync::let_go);
+    }
+
     fn change(&self, volume: VolumeIndex, change: impl FnOnce(&mut Files)) {
         if let Some(files) = self.lock().get_mut(volume.0 as usize) {
             change(files);

@@ -1,0 +1,86 @@
+//! Memory of a group that has come to rest goes back to the system.
+//!
+//! A catch-up goes over the whole of a bitmap and has large buffers under way; both stay in memory after it. What is needed again
+//! comes back by itself, page by page, so this is done once nothing was sent for a while, and for the bitmaps now and then in any
+//! case: those of a busy group may be of large volumes, of which only little is in use.
+
+use afterimage_contract::daemon::give_back_buffers;
+
+use crate::group::Group;
+
+/// So many looks without anything sent are rest.
+const QUIET_LOOKS: u32 = 5;
+/// And after so many a bitmap is let go of in any case: what is in use costs a few page faults.
+const BUSY_LOOKS: u32 = 60;
+
+/// What the last looks have shown.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    sent_bytes: u64,
+    sequence: u64,
+    quiet: u32,
+    looks: u32,
+}
+
+/// What is to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Back {
+    Nothing,
+    Bitmaps,
+    All,
+}
+
+impl Rest {
+    /// Looks at the group once.
+    pub fn look(&mut self, group: &Group, sequence: u64) {
+        let back = self.seen(group.wire.sent().raw_bytes, sequence);
+        if back == Back::Nothing {
+            return;
+        }
+        let bitmaps = group.bitmaps.clone();
+        // Nobody waits for it.
+        drop(group.blocking.spawn_blocking(move || {
+            bitmaps.let_go();
+            if back == Back::All {
+                give_back_buffers();
+            }
+        }));
+    }
+
+    fn seen(&mut self, sent_bytes: u64, sequence: u64) -> Back {
+        self.looks += 1;
+        let rests = (self.sent_bytes, self.sequence) == (sent_bytes, sequence);
+        (self.sent_bytes, self.sequence) = (sent_bytes, sequence);
+        self.quiet = if rests { self.quiet.saturating_add(1) } else { 0 };
+        if self.quiet == QUIET_LOOKS {
+            self.looks = 0;
+            return Back::All;
+        }
+        // Once at rest, nothing comes back.
+        if self.looks < BUSY_LOOKS || self.quiet > QUIET_LOOKS {
+            return Back::Nothing;
+        }
+        self.looks = 0;
+        Back::Bitmaps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_once_when_rest_begins_and_seldom_without_it() {
+        let mut rest = Rest::default();
+        let busy: Vec<Back> = (1..=120).map(|n| rest.seen(n, n)).collect();
+        assert_eq!(busy.iter().filter(|back| **back == Back::Bitmaps).count(), 2);
+        assert!(!busy.contains(&Back::All));
+        let quiet: Vec<Back> = (0..300).map(|_| rest.seen(120, 120)).collect();
+        assert_eq!(quiet.iter().filter(|back| **back == Back::All).count(), 1);
+        assert!(!quiet.contains(&Back::Bitmaps));
+        // A write, and rest again.
+        rest.seen(121, 121);
+        let again: Vec<Back> = (0..10).map(|_| rest.seen(121, 121)).collect();
+        assert!(again.contains(&Back::All));
+    }
+}
