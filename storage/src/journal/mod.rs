@@ -25,6 +25,7 @@ mod error;
 mod mark;
 mod quarantine;
 mod reader;
+mod recent;
 mod recovery;
 mod segment;
 mod sync;
@@ -68,6 +69,8 @@ pub struct JournalOptions {
     pub max_bytes: u64,
     /// Most bytes that may be appended and not yet durable. They are kept in memory.
     pub max_unsynced_bytes: u64,
+    /// Most bytes of the last entries that are kept in memory, for readers that are close behind.
+    pub recent_bytes: u64,
     /// Which rules are in force; all, outside the simulator's own tests.
     pub rules: Rules,
 }
@@ -78,6 +81,7 @@ impl Default for JournalOptions {
             segment_bytes: 64 << 20,
             max_bytes: u64::MAX,
             max_unsynced_bytes: 64 << 20,
+            recent_bytes: 64 << 20,
             rules: Rules::default(),
         }
     }
@@ -117,6 +121,7 @@ pub struct Journal {
     durable: Lsn,
     /// The frames from `durable` to the end, each with the lsn after it.
     unsynced: VecDeque<(Lsn, Frame)>,
+    recent: recent::Recent,
     /// Set when what lies behind the end of the last segment is unknown: the next append makes a new one.
     closed: bool,
     sync: sync::SyncState,
@@ -156,6 +161,7 @@ impl Journal {
             start: found.start,
             durable: found.durable,
             unsynced: VecDeque::new(),
+            recent: recent::Recent::new(options.recent_bytes),
             closed: true,
             sync: sync::SyncState::default(),
             hint: None,
@@ -213,8 +219,10 @@ impl Journal {
             return Err(error.or_full(self.bytes(), self.options.max_bytes));
         }
         for (frame, part) in frames.iter().zip(&parts) {
+            let start = lsn;
             lsn.0 += part.entry_bytes();
             self.unsynced.push_back((lsn, frame.clone()));
+            self.recent.push(start, lsn, frame);
         }
         self.active_mut().end = lsn;
         Ok(lsn)
@@ -253,7 +261,7 @@ impl Journal {
     /// The entries from `from`, which is the start of one, up to `to`; also those not yet durable.
     pub fn read(&self, from: Lsn, to: Lsn) -> Reader {
         match self.usable() {
-            Ok(()) => Reader::new(&self.segments, from, to),
+            Ok(()) => Reader::new(&self.segments, from, to).with_recent(self.recent.between(from, to)),
             Err(error) => Reader::failed(error),
         }
     }
@@ -279,6 +287,7 @@ impl Journal {
         )?;
         self.durable = durable;
         self.unsynced.retain(|(end, _)| *end <= at);
+        self.recent.cut(at);
         self.sync.void();
         self.hint_durable();
         Ok(())
@@ -289,6 +298,7 @@ impl Journal {
     pub fn trim(&mut self, before: Lsn) -> Result<(), JournalError> {
         self.usable()?;
         let before = before.min(self.durable);
+        self.recent.forget(before);
         let last = self.segments.len() - 1;
         let count = self.segments.iter().take(last).take_while(|s| s.end <= before).count();
         self.forget(count)?;
@@ -309,6 +319,7 @@ impl Journal {
         self.forget(self.segments.len() - 1)?;
         self.durable = end;
         self.unsynced.clear();
+        self.recent.forget(end);
         self.hint_durable();
         Ok(())
     }
@@ -500,7 +511,7 @@ impl Part {
         }
         let part = Self { header: frame.header(), payload: frame.payload(), range: frame.written_range() };
         frame::Header::parse(&part.header)
-            .and_then(|header| header.open(part.payload.clone()))
+            .and_then(|header| header.read(part.payload.clone()))
             .map_err(|e| JournalError::Refused { source: Some(e) })?;
         Ok(part)
     }

@@ -14,6 +14,7 @@ pub const OPTIONS: JournalOptions = JournalOptions {
     segment_bytes: 12 << 10,
     max_bytes: 1 << 20,
     max_unsynced_bytes: 64 << 10,
+    recent_bytes: 0,
     rules: Rules::ALL,
 };
 
