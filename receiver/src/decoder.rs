@@ -85,7 +85,7 @@ impl Decoder {
 pub fn whole_frame(header: &Header, payload: Bytes) -> Result<Frame, DecodeError> {
     let mut frame = header.open(payload)?;
     if let Some(payload) = payload_of(&mut frame) {
-        codec::decode(payload)?;
+        codec::decode_opened(payload)?;
     }
     Ok(frame)
 }
@@ -103,7 +103,7 @@ fn open(
     for frame in Frames::of(raw) {
         let mut frame = frame?;
         if let Some(payload) = payload_of(&mut frame) {
-            let raw = codec::decode(payload)?;
+            let raw = codec::decode_opened(payload)?;
             if shrank && payload.codec == Codec::Raw && raw.len() >= MIN_COMPRESSED_BYTES {
                 *payload = codec::encode(Codec::Lz4, &raw, payload.checksum);
             }

@@ -154,7 +154,7 @@ fn open_chain(
 
 fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Link, JournalError> {
     let path = name.file();
-    let file = dir.open(&path, Open::Existing).map_err(JournalError::io("open", &path))?;
+    let file = dir.open_log(&path, Open::Existing).map_err(JournalError::io("open", &path))?;
     let file_bytes = file.len().map_err(JournalError::io("measure", &path))?;
     let mut segment = Segment {
         name: name.clone(),

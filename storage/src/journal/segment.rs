@@ -22,7 +22,9 @@ pub(super) const UNFINISHED: &str = ".new";
 
 const PREFIX: &str = "segment-";
 const MAGIC: u64 = u64::from_le_bytes(*b"AIJRNL\r\n");
-const VERSION: u32 = 1;
+/// Version 1 had no frames of version 2, and is read too.
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 const HEADER_USED_BYTES: usize = 64;
 const AT_VERSION: usize = 8;
 const AT_ID: usize = 16;
@@ -123,7 +125,7 @@ impl SegmentHeader {
             return None;
         }
         let version = get_u32(b, AT_VERSION)?;
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Some(Self::Version(version));
         }
         if get_u64(b, AT_ID)? != name.id.0 || get_u64(b, AT_BASE)? != name.base.0 {
@@ -196,7 +198,7 @@ impl Birth {
         unfinished: &str,
         entries: &mut dyn Iterator<Item = Result<Frame, JournalError>>,
     ) -> Result<(Arc<dyn File>, u64), JournalError> {
-        let file = dir.open(unfinished, Open::New).map_err(JournalError::io("create", unfinished))?;
+        let file = dir.open_log(unfinished, Open::New).map_err(JournalError::io("create", unfinished))?;
         let needed = SEGMENT_HEADER_BYTES + self.entry_bytes;
         let allocate = |len| file.allocate(len).map_err(JournalError::io("allocate", unfinished));
         let file_bytes = match allocate(self.file_bytes.max(needed)) {
@@ -263,10 +265,12 @@ mod tests {
         let other = SegmentName { id: SegmentId(8), base: Lsn(4096) };
         assert!(matches!(SegmentHeader::decode(&good, &other), SegmentHeader::Damaged));
         let mut newer = good.clone();
-        put_u32(&mut newer, AT_VERSION, 2);
+        put_u32(&mut newer, AT_VERSION, VERSION + 1);
         let checksum = xxh3_64(&newer[..AT_CHECKSUM]);
         put_u64(&mut newer, AT_CHECKSUM, checksum);
-        assert!(matches!(SegmentHeader::decode(&newer, &name()), SegmentHeader::Version(2)));
+        assert!(
+            matches!(SegmentHeader::decode(&newer, &name()), SegmentHeader::Version(v) if v == VERSION + 1)
+        );
         for bit in 0..HEADER_USED_BYTES * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

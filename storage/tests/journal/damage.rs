@@ -290,14 +290,14 @@ fn a_segment_of_a_newer_version_is_refused_and_left_alone() {
     let (disk, ..) = filled(8, 0);
     let (name, _) = place(&disk, Lsn(0));
     let mut header = disk.bytes_of(&name)[..64].to_vec();
-    header[8] = 2;
+    header[8] = 3;
     let sum = xxh3_64(&header[..56]).to_le_bytes();
     let old = disk.bytes_of(&name);
-    disk.flip(&name, 8, old[8] ^ 2);
+    disk.flip(&name, 8, old[8] ^ 3);
     (0..8).for_each(|i| disk.flip(&name, 56 + i, old[56 + i] ^ sum[i]));
     let before = disk.names();
     let refused = open(disk.dir(), OPTIONS).map(|_| ()).unwrap_err();
-    assert!(matches!(refused, JournalError::Version { version: 2, .. }), "{refused}");
+    assert!(matches!(refused, JournalError::Version { version: 3, .. }), "{refused}");
     assert_eq!(disk.names(), before);
 }
 
