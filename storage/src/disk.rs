@@ -32,7 +32,7 @@ pub const DIRECT_MEMORY_ALIGN: usize = 512;
 const DIRECT_ALIGN_MAX: u64 = 4096;
 /// From here on a write is copied to aligned memory and goes past the page cache, where that was asked for, in bytes: a page
 /// that is made, filled, written and dropped costs more than the copy. Below it the wait for the disk costs more.
-const LARGE_WRITE_BYTES: u64 = 64 << 10;
+const LARGE_WRITE_BYTES: u64 = 512 << 10;
 const WORD_BYTES: usize = size_of::<u64>();
 
 #[cfg(target_endian = "big")]
