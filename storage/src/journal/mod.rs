@@ -18,6 +18,7 @@
 //! Invariant: `start <= durable <= end`, and `end - durable` is at most [`JournalOptions::max_unsynced_bytes`] (or one
 //! batch).
 
+mod ahead;
 mod bytes;
 mod damage;
 mod entry;
@@ -122,6 +123,7 @@ pub struct Journal {
     /// The frames from `durable` to the end, each with the lsn after it.
     unsynced: VecDeque<(Lsn, Frame)>,
     recent: recent::Recent,
+    ahead: ahead::Ahead,
     /// Set when what lies behind the end of the last segment is unknown: the next append makes a new one.
     closed: bool,
     sync: sync::SyncState,
@@ -162,6 +164,7 @@ impl Journal {
             durable: found.durable,
             unsynced: VecDeque::new(),
             recent: recent::Recent::new(options.recent_bytes),
+            ahead: ahead::Ahead::default(),
             closed: true,
             sync: sync::SyncState::default(),
             hint: None,
@@ -214,6 +217,7 @@ impl Journal {
             self.roll(bytes)?;
         }
         let mut lsn = self.end();
+        self.ahead.make_room(self.segments.last().expect("a journal has a segment"), bytes);
         if let Err(error) = self.write(&parts) {
             self.closed = true;
             return Err(error.or_full(self.bytes(), self.options.max_bytes));
