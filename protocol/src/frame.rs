@@ -259,6 +259,8 @@ const KIND_POINT: u8 = 8;
 const KIND_TAKE_OVER: u8 = 9;
 const KIND_CHECK: u8 = 10;
 
+const CODEC_RAW: u8 = 0;
+
 const FLAG_ZEROES: u8 = 1;
 const FLAG_PUNCH: u8 = 2;
 const FLAG_SYNC: u8 = 4;
@@ -294,22 +296,31 @@ impl Header {
     /// Verifies the checksums and reads the frame. Of a payload that is encoded, the content checksum is verified by
     /// [`crate::codec::decode`]; one that is raw is verified here ([`crate::codec::decode_opened`]).
     pub fn open(&self, payload: Bytes) -> Result<Frame, FrameError> {
+        let content = self.is_raw().then(|| xxh3_64(&payload));
+        self.open_summed(payload, content)
+    }
+
+    /// Whether the payload is raw data, of which [`Header::open_summed`] wants the content checksum.
+    pub fn is_raw(&self) -> bool {
+        let carries = matches!(self.bytes[AT_KIND], KIND_RECORD | KIND_BLOCK);
+        carries && self.bytes[AT_CODEC] == CODEC_RAW && self.bytes[AT_FLAGS] & FLAG_ZEROES == 0
+    }
+
+    /// The same as [`Header::open`], for one who has summed up a raw payload while it came in: `content` is the
+    /// [`crate::codec::content_checksum`] of all of it.
+    pub fn open_summed(&self, payload: Bytes, content: Option<u64>) -> Result<Frame, FrameError> {
         if checksum(&self.bytes, &payload) != self.u64(AT_CHECKSUM) {
             return Err(FrameError::Checksum);
         }
         let frame = self.read(payload)?;
         match frame.data() {
-            Some(Payload { codec: Codec::Raw, checksum, encoded, .. }) => {
-                if xxh3_64(encoded) != *checksum {
-                    return Err(FrameError::Content);
-                }
-            }
+            Some(Payload { codec: Codec::Raw, checksum, .. }) if content == Some(*checksum) => Ok(frame),
+            Some(Payload { codec: Codec::Raw, .. }) => Err(FrameError::Content),
             _ if self.bytes[AT_VERSION] == VERSION_RAW => {
-                return Err(FrameError::Field { field: "version", value: VERSION_RAW.into() });
+                Err(FrameError::Field { field: "version", value: VERSION_RAW.into() })
             }
-            _ => {}
+            _ => Ok(frame),
         }
-        Ok(frame)
     }
 
     /// Reads the frame and verifies no checksum: for a header and a payload that this process has made.
@@ -412,7 +423,7 @@ impl Header {
             return Err(FrameError::Field { field: "raw length", value: raw_bytes.into() });
         }
         let codec = match self.bytes[AT_CODEC] {
-            0 => Codec::Raw,
+            CODEC_RAW => Codec::Raw,
             1 => Codec::Lz4,
             2 => Codec::Zstd,
             other => return Err(FrameError::Field { field: "codec", value: other.into() }),
@@ -597,7 +608,7 @@ fn put_content(b: &mut [u8; HEADER_BYTES], c: &Content) {
     match c {
         Content::Data(p) => {
             b[AT_CODEC] = match p.codec {
-                Codec::Raw => 0,
+                Codec::Raw => CODEC_RAW,
                 Codec::Lz4 => 1,
                 Codec::Zstd => 2,
             };

@@ -81,9 +81,9 @@ impl Decoder {
     }
 }
 
-/// A frame that came by itself, verified.
-pub fn whole_frame(header: &Header, payload: Bytes) -> Result<Frame, DecodeError> {
-    let mut frame = header.open(payload)?;
+/// A frame that came by itself, verified; `content` is the checksum of a raw payload.
+pub fn whole_frame(header: &Header, payload: Bytes, content: Option<u64>) -> Result<Frame, DecodeError> {
+    let mut frame = header.open_summed(payload, content)?;
     if let Some(payload) = payload_of(&mut frame) {
         codec::decode_opened(payload)?;
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use bytes::BytesMut;
 use memmap2::{Advice, MmapRaw, UncheckedAdvice};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
@@ -40,6 +41,14 @@ compile_error!("mapped words are little-endian on disk and used in place");
 
 #[repr(align(4096))]
 struct Aligned([u8; 2 * DIRECT_ALIGN_MAX as usize]);
+
+/// An empty buffer for `length` bytes that can be written past the page cache as it is.
+pub fn aligned_buffer(length: usize) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(length + DIRECT_MEMORY_ALIGN - 1);
+    let pad = buffer.as_ptr().align_offset(DIRECT_MEMORY_ALIGN).min(DIRECT_MEMORY_ALIGN - 1);
+    buffer.resize(pad, 0);
+    buffer.split_off(pad)
+}
 
 /// A regular file or a block device.
 #[derive(Debug)]
@@ -81,6 +90,11 @@ impl Direct {
             matches!(file.read_at(&mut memory[..length], *align), Ok(count) if count == length)
         })?;
         Some(Self { file, align })
+    }
+
+    fn takes_all(&self, bufs: &[&[u8]], offset: u64) -> bool {
+        offset.is_multiple_of(self.align)
+            && bufs.iter().all(|buf| self.takes(buf.as_ptr(), 0, buf.len() as u64))
     }
 
     fn takes(&self, address: *const u8, offset: u64, len: u64) -> bool {
@@ -241,24 +255,11 @@ impl File for RealFile {
 
     fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
         let length = bufs.iter().map(|buf| buf.len() as u64).sum();
-        if let Some(direct) = self.direct_for_large(length) {
-            return self.write_gathered(bufs, offset, length, direct);
+        match self.direct_for_large(length) {
+            Some(direct) if direct.takes_all(bufs, offset) => write_vectored(&direct.file, bufs, offset),
+            Some(direct) => self.write_gathered(bufs, offset, length, direct),
+            None => write_vectored(&self.file, bufs, offset),
         }
-        let mut slices: Vec<IoSlice<'_>> =
-            bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
-        let (mut left, mut at) = (&mut slices[..], offset);
-        while !left.is_empty() {
-            match rustix::io::pwritev(&self.file, &left[..left.len().min(MAX_BUFFERS)], at) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    IoSlice::advance_slices(&mut left, written);
-                    at += written as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -349,6 +350,24 @@ impl File for RealFile {
             Err(e) => Err(e),
         }
     }
+}
+
+fn write_vectored(file: &fs::File, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> =
+        bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
+    let (mut left, mut at) = (&mut slices[..], offset);
+    while !left.is_empty() {
+        match rustix::io::pwritev(file, &left[..left.len().min(MAX_BUFFERS)], at) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut left, written);
+                at += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A file mapped whole.
