@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 
 use super::input::Input;
 use super::jobs::Jobs;
+use super::promote::fresh_generation;
 use super::standby::Standby;
 use crate::clock;
 
@@ -136,7 +137,10 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     let max_bytes = setup.group.journal.max_size.bytes();
     let segment_bytes = JournalOptions::default().segment_bytes.min(max_bytes / JOURNAL_SEGMENTS);
     let recent_bytes = setup.recent_bytes;
-    let options = JournalOptions { max_bytes, segment_bytes, recent_bytes, ..JournalOptions::default() };
+    // Random, as a generation is.
+    let salt = fresh_generation().context("cannot get random bytes")?.0;
+    let options =
+        JournalOptions { max_bytes, segment_bytes, recent_bytes, salt, ..JournalOptions::default() };
     let info = |v: &VolumeState| VolumeInfo { name: v.name.clone(), size_bytes: v.size_bytes };
     let config = Config {
         group: setup.group.name.clone(),

@@ -142,5 +142,5 @@ pub(super) fn read_header(
 ) -> std::io::Result<Option<EntryHeader>> {
     debug_assert!(segment.offset(lsn) >= SEGMENT_HEADER_BYTES);
     let bytes = window.get(segment.offset(lsn), ENTRY_HEADER_BYTES)?;
-    Ok(bytes.and_then(|b| EntryHeader::decode(b, segment.name.id, lsn)))
+    Ok(bytes.and_then(|b| EntryHeader::decode(b, segment.name.id, segment.salt, lsn)))
 }

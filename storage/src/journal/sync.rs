@@ -110,7 +110,7 @@ impl Journal {
 
     fn rewrite_unsynced(&mut self) -> Result<(), JournalError> {
         let (base, end) = (self.durable, self.end());
-        let frames: Vec<_> = self.unsynced.iter().map(|(_, frame)| Ok(frame.clone())).collect();
+        let frames: Vec<_> = self.unsynced.iter().map(|(end, frame)| Ok((*end, frame.clone()))).collect();
         self.supersede(base, end, end, &mut frames.into_iter(), Room::WhateverThereIs)
             .map_err(|failed| self.poison(failed.error))?;
         self.durable = end;

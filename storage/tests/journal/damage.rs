@@ -73,12 +73,18 @@ fn every_byte_of_a_durable_entry_and_of_its_segments_header_counts() {
     let (good, all, durable) = filled(6, 0);
     let (name, at) = place(&good, all[3].0);
     let mut random = Random::new(1);
-    let header = (0..64).map(|offset| (offset, all[0].0));
+    let header = (0..64).map(|offset| (offset, all[0].0, true));
     let padded = 64 + all[3].2.encoded_len();
-    let entry = (at..at + padded).map(|offset| (offset, all[3].0));
-    for (offset, cut) in header.chain(entry) {
+    let entry = (at..at + padded).map(|offset| (offset, all[3].0, false));
+    for (offset, cut, has_copy) in header.chain(entry) {
         let disk = good.copy();
-        disk.flip(&name, offset, 1 << random.below(8));
+        let bit = 1 << random.below(8);
+        disk.flip(&name, offset, bit);
+        if has_copy {
+            let (recovered, found) = reopen(&disk.copy());
+            assert_eq!((recovered.damage, found), (None, all.clone()), "offset {offset}");
+            disk.flip(&name, 2048 + offset, bit);
+        }
         let (recovered, found) = reopen(&disk);
         let damage = recovered.damage.unwrap_or_else(|| panic!("offset {offset} went unnoticed"));
         assert_eq!((damage.at, damage.durable_end, recovered.end), (cut, durable, cut), "offset {offset}");

@@ -15,6 +15,8 @@ pub const OPTIONS: JournalOptions = JournalOptions {
     max_bytes: 1 << 20,
     max_unsynced_bytes: 64 << 10,
     recent_bytes: 0,
+    long_write_bytes: 3000,
+    salt: 7,
     rules: Rules::ALL,
 };
 

@@ -22,6 +22,8 @@ const OPTIONS: JournalOptions = JournalOptions {
     max_bytes: 1 << 20,
     max_unsynced_bytes: 1 << 20,
     recent_bytes: 0,
+    long_write_bytes: 1100,
+    salt: 0x5a17,
     rules: Rules::ALL,
 };
 

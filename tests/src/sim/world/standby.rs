@@ -130,6 +130,8 @@ impl Standby {
             // Some have all in memory that is to be applied, some none, and most a part of it.
             recent_bytes: [0, 16 << 10, 1 << 20]
                 [usize::from(self.shape.slow_sync) + usize::from(self.shape.narrow)],
+            long_write_bytes: 12 << 10,
+            salt: 7,
             rules: self.rules,
         };
         let journal = self.disk.dir("journal");
