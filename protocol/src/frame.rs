@@ -1,9 +1,11 @@
 //! Record frames: what travels on the ordered and block streams and what the journal stores.
 //!
 //! The layout is explicit and little-endian (docs/formats.md, "frame"): a fixed header of [`HEADER_BYTES`], then the
-//! payload. The header's checksum covers the header and the payload as encoded; the content checksum covers the raw
-//! payload and is taken where the write is admitted, so that a payload that was damaged anywhere between there and
-//! the base is noticed. Nothing here trusts a byte: every length is capped before anything is allocated for it.
+//! payload. The content checksum covers the raw payload and is taken where the write is admitted, so that a payload that was
+//! damaged anywhere between there and the base is noticed. The header's checksum covers the header and a payload that is
+//! encoded; of one that travels as it is, the header's content checksum says all there is to say, so that its bytes are read
+//! once where they are taken in and nowhere on the way. Nothing here trusts a byte: every length is capped before anything is
+//! allocated for it.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -18,7 +20,10 @@ pub const MAX_ENCODED_BYTES: u32 = MAX_PAYLOAD_BYTES as u32;
 pub const HASH_BYTES: usize = 16;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"AIF1");
+/// The checksum covers the payload.
 const VERSION: u8 = 1;
+/// The payload is raw data, and the checksum leaves it to the content checksum.
+const VERSION_RAW: u8 = 2;
 
 /// How a payload is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,7 +204,7 @@ pub enum FrameError {
     #[error("no frame begins here (magic {0:#010x})")]
     Magic(u32),
     /// Made by a version that this one does not know.
-    #[error("frame version {0} is not known; this program speaks version {VERSION}")]
+    #[error("frame version {0} is not known; this program speaks versions {VERSION} and {VERSION_RAW}")]
     Version(u8),
     /// A field has a value that no frame may have.
     #[error("the frame's {field} is {value}, which no frame may have")]
@@ -254,6 +259,8 @@ const KIND_POINT: u8 = 8;
 const KIND_TAKE_OVER: u8 = 9;
 const KIND_CHECK: u8 = 10;
 
+const CODEC_RAW: u8 = 0;
+
 const FLAG_ZEROES: u8 = 1;
 const FLAG_PUNCH: u8 = 2;
 const FLAG_SYNC: u8 = 4;
@@ -268,7 +275,7 @@ impl Header {
         if magic != MAGIC {
             return Err(FrameError::Magic(magic));
         }
-        if bytes[AT_VERSION] != VERSION {
+        if !matches!(bytes[AT_VERSION], VERSION | VERSION_RAW) {
             return Err(FrameError::Version(bytes[AT_VERSION]));
         }
         let (encoded, raw) = (header.u32(AT_ENCODED), header.u32(AT_RAW));
@@ -286,13 +293,40 @@ impl Header {
         self.u32(AT_ENCODED) as usize
     }
 
-    /// Verifies the checksum and reads the frame. The content checksum is verified by [`crate::codec::decode`].
+    /// Verifies the checksums and reads the frame. Of a payload that is encoded, the content checksum is verified by
+    /// [`crate::codec::decode`]; one that is raw is verified here ([`crate::codec::decode_opened`]).
     pub fn open(&self, payload: Bytes) -> Result<Frame, FrameError> {
-        if payload.len() != self.payload_bytes() {
-            return Err(FrameError::Short);
-        }
+        let content = self.is_raw().then(|| xxh3_64(&payload));
+        self.open_summed(payload, content)
+    }
+
+    /// Whether the payload is raw data, of which [`Header::open_summed`] wants the content checksum.
+    pub fn is_raw(&self) -> bool {
+        let carries = matches!(self.bytes[AT_KIND], KIND_RECORD | KIND_BLOCK);
+        carries && self.bytes[AT_CODEC] == CODEC_RAW && self.bytes[AT_FLAGS] & FLAG_ZEROES == 0
+    }
+
+    /// The same as [`Header::open`], for one who has summed up a raw payload while it came in: `content` is the
+    /// [`crate::codec::content_checksum`] of all of it.
+    pub fn open_summed(&self, payload: Bytes, content: Option<u64>) -> Result<Frame, FrameError> {
         if checksum(&self.bytes, &payload) != self.u64(AT_CHECKSUM) {
             return Err(FrameError::Checksum);
+        }
+        let frame = self.read(payload)?;
+        match frame.data() {
+            Some(Payload { codec: Codec::Raw, checksum, .. }) if content == Some(*checksum) => Ok(frame),
+            Some(Payload { codec: Codec::Raw, .. }) => Err(FrameError::Content),
+            _ if self.bytes[AT_VERSION] == VERSION_RAW => {
+                Err(FrameError::Field { field: "version", value: VERSION_RAW.into() })
+            }
+            _ => Ok(frame),
+        }
+    }
+
+    /// Reads the frame and verifies no checksum: for a header and a payload that this process has made.
+    pub fn read(&self, payload: Bytes) -> Result<Frame, FrameError> {
+        if payload.len() != self.payload_bytes() {
+            return Err(FrameError::Short);
         }
         let field = |field, value: u64| FrameError::Field { field, value };
         if self.u64(AT_RESERVED) != 0 || self.u32(AT_VOLUME + 4) != 0 {
@@ -389,7 +423,7 @@ impl Header {
             return Err(FrameError::Field { field: "raw length", value: raw_bytes.into() });
         }
         let codec = match self.bytes[AT_CODEC] {
-            0 => Codec::Raw,
+            CODEC_RAW => Codec::Raw,
             1 => Codec::Lz4,
             2 => Codec::Zstd,
             other => return Err(FrameError::Field { field: "codec", value: other.into() }),
@@ -492,6 +526,9 @@ impl Frame {
                 put_range(&mut b, &c.range);
             }
         }
+        if self.data().is_some_and(|payload| payload.codec == Codec::Raw) {
+            b[AT_VERSION] = VERSION_RAW;
+        }
         let payload = self.payload();
         put32(&mut b, AT_ENCODED, payload.len() as u32);
         let sum = checksum(&b, &payload);
@@ -502,11 +539,17 @@ impl Frame {
     /// The encoded payload; empty for frames without one. Cheap: the bytes are shared.
     pub fn payload(&self) -> Bytes {
         match self {
-            Frame::Record(Record { content: Content::Data(p), .. })
-            | Frame::Block(Block { content: Content::Data(p), .. }) => p.encoded.clone(),
             Frame::Compare(c) => c.hashes.clone(),
             Frame::Check(c) => c.hashes.clone(),
-            _ => Bytes::new(),
+            _ => self.data().map_or_else(Bytes::new, |payload| payload.encoded.clone()),
+        }
+    }
+
+    fn data(&self) -> Option<&Payload> {
+        match self {
+            Frame::Record(Record { content: Content::Data(payload), .. })
+            | Frame::Block(Block { content: Content::Data(payload), .. }) => Some(payload),
+            _ => None,
         }
     }
 
@@ -536,7 +579,9 @@ impl Frame {
 fn checksum(header: &[u8; HEADER_BYTES], payload: &[u8]) -> u64 {
     let mut h = Xxh3::new();
     h.update(&header[..AT_CHECKSUM]);
-    h.update(payload);
+    if header[AT_VERSION] != VERSION_RAW {
+        h.update(payload);
+    }
     h.digest()
 }
 
@@ -563,7 +608,7 @@ fn put_content(b: &mut [u8; HEADER_BYTES], c: &Content) {
     match c {
         Content::Data(p) => {
             b[AT_CODEC] = match p.codec {
-                Codec::Raw => 0,
+                Codec::Raw => CODEC_RAW,
                 Codec::Lz4 => 1,
                 Codec::Zstd => 2,
             };

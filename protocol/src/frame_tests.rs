@@ -4,9 +4,25 @@ use crate::codec;
 fn samples() -> Vec<Frame> {
     let raw = Bytes::from(vec![9u8; 8192]);
     let data = Content::Data(codec::encode(Codec::Lz4, &raw, codec::content_checksum(&raw)));
+    let as_it_is = Content::Data(codec::encode(Codec::Raw, &raw, codec::content_checksum(&raw)));
     let position = Position::new(Generation(7), Sequence(42));
     let range = ByteRange::new(VolumeIndex(1), 4096, 8192);
     vec![
+        Frame::Record(Record {
+            position,
+            range,
+            time: Time(5),
+            content: as_it_is.clone(),
+            floor: Sequence(3),
+        }),
+        Frame::Block(Block {
+            epoch: EpochId(3),
+            frame: FrameId(1),
+            range,
+            read_at: Sequence(41),
+            after: Sequence(40),
+            content: as_it_is,
+        }),
         Frame::Record(Record { position, range, time: Time(5), content: data.clone(), floor: Sequence(3) }),
         Frame::Record(Record {
             position,
@@ -67,5 +83,36 @@ fn every_cut_is_noticed() {
         for len in 0..good.len() {
             assert!(Frame::decode(&good.slice(..len)).is_err());
         }
+    }
+}
+
+/// The header of `frame`, with what `change` does to it and a checksum that is right for it.
+fn forged(frame: &Frame, change: impl Fn(&mut [u8; HEADER_BYTES])) -> Header {
+    let mut bytes = frame.header();
+    change(&mut bytes);
+    let sum = checksum(&bytes, &frame.payload());
+    put64(&mut bytes, AT_CHECKSUM, sum);
+    Header::parse(&bytes).unwrap()
+}
+
+#[test]
+fn raw_data_of_version_1_is_read_and_verified() {
+    let frame = &samples()[0];
+    let old = forged(frame, |bytes| bytes[AT_VERSION] = VERSION);
+    assert_eq!(old.open(frame.payload()).as_ref(), Ok(frame));
+    let mut damaged = frame.payload().to_vec();
+    damaged[4711] ^= 1;
+    assert_eq!(old.open(damaged.into()), Err(FrameError::Checksum));
+}
+
+#[test]
+fn only_raw_data_leaves_its_payload_to_the_content_checksum() {
+    for frame in samples().iter().skip(2) {
+        let header = forged(frame, |bytes| bytes[AT_VERSION] = VERSION_RAW);
+        assert_eq!(
+            header.open(frame.payload()),
+            Err(FrameError::Field { field: "version", value: 2 }),
+            "{frame:?}"
+        );
     }
 }

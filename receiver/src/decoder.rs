@@ -81,11 +81,11 @@ impl Decoder {
     }
 }
 
-/// A frame that came by itself, verified.
-pub fn whole_frame(header: &Header, payload: Bytes) -> Result<Frame, DecodeError> {
-    let mut frame = header.open(payload)?;
+/// A frame that came by itself, verified; `content` is the checksum of a raw payload.
+pub fn whole_frame(header: &Header, payload: Bytes, content: Option<u64>) -> Result<Frame, DecodeError> {
+    let mut frame = header.open_summed(payload, content)?;
     if let Some(payload) = payload_of(&mut frame) {
-        codec::decode(payload)?;
+        codec::decode_opened(payload)?;
     }
     Ok(frame)
 }
@@ -103,7 +103,7 @@ fn open(
     for frame in Frames::of(raw) {
         let mut frame = frame?;
         if let Some(payload) = payload_of(&mut frame) {
-            let raw = codec::decode(payload)?;
+            let raw = codec::decode_opened(payload)?;
             if shrank && payload.codec == Codec::Raw && raw.len() >= MIN_COMPRESSED_BYTES {
                 *payload = codec::encode(Codec::Lz4, &raw, payload.checksum);
             }

@@ -109,7 +109,13 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     Ok(())
 }
 
+/// Memory for what was received last and is about to be applied, over all groups and for one of them, in bytes: two batches of the
+/// applier, one being applied and one coming in.
+const RECENT_BYTES: u64 = 128 << 20;
+const GROUP_RECENT_BYTES: u64 = 64 << 20;
+
 fn start_groups(config: &Config, hooks: &Hooks) -> anyhow::Result<BTreeMap<String, Arc<Group>>> {
+    let recent_bytes = GROUP_RECENT_BYTES.min(RECENT_BYTES / config.groups.len().max(1) as u64);
     let start = |(name, group): (&String, &afterimage_contract::config::Group)| {
         let setup = Setup {
             node: config.node.name.clone(),
@@ -118,6 +124,7 @@ fn start_groups(config: &Config, hooks: &Hooks) -> anyhow::Result<BTreeMap<Strin
             agent_socket: config.agent_socket(),
             runtime: Handle::current(),
             hooks: hooks.clone(),
+            recent_bytes,
         };
         Ok((name.clone(), Group::start(setup)?))
     };

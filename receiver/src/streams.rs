@@ -10,7 +10,9 @@ use afterimage_protocol::SessionId;
 use afterimage_protocol::chunk::{
     CHUNK_HEADER_BYTES, ChunkError, ChunkHeader, MAX_WINDOW_LOG, MIN_WINDOW_LOG,
 };
+use afterimage_protocol::codec::ContentSum;
 use afterimage_protocol::frame::{Frame, FrameError, HEADER_BYTES, Header};
+use afterimage_storage::disk::aligned_buffer;
 use afterimage_transport::{Connection, ConnectionLost, ReadError, ReadExactError, RecvStream};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -212,7 +214,7 @@ async fn read_frames(
                         // The rest, or its opening, may take long.
                         hand_over(group, link, &mut frames).await?;
                     }
-                    let coded = received.payload(&mut stream, bytes).await?;
+                    let coded = received.payload(&mut stream, bytes, None).await?;
                     decoder.open(chunk, coded).await.map_err(bad)?;
                     continue;
                 }
@@ -230,8 +232,9 @@ async fn read_frames(
                     // The rest may be long in coming.
                     hand_over(group, link, &mut frames).await?;
                 }
-                let payload = received.payload(&mut stream, payload_bytes).await?;
-                (decoder::whole_frame(&header, payload).map_err(bad)?, permit)
+                let mut sum = header.is_raw().then(ContentSum::default);
+                let payload = received.payload(&mut stream, payload_bytes, sum.as_mut()).await?;
+                (decoder::whole_frame(&header, payload, sum.map(|sum| sum.finish())).map_err(bad)?, permit)
             };
             if !kind.carries(&frame) {
                 return Err(StreamError::Misplaced(kind.name()));
@@ -314,16 +317,35 @@ impl Received {
         header
     }
 
-    /// The next `length` bytes, which are waited for.
-    async fn payload(&mut self, stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
+    /// The next `length` bytes, which are waited for, and added to `sum` as they come. Long ones are in memory that a disk takes
+    /// as it is.
+    async fn payload(
+        &mut self,
+        stream: &mut RecvStream,
+        length: usize,
+        mut sum: Option<&mut ContentSum>,
+    ) -> Result<Bytes, StreamError> {
+        let mut add = |part: &[u8]| {
+            if let Some(sum) = &mut sum {
+                sum.add(part);
+            }
+        };
         if self.0.len() >= length {
-            return Ok(self.0.split_to(length).freeze());
+            let payload = self.0.split_to(length).freeze();
+            add(&payload);
+            return Ok(payload);
         }
-        let mut payload = BytesMut::with_capacity(length);
-        payload.extend_from_slice(&self.0.split());
+        let mut payload = match length {
+            LONG_BYTES.. => aligned_buffer(length),
+            _ => BytesMut::with_capacity(length),
+        };
+        let begun = self.0.split();
+        add(&begun);
+        payload.extend_from_slice(&begun);
         while payload.len() < length {
             let chunk =
                 stream.read_chunk(length - payload.len(), true).await?.ok_or(StreamError::Truncated)?;
+            add(&chunk.bytes);
             payload.extend_from_slice(&chunk.bytes);
         }
         Ok(payload.freeze())

@@ -54,7 +54,8 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("wrong content in a chunk", self::chunk(&[&Frame::Record(other.clone())]), "content does not match"),
         ("blocks in a chunk where records belong", self::chunk(&[&block]), "another kind of stream"),
         ("a sequence too many in a chunk", self::chunk(&[&record(12, 0, 512)]), "where"),
-        ("a flipped bit in the payload", changed(good.len() - 1, 0x55), "checksum does not match"),
+        ("a flipped bit in the payload", changed(good.len() - 1, 0x55), "content does not match"),
+        ("a flipped bit in the header", changed(40, 0x55), "checksum does not match"),
         ("a giant payload", changed(11, 0xff), "payload length"),
         ("no frame", vec![0x77; 500], "no frame begins here"),
         ("another version", changed(4, 9), "version 9"),
@@ -214,13 +215,18 @@ async fn a_full_journal_gives_up_the_epoch_and_takes_records_again() {
 #[tokio::test]
 async fn a_journal_damaged_under_an_apply_withdraws_its_points_and_is_sent_again() {
     let mut standby = Standby::new();
-    standby.history = "1h";
+    (standby.history, standby.journal_max) = ("1h", "256MiB");
     let receiver = standby.run();
     let mut source = Source::first_sync(&standby, 1).await;
     for sequence in 11..=20 {
         source.send(&record(sequence, 0, BLOCK)).await;
     }
     source.until_durable(20).await;
+    // More than is kept in memory, so that those in front have to be read from the disk.
+    for sequence in 21..=90 {
+        source.send(&record(sequence, (1 + sequence % 19) << 20, 1 << 20)).await;
+        source.until_durable(sequence).await;
+    }
     let journal = standby.host.dir.path().join("journal").join(GROUP);
     let marker = noise(15, BLOCK)[..64].to_vec();
     let mut damaged = 0;
@@ -242,10 +248,10 @@ async fn a_journal_damaged_under_an_apply_withdraws_its_points_and_is_sent_again
     assert!(standby.promote(true).await.unwrap_err().contains("first sync has not finished"));
     let mut epoch = Epoch::new(3);
     source.send(&epoch.begin()).await;
-    source.blocks(&[epoch.block(0, &noise(50, 1 << 20), 30)]).await;
-    source.send(&epoch.commit(30)).await;
-    source.until_durable(30).await;
-    assert_eq!(standby.promote(false).await.unwrap().position.sequence, 30);
+    source.blocks(&[epoch.block(0, &noise(50, 1 << 20), 100)]).await;
+    source.send(&epoch.commit(100)).await;
+    source.until_durable(100).await;
+    assert_eq!(standby.promote(false).await.unwrap().position.sequence, 100);
     receiver.stop().await;
     assert!(standby.bytes()[..1 << 20] == noise(50, 1 << 20)[..]);
 }

@@ -172,7 +172,7 @@ fn verified(lsn: Lsn, range: &ByteRange, content: &Content, windows: &[Window]) 
     let fill = match content {
         Content::Zeroes { punch } => Fill::Zeroes { punch: *punch },
         Content::Data(payload) => {
-            let raw = codec::decode(payload).map_err(damaged)?;
+            let raw = codec::decode_opened(payload).map_err(damaged)?;
             if raw.len() as u64 != length {
                 return Err(damaged(FrameError::Content));
             }

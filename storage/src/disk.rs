@@ -1,7 +1,8 @@
 //! The traits of [`crate::io`] on a real disk: regular files, block devices, mapped files and directories.
 //!
 //! What is written is visible to every reader at once and survives the process; `sync` is what makes it survive the host. All goes
-//! through the page cache, but for aligned reads and writes of a file with [`RealFile::open_direct`].
+//! through the page cache, but for aligned reads and writes of a file with [`RealFile::open_direct`], and for large writes of
+//! one with [`RealFile::write_large_direct`].
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom};
@@ -10,13 +11,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use bytes::BytesMut;
 use memmap2::{Advice, MmapRaw, UncheckedAdvice};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
+use crate::gather::{self, Gather};
 use crate::io::{Dir, File, Mapping, Open};
 
 /// Bytes written at once where the system cannot zero a range by itself.
@@ -29,6 +32,9 @@ const MAX_BUFFERS: usize = 1024;
 pub const DIRECT_MEMORY_ALIGN: usize = 512;
 /// The largest logical block of a device, in bytes.
 const DIRECT_ALIGN_MAX: u64 = 4096;
+/// From here on a write is copied to aligned memory and goes past the page cache, where that was asked for, in bytes: a page
+/// that is made, filled, written and dropped costs more than the copy. Below it the wait for the disk costs more.
+const LARGE_WRITE_BYTES: u64 = 512 << 10;
 const WORD_BYTES: usize = size_of::<u64>();
 
 #[cfg(target_endian = "big")]
@@ -36,6 +42,14 @@ compile_error!("mapped words are little-endian on disk and used in place");
 
 #[repr(align(4096))]
 struct Aligned([u8; 2 * DIRECT_ALIGN_MAX as usize]);
+
+/// An empty buffer for `length` bytes that can be written past the page cache as it is.
+pub fn aligned_buffer(length: usize) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(length + DIRECT_MEMORY_ALIGN - 1);
+    let pad = buffer.as_ptr().align_offset(DIRECT_MEMORY_ALIGN).min(DIRECT_MEMORY_ALIGN - 1);
+    buffer.resize(pad, 0);
+    buffer.split_off(pad)
+}
 
 /// A regular file or a block device.
 #[derive(Debug)]
@@ -46,6 +60,8 @@ pub struct RealFile {
     resized: AtomicBool,
     /// The same file, opened past the page cache.
     direct: Option<Direct>,
+    /// The same for large writes alone, opened with the first of them; none where that was not asked for.
+    large: Option<OnceLock<Option<Direct>>>,
 }
 
 /// A file opened past the page cache.
@@ -57,6 +73,14 @@ struct Direct {
 }
 
 impl Direct {
+    fn open(file: &fs::File) -> Option<Self> {
+        // By its descriptor: the name may be another file's by now.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = OFlags::DIRECT.bits() as i32;
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+        opened.ok().and_then(Self::new)
+    }
+
     /// `None` where the file system wants memory aligned to more than [`DIRECT_MEMORY_ALIGN`].
     fn new(file: fs::File) -> Option<Self> {
         let mut memory = Aligned([0; 2 * DIRECT_ALIGN_MAX as usize]);
@@ -67,6 +91,11 @@ impl Direct {
             matches!(file.read_at(&mut memory[..length], *align), Ok(count) if count == length)
         })?;
         Some(Self { file, align })
+    }
+
+    fn takes_all(&self, bufs: &[&[u8]], offset: u64) -> bool {
+        offset.is_multiple_of(self.align)
+            && bufs.iter().all(|buf| self.takes(buf.as_ptr(), 0, buf.len() as u64))
     }
 
     fn takes(&self, address: *const u8, offset: u64, len: u64) -> bool {
@@ -82,17 +111,54 @@ impl RealFile {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "neither a regular file nor a block device"));
         }
-        Ok(Self { file, is_device: kind.is_block_device(), resized: AtomicBool::new(false), direct: None })
+        Ok(Self {
+            file,
+            is_device: kind.is_block_device(),
+            resized: AtomicBool::new(false),
+            direct: None,
+            large: None,
+        })
     }
 
     /// Has aligned reads and writes go past the page cache, if the file system can do that. Others go through it: the system
     /// keeps both in step.
     pub fn open_direct(&mut self) {
-        // By its descriptor: the name may be another file's by now.
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let flags = OFlags::DIRECT.bits() as i32;
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
-        self.direct = opened.ok().and_then(Direct::new);
+        self.direct = Direct::open(&self.file);
+    }
+
+    /// Has large writes go past the page cache, if the file system can do that, wherever their bytes are in memory.
+    pub fn write_large_direct(&mut self) {
+        self.large = Some(OnceLock::new());
+    }
+
+    /// Where the larger part of a write of `length` bytes goes past the page cache.
+    fn direct_for_large(&self, length: u64) -> Option<&Direct> {
+        if length < LARGE_WRITE_BYTES {
+            return None;
+        }
+        let opened = || self.large.as_ref()?.get_or_init(|| Direct::open(&self.file)).as_ref();
+        self.direct.as_ref().or_else(opened)
+    }
+
+    /// Writes `bufs`, whole blocks by way of aligned memory and past the page cache, what sticks out on either side through it.
+    fn write_gathered(&self, bufs: &[&[u8]], offset: u64, length: u64, direct: &Direct) -> io::Result<()> {
+        let end = offset + length;
+        let inner = offset.next_multiple_of(direct.align)..end / direct.align * direct.align;
+        gather::with_buffer(|buffer| {
+            let mut bytes = Gather::new(bufs);
+            let mut at = offset;
+            while at < end {
+                let (file, until) = match inner.contains(&at) {
+                    true => (&direct.file, inner.end),
+                    false => (&self.file, if at < inner.start { inner.start } else { end }),
+                };
+                let part = &mut buffer[..(until - at).min(gather::BUFFER_BYTES as u64) as usize];
+                bytes.fill(part);
+                file.write_all_at(part, at)?;
+                at += part.len() as u64;
+            }
+            Ok(())
+        })
     }
 
     fn direct_for(&self, address: *const u8, offset: u64, len: u64) -> Option<&fs::File> {
@@ -194,8 +260,14 @@ impl File for RealFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let direct = self.direct_for(buf.as_ptr(), offset, buf.len() as u64);
-        direct.unwrap_or(&self.file).write_all_at(buf, offset)
+        let length = buf.len() as u64;
+        if let Some(direct) = self.direct_for(buf.as_ptr(), offset, length) {
+            return direct.write_all_at(buf, offset);
+        }
+        match self.direct_for_large(length) {
+            Some(direct) => self.write_gathered(&[buf], offset, length, direct),
+            None => self.file.write_all_at(buf, offset),
+        }
     }
 
     fn direct(&self, address: *const u8, offset: u64, len: u64) -> Option<BorrowedFd<'_>> {
@@ -203,21 +275,12 @@ impl File for RealFile {
     }
 
     fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> =
-            bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
-        let (mut left, mut at) = (&mut slices[..], offset);
-        while !left.is_empty() {
-            match rustix::io::pwritev(&self.file, &left[..left.len().min(MAX_BUFFERS)], at) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    IoSlice::advance_slices(&mut left, written);
-                    at += written as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
+        let length = bufs.iter().map(|buf| buf.len() as u64).sum();
+        match self.direct_for_large(length) {
+            Some(direct) if direct.takes_all(bufs, offset) => write_vectored(&direct.file, bufs, offset),
+            Some(direct) => self.write_gathered(bufs, offset, length, direct),
+            None => write_vectored(&self.file, bufs, offset),
         }
-        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -308,6 +371,24 @@ impl File for RealFile {
             Err(e) => Err(e),
         }
     }
+}
+
+fn write_vectored(file: &fs::File, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> =
+        bufs.iter().filter(|buf| !buf.is_empty()).map(|buf| IoSlice::new(buf)).collect();
+    let (mut left, mut at) = (&mut slices[..], offset);
+    while !left.is_empty() {
+        match rustix::io::pwritev(file, &left[..left.len().min(MAX_BUFFERS)], at) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut left, written);
+                at += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A file mapped whole.
@@ -408,6 +489,12 @@ impl RealDir {
 impl Dir for RealDir {
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile::new(self.open_std(name, how)?)?))
+    }
+
+    fn open_log(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut file = RealFile::new(self.open_std(name, how)?)?;
+        file.write_large_direct();
+        Ok(Arc::new(file))
     }
 
     fn map(&self, name: &str, words: usize) -> io::Result<Box<dyn Mapping>> {

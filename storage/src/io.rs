@@ -85,6 +85,11 @@ pub enum Open {
 pub trait Dir: Send + Sync {
     /// Opens `name` for reading and writing.
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>>;
+    /// The same for a file that is written once, in long runs, and read rarely if ever: its large writes may go past the page
+    /// cache. What a write means is the same.
+    fn open_log(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
+        self.open(name, how)
+    }
     /// Opens or makes `name` with `words` words, all of them backed by disk space (a full disk is an error here,
     /// never a fault later), and maps it. An existing file keeps its words; one of another length is an
     /// `InvalidData` error.

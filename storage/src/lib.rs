@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod bitmap;
 pub mod disk;
+mod gather;
 pub mod group;
 pub mod hot_log;
 mod identity;

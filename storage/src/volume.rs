@@ -171,6 +171,14 @@ impl Volume {
         }
     }
 
+    /// Has large writes go past the page cache from now on, where the file system can do that: for a volume that is written
+    /// and hardly read. Before the file is shared.
+    pub fn write_large_direct(&mut self) {
+        if let Some(file) = Arc::get_mut(&mut self.file) {
+            file.file.write_large_direct();
+        }
+    }
+
     /// From now on the file is taken for `size_bytes` long, which it has to be at least (see [`Volume::measure`]). A size
     /// below the present one changes nothing.
     pub fn grow(&self, size_bytes: u64) {

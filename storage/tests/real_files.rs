@@ -168,3 +168,34 @@ fn a_full_disk_is_an_error_of_map_and_not_a_fault_later() {
     dir.remove("f").unwrap();
     dir.map("n", 1024).unwrap();
 }
+
+/// Large writes may go past the page cache, and small ones do not: whoever reads sees both.
+#[test]
+fn large_writes_and_small_ones_see_each_other() {
+    const LEN: usize = 4 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let log = RealDir::open(dir.path()).unwrap().open_log("log", Open::New).unwrap();
+    log.allocate(LEN as u64).unwrap();
+    let mut expected = vec![0_u8; LEN];
+    let mut at = 0;
+    for (n, length) in
+        [100, 70_000, 4096, 1 << 20, 3, 64 << 10, (1 << 20) + 4095, 8, 512 << 10].into_iter().enumerate()
+    {
+        let bytes: Vec<u8> = (0..length).map(|i| (i * 31 + n * 7 + 1) as u8).collect();
+        let (front, back) = bytes.split_at(length / 3);
+        log.write_vectored_at(&[front, &[], back], at as u64).unwrap();
+        expected[at..at + length].copy_from_slice(&bytes);
+        at += length;
+        // Over the middle of what was written last.
+        let patch = [n as u8 + 100; 10];
+        log.write_at(&patch, (at - length / 2) as u64).unwrap();
+        expected[at - length / 2..][..10].copy_from_slice(&patch);
+    }
+    let mut found = vec![0; LEN];
+    log.read_at(&mut found, 0).unwrap();
+    assert!(found == expected);
+    log.sync().unwrap();
+    log.forget_cached().unwrap();
+    log.read_at(&mut found, 0).unwrap();
+    assert!(found == expected);
+}

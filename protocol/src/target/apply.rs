@@ -11,8 +11,9 @@ const BATCH_BYTES: u64 = 64 << 20;
 /// A batch that nobody waits for begins no sooner than this after the one before, in microseconds: each costs two writes of
 /// the superblock and a sync of every base, and a promotion finds at most what came in that time.
 const INTERVAL_US: u64 = 1_000_000;
-/// A batch of this size does not wait, in bytes: with half a batch at a time those costs are small.
-const LARGE_BYTES: u64 = BATCH_BYTES / 2;
+/// A batch of this size does not wait, in bytes: with so much at a time those costs are small, and what was received last is
+/// still in memory.
+const LARGE_BYTES: u64 = BATCH_BYTES / 4;
 /// A batch that failed is tried again after this long, in microseconds.
 const RETRY_US: u64 = 5_000_000;
 /// History gives way when the journal is this full, in eighths.

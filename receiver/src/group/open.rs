@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 
 use super::input::Input;
 use super::jobs::Jobs;
+use super::promote::fresh_generation;
 use super::standby::Standby;
 use crate::clock;
 
@@ -44,6 +45,8 @@ pub struct Setup {
     pub runtime: Handle,
     /// The hooks of this host.
     pub hooks: Hooks,
+    /// Memory for what was received last and is about to be applied, in bytes.
+    pub recent_bytes: u64,
 }
 
 /// What a group turned out to be.
@@ -115,7 +118,8 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     }
     let (mut group, state) = GroupStore::open(dir)?;
     let known = state.as_ref().map_or(&[][..], |s| &s.volumes[..]);
-    let volumes = open_volumes(&setup.group, known)?;
+    let mut volumes = open_volumes(&setup.group, known)?;
+    volumes.iter_mut().for_each(Volume::write_large_direct);
     let bases: Vec<_> = volumes.iter().map(Volume::file).collect();
     settle(&bases).context("cannot make the volumes durable as they are")?;
     let room_bytes = volumes.iter().map(Volume::size_bytes).collect();
@@ -132,7 +136,11 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     let journal_dir = RealDir::open(journal_dir).context("cannot open the journal's directory")?;
     let max_bytes = setup.group.journal.max_size.bytes();
     let segment_bytes = JournalOptions::default().segment_bytes.min(max_bytes / JOURNAL_SEGMENTS);
-    let options = JournalOptions { max_bytes, segment_bytes, ..JournalOptions::default() };
+    let recent_bytes = setup.recent_bytes;
+    // Random, as a generation is.
+    let salt = fresh_generation().context("cannot get random bytes")?.0;
+    let options =
+        JournalOptions { max_bytes, segment_bytes, recent_bytes, salt, ..JournalOptions::default() };
     let info = |v: &VolumeState| VolumeInfo { name: v.name.clone(), size_bytes: v.size_bytes };
     let config = Config {
         group: setup.group.name.clone(),

@@ -36,9 +36,9 @@ const QUICK_UNSYNCED_BYTES: u64 = 16 << 20;
 
 /// A sync of no more than this is short, in bytes, if it takes no longer than this.
 const SHORT_SYNC_BYTES: u64 = 256 << 10;
-const SHORT_SYNC: Duration = Duration::from_millis(1);
+const SHORT_SYNC: Duration = Duration::from_millis(4);
 /// After one that took longer, so many are left to the helper thread.
-const SLOW_SYNCS: u32 = 64;
+const SLOW_SYNCS: u32 = 16;
 
 /// Called with what was found, or why the journal cannot be read.
 pub type Look = Box<dyn FnOnce(Result<Result<Choice, NoSuchPoint>, String>) + Send>;

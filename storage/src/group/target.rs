@@ -67,13 +67,7 @@ impl TargetStore {
 
     /// Appends frames with as few writes as possible; returns the place after each. None was appended on an error.
     pub fn append_batch(&mut self, frames: &[Frame]) -> Result<Vec<Lsn>, JournalError> {
-        let mut at = self.journal.end();
-        self.journal.append_batch(frames)?;
-        let ends = frames.iter().map(|f| {
-            at.0 += Journal::entry_bytes(f);
-            at
-        });
-        Ok(ends.collect())
+        self.journal.append_batch(frames)
     }
 
     /// Starts a sync, to be run anywhere.

@@ -13,11 +13,14 @@
 //!   kept in memory for that; nothing is fsynced twice (RULES.md 4).
 //! - **open** does the same: what lies after the last lsn known to be durable may come from a process whose sync
 //!   failed, so it is written again.
-//! - **truncate** and **reset** make an empty segment. **trim** removes segments after it noted the new start.
+//! - **truncate** and **reset** make an empty segment. **trim** removes segments after it noted the new start, and keeps the file
+//!   of one for the next segment: places on the disk that were written before are written without changing anything else, and
+//!   a sync of them takes half as long.
 //!
 //! Invariant: `start <= durable <= end`, and `end - durable` is at most [`JournalOptions::max_unsynced_bytes`] (or one
 //! batch).
 
+mod ahead;
 mod bytes;
 mod damage;
 mod entry;
@@ -25,6 +28,7 @@ mod error;
 mod mark;
 mod quarantine;
 mod reader;
+mod recent;
 mod recovery;
 mod segment;
 mod sync;
@@ -36,15 +40,16 @@ use ::bytes::Bytes;
 use afterimage_protocol::frame::{self, Frame};
 use afterimage_protocol::rules::{Rule, Rules};
 use afterimage_protocol::{ByteRange, Lsn};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use self::damage::{Damage, Lost};
 pub use self::error::JournalError;
 pub use self::reader::Reader;
 pub use self::sync::SyncTicket;
 
-use self::entry::{ALIGNMENT, EntryHeader};
+use self::entry::{BLOCK_BYTES, EntryHeader};
 use self::mark::Mark;
-use self::segment::{Birth, BirthFailed, SEGMENT_HEADER_BYTES, Segment, SegmentId, SegmentName};
+use self::segment::{Birth, BirthFailed, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentId, SegmentName};
 use crate::io::{Dir, File, Open};
 
 /// Holds what was durable after the last sync; a hint, never synced.
@@ -68,6 +73,13 @@ pub struct JournalOptions {
     pub max_bytes: u64,
     /// Most bytes that may be appended and not yet durable. They are kept in memory.
     pub max_unsynced_bytes: u64,
+    /// Most bytes of the last entries that are kept in memory, for readers that are close behind.
+    pub recent_bytes: u64,
+    /// What is appended together and is this long ends at a block of the disk, in bytes: such a write goes past the page cache
+    /// where it can, and the next one need not begin in the middle of a block.
+    pub long_write_bytes: u64,
+    /// Not to be guessed by anybody who can write to a volume: what tells entries from what looks like them is made of it.
+    pub salt: u64,
     /// Which rules are in force; all, outside the simulator's own tests.
     pub rules: Rules,
 }
@@ -78,6 +90,9 @@ impl Default for JournalOptions {
             segment_bytes: 64 << 20,
             max_bytes: u64::MAX,
             max_unsynced_bytes: 64 << 20,
+            recent_bytes: 64 << 20,
+            long_write_bytes: 512 << 10,
+            salt: 0,
             rules: Rules::default(),
         }
     }
@@ -117,6 +132,10 @@ pub struct Journal {
     durable: Lsn,
     /// The frames from `durable` to the end, each with the lsn after it.
     unsynced: VecDeque<(Lsn, Frame)>,
+    recent: recent::Recent,
+    /// Whether there is a [`SPARE`].
+    spare: bool,
+    ahead: ahead::Ahead,
     /// Set when what lies behind the end of the last segment is unknown: the next append makes a new one.
     closed: bool,
     sync: sync::SyncState,
@@ -156,11 +175,15 @@ impl Journal {
             start: found.start,
             durable: found.durable,
             unsynced: VecDeque::new(),
+            recent: recent::Recent::new(options.recent_bytes),
+            spare: false,
+            ahead: ahead::Ahead::default(),
             closed: true,
             sync: sync::SyncState::default(),
             hint: None,
             poison: None,
         };
+        journal.spare = journal.dir.exists(SPARE).map_err(JournalError::io("look for", SPARE))?;
         if let Some(mark) = found.start_mark {
             // What lies in front of it must not come back once it was removed, or vouched for by a new segment.
             mark::store(&*journal.dir, START_FILE, mark)?;
@@ -169,7 +192,7 @@ impl Journal {
             last.give_back_room(last.end);
         }
         let tail = Reader::new(&journal.segments, found.durable, found.end);
-        let mut frames = tail.map(|entry| entry.map(|(_, _, frame)| frame));
+        let mut frames = tail.map(|entry| entry.map(|(_, end, frame)| (end, frame)));
         if options.rules.on(Rule::RecoverFsync) || journal.segments.is_empty() {
             journal
                 .supersede(found.durable, found.end, found.end, &mut frames, Room::WhateverThereIs)
@@ -187,14 +210,14 @@ impl Journal {
 
     /// Appends one frame: see [`Journal::append_batch`].
     pub fn append(&mut self, frame: &Frame) -> Result<Lsn, JournalError> {
-        self.append_batch(std::slice::from_ref(frame))
+        self.append_batch(std::slice::from_ref(frame)).map(|_| self.end())
     }
 
-    /// Appends `frames`, with one write where they fit; returns the lsn after the last. They are visible to readers
-    /// and survive this process on return, and are durable after a sync. On an error none of them was appended.
-    pub fn append_batch(&mut self, frames: &[Frame]) -> Result<Lsn, JournalError> {
+    /// Appends `frames`, with one write where they fit; returns the lsn after each. They are visible to readers and survive this
+    /// process on return, and are durable after a sync. On an error none of them was appended.
+    pub fn append_batch(&mut self, frames: &[Frame]) -> Result<Vec<Lsn>, JournalError> {
         self.usable()?;
-        let parts = frames.iter().map(Part::new).collect::<Result<Vec<_>, _>>()?;
+        let mut parts = frames.iter().map(Part::new).collect::<Result<Vec<_>, _>>()?;
         let bytes = parts.iter().map(Part::entry_bytes).sum::<u64>();
         let unsynced = self.end().0 - self.durable.0;
         let limit = self.options.max_unsynced_bytes;
@@ -202,22 +225,33 @@ impl Journal {
             return Err(JournalError::Backlog { unsynced, limit });
         }
         if bytes == 0 {
-            return Ok(self.end());
+            return Ok(Vec::new());
         }
         if self.closed || self.active().room() < bytes {
             self.roll(bytes)?;
         }
         let mut lsn = self.end();
+        if bytes >= self.options.long_write_bytes {
+            let end = self.active().offset(lsn) + bytes;
+            let pad = end.next_multiple_of(BLOCK_BYTES) - end;
+            let fits = bytes + pad <= self.active().room();
+            parts.last_mut().expect("it has bytes").pad = if fits { pad as u32 } else { 0 };
+        }
+        self.ahead.make_room(self.segments.last().expect("a journal has a segment"), bytes);
         if let Err(error) = self.write(&parts) {
             self.closed = true;
             return Err(error.or_full(self.bytes(), self.options.max_bytes));
         }
+        let mut ends = Vec::with_capacity(frames.len());
         for (frame, part) in frames.iter().zip(&parts) {
+            let start = lsn;
             lsn.0 += part.entry_bytes();
             self.unsynced.push_back((lsn, frame.clone()));
+            self.recent.push(start, lsn, frame);
+            ends.push(lsn);
         }
         self.active_mut().end = lsn;
-        Ok(lsn)
+        Ok(ends)
     }
 
     /// Bytes that `frame` takes in a journal: from its lsn to that of the next entry.
@@ -253,7 +287,7 @@ impl Journal {
     /// The entries from `from`, which is the start of one, up to `to`; also those not yet durable.
     pub fn read(&self, from: Lsn, to: Lsn) -> Reader {
         match self.usable() {
-            Ok(()) => Reader::new(&self.segments, from, to),
+            Ok(()) => Reader::new(&self.segments, from, to).with_recent(self.recent.between(from, to)),
             Err(error) => Reader::failed(error),
         }
     }
@@ -279,6 +313,7 @@ impl Journal {
         )?;
         self.durable = durable;
         self.unsynced.retain(|(end, _)| *end <= at);
+        self.recent.cut(at);
         self.sync.void();
         self.hint_durable();
         Ok(())
@@ -289,6 +324,7 @@ impl Journal {
     pub fn trim(&mut self, before: Lsn) -> Result<(), JournalError> {
         self.usable()?;
         let before = before.min(self.durable);
+        self.recent.forget(before);
         let last = self.segments.len() - 1;
         let count = self.segments.iter().take(last).take_while(|s| s.end <= before).count();
         self.forget(count)?;
@@ -309,6 +345,7 @@ impl Journal {
         self.forget(self.segments.len() - 1)?;
         self.durable = end;
         self.unsynced.clear();
+        self.recent.forget(end);
         self.hint_durable();
         Ok(())
     }
@@ -367,20 +404,24 @@ impl Journal {
 
     /// Writes `parts`, which fit, behind the end.
     fn write(&self, parts: &[Part]) -> Result<(), JournalError> {
-        const PADDING: [u8; ALIGNMENT as usize] = [0; ALIGNMENT as usize];
+        static ZEROES: [u8; 2 * BLOCK_BYTES as usize] = [0; 2 * BLOCK_BYTES as usize];
         let active = self.active();
         let mut lsn = active.end;
         let mut headers = Vec::with_capacity(parts.len());
         for part in parts {
             let header = part.entry_header(active.name.id, lsn, self.durable);
             lsn = header.end();
-            headers.push(header.encode());
+            headers.push(header.encode(active.salt));
         }
         let slices = headers.iter().zip(parts).flat_map(|(header, part)| {
-            [&header[..], &part.header[..], &part.payload[..], &PADDING[..part.padding()]]
+            [&header[..], &part.header[..], &part.payload[..], &ZEROES[..part.padding()]]
         });
-        let slices: Vec<&[u8]> = slices.filter(|s| !s.is_empty()).collect();
+        let mut slices: Vec<&[u8]> = slices.filter(|s| !s.is_empty()).collect();
         let mut at = active.offset(active.end);
+        // The last block is written as a whole: what a segment's file held before need not be read for it.
+        let end = active.offset(lsn);
+        let rest = (end.next_multiple_of(BLOCK_BYTES) - end).min(active.file_bytes.saturating_sub(end));
+        slices.extend((rest > 0).then(|| &ZEROES[..rest as usize]));
         for slices in slices.chunks(MAX_VECTORS) {
             let written = active.file.write_vectored_at(slices, at);
             written.map_err(JournalError::io("write", &active.name.file()))?;
@@ -410,14 +451,14 @@ impl Journal {
         )
     }
 
-    /// Makes a segment that holds `frames` as `base..end` and supersedes all else from `base` on; on stable storage
+    /// Makes a segment that holds `frames`, each with the lsn of the next, as `base..end` and supersedes all else from `base` on; on stable storage
     /// on return, with the claim that all before `durable` is. Changes nothing on an error.
     fn supersede(
         &mut self,
         base: Lsn,
         end: Lsn,
         durable: Lsn,
-        frames: &mut dyn Iterator<Item = Result<Frame, JournalError>>,
+        frames: &mut dyn Iterator<Item = Result<(Lsn, Frame), JournalError>>,
         room: Room,
     ) -> Result<(), BirthFailed> {
         let used = self.bytes();
@@ -435,7 +476,9 @@ impl Journal {
         let name = SegmentName { id: self.next_id, base };
         self.next_id = self.next_id.next();
         let may_be_small = matches!(room, Room::WhateverThereIs);
-        let birth = Birth { name, durable, entry_bytes, file_bytes, may_be_small };
+        let salt = xxh3_64_with_seed(&name.id.0.to_le_bytes(), self.options.salt);
+        let spare = std::mem::take(&mut self.spare);
+        let birth = Birth { name, durable, entry_bytes, file_bytes, may_be_small, salt, spare };
         let segment = birth
             .make(&*self.dir, frames)
             .map_err(|failed| BirthFailed { error: failed.error.or_full(used, limit), ..failed })?;
@@ -466,9 +509,20 @@ impl Journal {
         mark::store(&*self.dir, START_FILE, self.mark(start))?;
         self.start = start;
         for old in self.segments.drain(..count).collect::<Vec<_>>() {
-            self.remove(&old.name);
+            if !self.keep_spare(&old) {
+                self.remove(&old.name);
+            }
         }
         Ok(())
+    }
+
+    /// Keeps a segment that does not count any more for the next one to be made of it, if nobody reads it.
+    fn keep_spare(&mut self, old: &Segment) -> bool {
+        let usable = !self.spare && old.file_bytes <= self.options.segment_bytes;
+        let unused = Arc::strong_count(&old.file) == 1;
+        self.spare |= usable && unused && self.dir.rename(&old.name.file(), SPARE).is_ok();
+        // What was renamed now is not there to be removed.
+        usable && unused && self.spare
     }
 
     /// Removes the file of a segment that does not count any more. Best effort: the next open tries again.
@@ -490,6 +544,8 @@ struct Part {
     header: [u8; frame::HEADER_BYTES],
     payload: Bytes,
     range: Option<ByteRange>,
+    /// Zeroes that are to follow, in bytes.
+    pad: u32,
 }
 
 impl Part {
@@ -498,9 +554,10 @@ impl Part {
         if matches!(frame, Frame::Compare(_) | Frame::TakeOver { .. } | Frame::Check(_)) {
             return Err(JournalError::Refused { source: None });
         }
-        let part = Self { header: frame.header(), payload: frame.payload(), range: frame.written_range() };
+        let part =
+            Self { header: frame.header(), payload: frame.payload(), range: frame.written_range(), pad: 0 };
         frame::Header::parse(&part.header)
-            .and_then(|header| header.open(part.payload.clone()))
+            .and_then(|header| header.read(part.payload.clone()))
             .map_err(|e| JournalError::Refused { source: Some(e) })?;
         Ok(part)
     }
@@ -510,7 +567,7 @@ impl Part {
     }
 
     fn entry_bytes(&self) -> u64 {
-        entry::entry_bytes(self.frame_bytes())
+        entry::entry_bytes(self.frame_bytes()) + u64::from(self.pad)
     }
 
     fn padding(&self) -> usize {
@@ -518,6 +575,13 @@ impl Part {
     }
 
     fn entry_header(&self, segment: SegmentId, lsn: Lsn, durable: Lsn) -> EntryHeader {
-        EntryHeader { segment, lsn, durable, frame_bytes: self.frame_bytes() as u32, range: self.range }
+        EntryHeader {
+            segment,
+            lsn,
+            durable,
+            frame_bytes: self.frame_bytes() as u32,
+            range: self.range,
+            pad: self.pad,
+        }
     }
 }

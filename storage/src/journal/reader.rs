@@ -10,11 +10,15 @@ use bytes::Bytes;
 use super::bytes::Window;
 use super::entry::{ENTRY_HEADER_BYTES, EntryHeader};
 use super::error::JournalError;
+use super::recent::RecentEntry;
 use super::segment::{SEGMENT_HEADER_BYTES, Segment};
 
-/// Entries of a journal in order: `(start, end, frame)` each, with every checksum but the content's verified. Sees
-/// the journal as it was when the reader was made; holds one read-ahead buffer. Ends after the first error.
+/// Entries of a journal in order: `(start, end, frame)` each, with every checksum verified but that of an encoded content. Sees
+/// the journal as it was when the reader was made; holds one read-ahead buffer, and what of the last entries is in memory. Ends
+/// after the first error.
 pub struct Reader {
+    /// Entries that need not be read from the disk, in order.
+    recent: VecDeque<RecentEntry>,
     segments: VecDeque<Segment>,
     window: Option<Window>,
     next: Lsn,
@@ -35,13 +39,18 @@ impl Reader {
             }
             _ => None,
         };
-        Self { segments, window: None, next: from, to, failed }
+        Self { recent: VecDeque::new(), segments, window: None, next: from, to, failed }
     }
 
     /// A reader of nothing but an error.
     pub(super) fn failed(error: JournalError) -> Self {
         let (segments, next, to) = (VecDeque::new(), Lsn(0), Lsn(0));
-        Self { segments, window: None, next, to, failed: Some(error) }
+        Self { recent: VecDeque::new(), segments, window: None, next, to, failed: Some(error) }
+    }
+
+    /// Takes these entries from memory once it has come to the first of them.
+    pub(super) fn with_recent(self, recent: VecDeque<RecentEntry>) -> Self {
+        Self { recent, ..self }
     }
 
     /// The lsn of the entry that comes next.
@@ -55,6 +64,10 @@ impl Reader {
         }
         if self.next >= self.to {
             return Ok(None);
+        }
+        if let Some(entry) = self.recent.pop_front_if(|(start, ..)| *start == self.next) {
+            self.next = entry.1;
+            return Ok(Some(entry));
         }
         while self.segments.front().is_some_and(|s| s.end <= self.next) {
             self.segments.pop_front();
@@ -129,5 +142,5 @@ pub(super) fn read_header(
 ) -> std::io::Result<Option<EntryHeader>> {
     debug_assert!(segment.offset(lsn) >= SEGMENT_HEADER_BYTES);
     let bytes = window.get(segment.offset(lsn), ENTRY_HEADER_BYTES)?;
-    Ok(bytes.and_then(|b| EntryHeader::decode(b, segment.name.id, lsn)))
+    Ok(bytes.and_then(|b| EntryHeader::decode(b, segment.name.id, segment.salt, lsn)))
 }

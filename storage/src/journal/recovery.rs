@@ -154,11 +154,12 @@ fn open_chain(
 
 fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Link, JournalError> {
     let path = name.file();
-    let file = dir.open(&path, Open::Existing).map_err(JournalError::io("open", &path))?;
+    let file = dir.open_log(&path, Open::Existing).map_err(JournalError::io("open", &path))?;
     let file_bytes = file.len().map_err(JournalError::io("measure", &path))?;
     let mut segment = Segment {
         name: name.clone(),
         end: limit.unwrap_or(Lsn(u64::MAX)),
+        salt: 0,
         file_bytes,
         file: Arc::clone(&file),
     };
@@ -168,6 +169,9 @@ fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Li
     let header = SegmentHeader::decode(bytes.unwrap_or_default(), name);
     if let SegmentHeader::Version(version) = header {
         return Err(JournalError::Version { file: path, version });
+    }
+    if let SegmentHeader::Whole { salt, .. } = header {
+        segment.salt = salt;
     }
     segment.end = limit.unwrap_or(name.base);
     Ok(Link { segment, header, window, limit })
@@ -205,7 +209,7 @@ fn walk(chain: &mut [Link], start: Lsn, visit: &mut dyn FnMut(Entry<'_>)) -> Res
 fn claims_behind(chain: &mut [Link], stop: &Stop, claims: &mut Claims<'_>) -> Result<(), JournalError> {
     for (index, link) in chain.iter_mut().enumerate().skip(stop.link) {
         let id = link.segment.name.id;
-        if let SegmentHeader::Whole { durable } = link.header {
+        if let SegmentHeader::Whole { durable, .. } = link.header {
             claims.add(id, durable);
         }
         let mut at = link.segment.base();

@@ -20,15 +20,24 @@ pub(super) const SEGMENT_HEADER_BYTES: u64 = 4096;
 /// A file with this ending was being made when the process ended; it counts for nothing.
 pub(super) const UNFINISHED: &str = ".new";
 
+/// A segment that was trimmed away, to be made a new one of: its bytes have places on the disk already, and a write to them
+/// changes nothing else. There is one at most, and what is in it counts for nothing.
+pub(super) const SPARE: &str = "spare";
+
 const PREFIX: &str = "segment-";
 const MAGIC: u64 = u64::from_le_bytes(*b"AIJRNL\r\n");
-const VERSION: u32 = 1;
+/// Version 1 had no frames of version 2, and is read too.
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 const HEADER_USED_BYTES: usize = 64;
 const AT_VERSION: usize = 8;
 const AT_ID: usize = 16;
 const AT_BASE: usize = 24;
 const AT_DURABLE: usize = 32;
+const AT_SALT: usize = 40;
 const AT_CHECKSUM: usize = 56;
+/// Where the header is a second time: without the salt no entry of the segment could be made out.
+const AT_COPY: usize = 2048;
 
 /// No journal gets so far; a name that says more is none.
 const MAX_BASE: u64 = 1 << 62;
@@ -72,6 +81,8 @@ pub(super) struct Segment {
     pub name: SegmentName,
     /// First lsn after its entries, or from which on a later segment supersedes it.
     pub end: Lsn,
+    /// What the checksums of its entries' headers are seeded with: nobody who writes to a volume knows it.
+    pub salt: u64,
     /// Bytes it takes on the disk.
     pub file_bytes: u64,
     pub file: Arc<dyn File>,
@@ -104,7 +115,7 @@ impl Segment {
 /// What a segment's header says, if it can be read.
 pub(super) enum SegmentHeader {
     /// It is whole; when the segment was made, this much was durable.
-    Whole { durable: Lsn },
+    Whole { durable: Lsn, salt: u64 },
     /// It is not what was written.
     Damaged,
     /// Another version wrote it.
@@ -114,7 +125,8 @@ pub(super) enum SegmentHeader {
 impl SegmentHeader {
     /// Reads the header of the segment called `name` from the start of its bytes.
     pub fn decode(bytes: &[u8], name: &SegmentName) -> Self {
-        Self::try_decode(bytes, name).unwrap_or(Self::Damaged)
+        let copy = || Self::try_decode(bytes.get(AT_COPY..)?, name);
+        Self::try_decode(bytes, name).or_else(copy).unwrap_or(Self::Damaged)
     }
 
     fn try_decode(bytes: &[u8], name: &SegmentName) -> Option<Self> {
@@ -123,25 +135,27 @@ impl SegmentHeader {
             return None;
         }
         let version = get_u32(b, AT_VERSION)?;
-        if version != VERSION {
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
             return Some(Self::Version(version));
         }
         if get_u64(b, AT_ID)? != name.id.0 || get_u64(b, AT_BASE)? != name.base.0 {
             return None;
         }
-        Some(Self::Whole { durable: Lsn(get_u64(b, AT_DURABLE)?) })
+        Some(Self::Whole { durable: Lsn(get_u64(b, AT_DURABLE)?), salt: get_u64(b, AT_SALT)? })
     }
 }
 
-fn encode_header(name: &SegmentName, durable: Lsn) -> Vec<u8> {
+fn encode_header(name: &SegmentName, durable: Lsn, salt: u64) -> Vec<u8> {
     let mut b = vec![0; SEGMENT_HEADER_BYTES as usize];
     put_u64(&mut b, 0, MAGIC);
     put_u32(&mut b, AT_VERSION, VERSION);
     put_u64(&mut b, AT_ID, name.id.0);
     put_u64(&mut b, AT_BASE, name.base.0);
     put_u64(&mut b, AT_DURABLE, durable.0);
+    put_u64(&mut b, AT_SALT, salt);
     let checksum = xxh3_64(&b[..AT_CHECKSUM]);
     put_u64(&mut b, AT_CHECKSUM, checksum);
+    b.copy_within(..HEADER_USED_BYTES, AT_COPY);
     b
 }
 
@@ -156,6 +170,10 @@ pub(super) struct Birth {
     pub file_bytes: u64,
     /// Whether it may be smaller than `file_bytes` where the disk has no more room.
     pub may_be_small: bool,
+    /// What the checksums of its entries' headers are seeded with.
+    pub salt: u64,
+    /// Whether there is a spare one to be made use of.
+    pub spare: bool,
 }
 
 /// Why a segment was not made.
@@ -166,11 +184,11 @@ pub(super) struct BirthFailed {
 }
 
 impl Birth {
-    /// Makes the segment with `entries`; they, its header and its name are on stable storage on return.
+    /// Makes the segment with `entries`, each with the lsn of the next; they, its header and its name are on stable storage on return.
     pub fn make(
         &self,
         dir: &dyn Dir,
-        entries: &mut dyn Iterator<Item = Result<Frame, JournalError>>,
+        entries: &mut dyn Iterator<Item = Result<(Lsn, Frame), JournalError>>,
     ) -> Result<Segment, BirthFailed> {
         let unfinished = format!("{}{UNFINISHED}", self.name.file());
         let (file, file_bytes) = self.write(dir, &unfinished, entries).map_err(|error| {
@@ -187,37 +205,54 @@ impl Birth {
                 BirthFailed { error, may_exist: true }
             })?;
         let end = Lsn(self.name.base.0 + self.entry_bytes);
-        Ok(Segment { name: self.name.clone(), end, file_bytes, file })
+        Ok(Segment { name: self.name.clone(), end, salt: self.salt, file_bytes, file })
+    }
+
+    /// The file to be made a segment, and how long it is: what is in it is of no use but for having its place.
+    fn open(&self, dir: &dyn Dir, unfinished: &str) -> Result<(Arc<dyn File>, u64), JournalError> {
+        if self.spare && dir.rename(SPARE, unfinished).is_ok() {
+            let file =
+                dir.open_log(unfinished, Open::Existing).map_err(JournalError::io("open", unfinished))?;
+            let bytes = file.len().map_err(JournalError::io("measure", unfinished))?;
+            if bytes <= self.file_bytes {
+                return Ok((file, bytes));
+            }
+            dir.remove(unfinished).map_err(JournalError::io("remove", unfinished))?;
+        }
+        let file = dir.open_log(unfinished, Open::New).map_err(JournalError::io("create", unfinished))?;
+        Ok((file, 0))
     }
 
     fn write(
         &self,
         dir: &dyn Dir,
         unfinished: &str,
-        entries: &mut dyn Iterator<Item = Result<Frame, JournalError>>,
+        entries: &mut dyn Iterator<Item = Result<(Lsn, Frame), JournalError>>,
     ) -> Result<(Arc<dyn File>, u64), JournalError> {
-        let file = dir.open(unfinished, Open::New).map_err(JournalError::io("create", unfinished))?;
+        let (file, has_bytes) = self.open(dir, unfinished)?;
         let needed = SEGMENT_HEADER_BYTES + self.entry_bytes;
         let allocate = |len| file.allocate(len).map_err(JournalError::io("allocate", unfinished));
-        let file_bytes = match allocate(self.file_bytes.max(needed)) {
-            Ok(()) => self.file_bytes.max(needed),
+        let wanted = self.file_bytes.max(needed);
+        let file_bytes = match if has_bytes == wanted { Ok(()) } else { allocate(wanted) } {
+            Ok(()) => wanted,
             Err(e) if self.may_be_small && e.is_disk_full() => {
                 allocate(needed)?;
                 needed
             }
             Err(e) => return Err(e),
         };
-        let mut out = encode_header(&self.name, self.durable);
+        let mut out = encode_header(&self.name, self.durable, self.salt);
         let mut at = 0;
         let mut lsn = self.name.base;
-        for frame in entries {
-            let frame = frame?;
-            let header = EntryHeader::new(self.name.id, lsn, self.name.base, &frame);
-            out.extend_from_slice(&header.encode());
+        for entry in entries {
+            let (end, frame) = entry?;
+            let mut header = EntryHeader::new(self.name.id, lsn, self.name.base, &frame);
+            header.pad = (end.0 - header.end().0) as u32;
+            out.extend_from_slice(&header.encode(self.salt));
             out.extend_from_slice(&frame.header());
             out.extend_from_slice(&frame.payload());
-            out.resize(out.len().next_multiple_of(ALIGNMENT as usize), 0);
-            lsn = header.end();
+            out.resize(out.len().next_multiple_of(ALIGNMENT as usize) + header.pad as usize, 0);
+            lsn = end;
             if out.len() >= BIRTH_WRITE_BYTES {
                 file.write_at(&out, at).map_err(JournalError::io("write", unfinished))?;
                 at += out.len() as u64;
@@ -258,18 +293,26 @@ mod tests {
 
     #[test]
     fn a_header_of_another_segment_or_version_is_not_this_ones() {
-        let good = encode_header(&name(), Lsn(9));
-        assert!(matches!(SegmentHeader::decode(&good, &name()), SegmentHeader::Whole { durable: Lsn(9) }));
+        let good = encode_header(&name(), Lsn(9), 5);
+        assert!(matches!(
+            SegmentHeader::decode(&good, &name()),
+            SegmentHeader::Whole { durable: Lsn(9), salt: 5 }
+        ));
         let other = SegmentName { id: SegmentId(8), base: Lsn(4096) };
         assert!(matches!(SegmentHeader::decode(&good, &other), SegmentHeader::Damaged));
         let mut newer = good.clone();
-        put_u32(&mut newer, AT_VERSION, 2);
+        put_u32(&mut newer, AT_VERSION, VERSION + 1);
         let checksum = xxh3_64(&newer[..AT_CHECKSUM]);
         put_u64(&mut newer, AT_CHECKSUM, checksum);
-        assert!(matches!(SegmentHeader::decode(&newer, &name()), SegmentHeader::Version(2)));
+        assert!(
+            matches!(SegmentHeader::decode(&newer, &name()), SegmentHeader::Version(v) if v == VERSION + 1)
+        );
         for bit in 0..HEADER_USED_BYTES * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
+            let found = SegmentHeader::decode(&bad, &name());
+            assert!(matches!(found, SegmentHeader::Whole { durable: Lsn(9), salt: 5 }), "bit {bit}");
+            bad[AT_COPY + bit / 8] ^= 1 << (bit % 8);
             assert!(matches!(SegmentHeader::decode(&bad, &name()), SegmentHeader::Damaged), "bit {bit}");
         }
     }

@@ -75,6 +75,7 @@ impl Journal {
         }
         self.sync.under_way = true;
         let durable = self.durable;
+        self.ahead.syncs(self.end().0 - durable.0);
         let unsynced = self.segments.iter().filter(|s| s.end > durable);
         let files = unsynced.map(|s| TicketFile(Arc::clone(&s.file))).collect();
         Ok(SyncTicket { files, end: self.end(), history: self.sync.history })
@@ -109,7 +110,7 @@ impl Journal {
 
     fn rewrite_unsynced(&mut self) -> Result<(), JournalError> {
         let (base, end) = (self.durable, self.end());
-        let frames: Vec<_> = self.unsynced.iter().map(|(_, frame)| Ok(frame.clone())).collect();
+        let frames: Vec<_> = self.unsynced.iter().map(|(end, frame)| Ok((*end, frame.clone()))).collect();
         self.supersede(base, end, end, &mut frames.into_iter(), Room::WhateverThereIs)
             .map_err(|failed| self.poison(failed.error))?;
         self.durable = end;

@@ -144,7 +144,7 @@ fn a_batch_is_one_write() {
     journal.append_batch(&batch).unwrap();
     assert_eq!(disk.operations(), before + 1);
     assert_eq!(held(&journal).into_iter().map(|e| e.2).collect::<Vec<_>>(), batch);
-    assert_eq!(journal.append_batch(&[]).unwrap(), journal.end());
+    assert_eq!(journal.append_batch(&[]).unwrap(), []);
 }
 
 #[test]
@@ -225,4 +225,50 @@ fn one_sync_at_a_time() {
     assert_eq!(journal.finish_sync(ticket, result).unwrap(), end);
     assert_eq!(journal.durable(), end);
     assert_eq!(sync(&mut journal).unwrap(), journal.end());
+}
+
+/// Fills some segments, and has the first of them trimmed away.
+fn trimmed(disk: &Disk) -> (Journal, Vec<Held>) {
+    let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+    let mut random = Random::new(8);
+    let mut all = Vec::new();
+    while disk.names_with("segment-").len() < 4 {
+        let frame = write(&mut random, all.len() as u64, 0, 700);
+        all.push((journal.end(), journal.append(&frame).unwrap(), frame));
+    }
+    sync(&mut journal).unwrap();
+    (journal, all)
+}
+
+#[test]
+fn the_next_segment_is_made_of_one_that_was_trimmed_away() {
+    let disk = Disk::default();
+    let (mut journal, all) = trimmed(&disk);
+    let mut random = Random::new(9);
+    journal.trim(journal.end()).unwrap();
+    assert_eq!(disk.names_with("spare").len(), 1);
+    let mut kept: Vec<_> = all.into_iter().filter(|entry| entry.0 >= journal.start()).collect();
+    let segments = disk.names_with("segment-").len();
+    while disk.names_with("segment-").len() == segments {
+        let frame = write(&mut random, 99, 0, 700);
+        kept.push((journal.end(), journal.append(&frame).unwrap(), frame));
+    }
+    assert_eq!(disk.names_with("spare").len(), 0);
+    assert_eq!(held(&journal), kept);
+    sync(&mut journal).unwrap();
+    drop(journal);
+    // What the file held before is not taken for entries, nor for something that was lost.
+    let (_, recovered, found) = open(disk.dir(), OPTIONS).unwrap();
+    assert_eq!((found, recovered.damage), (kept, None));
+}
+
+#[test]
+fn a_segment_that_somebody_reads_is_not_made_another() {
+    let disk = Disk::default();
+    let (mut journal, all) = trimmed(&disk);
+    let reader = journal.read(journal.start(), journal.end());
+    journal.trim(journal.end()).unwrap();
+    assert_eq!(disk.names_with("spare").len(), 0);
+    let read: Vec<_> = reader.map(Result::unwrap).collect();
+    assert_eq!(read, all);
 }

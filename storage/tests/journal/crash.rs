@@ -105,14 +105,16 @@ fn step(
             let mut at = model.end;
             // Noted before, because a crash may show what was being written.
             model.attempted.push(frames.clone());
-            let end = journal.append_batch(&frames)?;
-            for frame in frames {
+            let ends = journal.append_batch(&frames)?;
+            for (frame, end) in frames.into_iter().zip(ends) {
                 let bytes = (64 + frame.encoded_len() as u64).next_multiple_of(8);
-                model.entries.push((at, Lsn(at.0 + bytes), frame));
-                at.0 += bytes;
+                // A long batch ends at a block.
+                assert!(at.0 + bytes <= end.0 && end.0 < at.0 + bytes + 4096);
+                model.entries.push((at, end, frame));
+                at = end;
             }
-            assert_eq!(at, end);
-            model.end = end;
+            assert_eq!(at, journal.end());
+            model.end = at;
             model.attempted.clear();
         }
         50..70 => {

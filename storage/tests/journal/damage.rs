@@ -73,12 +73,18 @@ fn every_byte_of_a_durable_entry_and_of_its_segments_header_counts() {
     let (good, all, durable) = filled(6, 0);
     let (name, at) = place(&good, all[3].0);
     let mut random = Random::new(1);
-    let header = (0..64).map(|offset| (offset, all[0].0));
+    let header = (0..64).map(|offset| (offset, all[0].0, true));
     let padded = 64 + all[3].2.encoded_len();
-    let entry = (at..at + padded).map(|offset| (offset, all[3].0));
-    for (offset, cut) in header.chain(entry) {
+    let entry = (at..at + padded).map(|offset| (offset, all[3].0, false));
+    for (offset, cut, has_copy) in header.chain(entry) {
         let disk = good.copy();
-        disk.flip(&name, offset, 1 << random.below(8));
+        let bit = 1 << random.below(8);
+        disk.flip(&name, offset, bit);
+        if has_copy {
+            let (recovered, found) = reopen(&disk.copy());
+            assert_eq!((recovered.damage, found), (None, all.clone()), "offset {offset}");
+            disk.flip(&name, 2048 + offset, bit);
+        }
         let (recovered, found) = reopen(&disk);
         let damage = recovered.damage.unwrap_or_else(|| panic!("offset {offset} went unnoticed"));
         assert_eq!((damage.at, damage.durable_end, recovered.end), (cut, durable, cut), "offset {offset}");
@@ -290,14 +296,14 @@ fn a_segment_of_a_newer_version_is_refused_and_left_alone() {
     let (disk, ..) = filled(8, 0);
     let (name, _) = place(&disk, Lsn(0));
     let mut header = disk.bytes_of(&name)[..64].to_vec();
-    header[8] = 2;
+    header[8] = 3;
     let sum = xxh3_64(&header[..56]).to_le_bytes();
     let old = disk.bytes_of(&name);
-    disk.flip(&name, 8, old[8] ^ 2);
+    disk.flip(&name, 8, old[8] ^ 3);
     (0..8).for_each(|i| disk.flip(&name, 56 + i, old[56 + i] ^ sum[i]));
     let before = disk.names();
     let refused = open(disk.dir(), OPTIONS).map(|_| ()).unwrap_err();
-    assert!(matches!(refused, JournalError::Version { version: 2, .. }), "{refused}");
+    assert!(matches!(refused, JournalError::Version { version: 3, .. }), "{refused}");
     assert_eq!(disk.names(), before);
 }
 

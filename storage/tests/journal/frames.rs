@@ -14,6 +14,9 @@ pub const OPTIONS: JournalOptions = JournalOptions {
     segment_bytes: 12 << 10,
     max_bytes: 1 << 20,
     max_unsynced_bytes: 64 << 10,
+    recent_bytes: 0,
+    long_write_bytes: 3000,
+    salt: 7,
     rules: Rules::ALL,
 };
 

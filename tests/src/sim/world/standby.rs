@@ -127,6 +127,11 @@ impl Standby {
             segment_bytes: 96 << 10,
             max_bytes: self.journal_bytes,
             max_unsynced_bytes: 1 << 20,
+            // Some have all in memory that is to be applied, some none, and most a part of it.
+            recent_bytes: [0, 16 << 10, 1 << 20]
+                [usize::from(self.shape.slow_sync) + usize::from(self.shape.narrow)],
+            long_write_bytes: 12 << 10,
+            salt: 7,
             rules: self.rules,
         };
         let journal = self.disk.dir("journal");
