@@ -1,9 +1,9 @@
 //! `bench`: what replication costs, side by side with what else there is.
 //!
-//! `compare` runs the same client, the same files and the same cases against every contender, one after another
-//! and in several rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `ours`), `measure` takes one
-//! measurement, `compare` plans them all, `report` prints and saves the outcome. `wan` is a measurement of its own, and so is
-//! `wire`, which counts what is sent for each byte that a database, or a file server, writes.
+//! `compare` runs the same client, the same files and the same cases against every contender, in turns and in several
+//! rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `ours`) and says who is compared with whom, `measure` lets them
+//! take turns, `compare` plans it all, `report` prints, draws and saves the outcome. `wan` is a measurement of its own, and so
+//! is `wire`, which counts what is sent for each byte that a database, or a file server, writes.
 
 mod case;
 mod compare;
@@ -12,6 +12,7 @@ mod cpu;
 mod fio;
 mod image;
 mod measure;
+mod memory;
 mod nbdkit;
 mod ours;
 mod process;
@@ -19,6 +20,8 @@ mod qmp;
 mod qsd;
 mod report;
 mod stats;
+mod tcp_count;
+mod tls;
 mod wait;
 mod wan;
 mod wire;

@@ -9,6 +9,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use rustix::process::Pid;
 use serde::Deserialize;
 
 use crate::{
-    contender::{Bed, Drained, Running},
+    contender::{Bed, Drained, Running, ServerProcess},
     image,
     process::{self, Server, free_port},
     wait::{self, Interrupt},
@@ -34,6 +35,8 @@ pub const JOURNAL_MAX_MIB: u64 = 1024;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_SYNC_TIMEOUT: Duration = Duration::from_secs(300);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+/// The status' count of packets is a second old; a little more for it to be taken.
+const PACKETS_AGE: Duration = Duration::from_millis(1200);
 
 /// When a replicated write completes.
 #[derive(Clone, Copy, Debug)]
@@ -159,15 +162,15 @@ impl Running for Alone {
         self.node.uri()
     }
 
-    fn servers(&self) -> Vec<Pid> {
-        vec![self.agent.pid()]
+    fn servers(&self) -> Vec<ServerProcess> {
+        vec![ServerProcess::source("agent", self.agent.pid())]
     }
 
     fn drain(&mut self, _: &Interrupt) -> Result<Drained> {
         Ok(Drained::default())
     }
 
-    fn stop(self: Box<Self>) -> Result<()> {
+    fn stop(self: Box<Self>, _: &Interrupt) -> Result<()> {
         self.agent.stop()
     }
 }
@@ -224,8 +227,12 @@ impl Running for Pair {
         self.primary.uri()
     }
 
-    fn servers(&self) -> Vec<Pid> {
-        [&self.agent, &self.primary_receiver, &self.standby_receiver].map(Server::pid).to_vec()
+    fn servers(&self) -> Vec<ServerProcess> {
+        vec![
+            ServerProcess::source("agent", self.agent.pid()),
+            ServerProcess::source("receiver beside the agent", self.primary_receiver.pid()),
+            ServerProcess::target("receiver", self.standby_receiver.pid()),
+        ]
     }
 
     fn drain(&mut self, interrupt: &Interrupt) -> Result<Drained> {
@@ -243,7 +250,13 @@ impl Running for Pair {
         Ok(Drained::new(behind, start.elapsed()))
     }
 
-    fn stop(self: Box<Self>) -> Result<()> {
+    /// UDP payload of all packets, headers of QUIC included.
+    fn sent_bytes(&mut self, interrupt: &Interrupt) -> Result<Option<u64>> {
+        thread::sleep(PACKETS_AGE);
+        Ok(Some(self.compression(interrupt)?.packet_bytes))
+    }
+
+    fn stop(self: Box<Self>, _: &Interrupt) -> Result<()> {
         self.agent.stop()?;
         self.primary_receiver.stop()?;
         self.standby_receiver.stop()

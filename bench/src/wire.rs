@@ -174,7 +174,7 @@ fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &In
     running.stop(interrupt)?;
     attached.unmount(interrupt)?;
     pair.drain(interrupt)?;
-    Box::new(pair).stop()?;
+    Box::new(pair).stop(interrupt)?;
     let differs = image::first_difference(&bed.volume(), &bed.copy())?;
     ensure!(differs.is_none(), "the copy differs from byte {} on", differs.unwrap_or_default());
     Ok(Outcome {

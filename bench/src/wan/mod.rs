@@ -234,7 +234,7 @@ impl Bench<'_> {
                 if round == 1 {
                     sync.finish(&bed)?
                 } else {
-                    sync.abandon()?
+                    sync.abandon(self.interrupt)?
                 }
                 return Ok(Run::new(line.title(), contender.name(), round, value, "Mbit/s", busy_cpus));
             }
