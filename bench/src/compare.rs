@@ -10,14 +10,22 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::{
+    bulk,
     case::Case,
     contender::{Contender, MATCHES, Match},
+    copying,
     measure::{self, Place, Settings},
     ours,
-    report::Report,
+    report::{Other, Report},
+    scale,
+    subject::Subject,
     wait::Interrupt,
+    wan, wire,
 };
 
+/// Of measurements that are not made by turns.
+const PAIRS: u32 = 5;
+const QUICK_PAIRS: u32 = 2;
 /// A volume and its copy.
 const FILES_EACH: u64 = 2;
 /// Logs, state, and what a file system keeps for itself.
@@ -30,9 +38,9 @@ pub struct Options {
     /// One round of two turns of 2 s on a 256 MiB volume, unless told otherwise
     #[arg(long)]
     quick: bool,
-    /// Only this case; may be given several times
-    #[arg(long, value_name = "CASE", value_delimiter = ',')]
-    only: Vec<Case>,
+    /// Only these; all unless told otherwise, with --quick all but what takes minutes
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<Subject>,
     /// Only these contenders, and in every case
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     contenders: Vec<Contender>,
@@ -73,23 +81,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let matches = matches(options, &contenders);
     check_space(&base, &settings, &matches)?;
 
-    let total = matches.len() * settings.rounds as usize;
-    let mut done = 0;
-    for (case, group, contenders) in &matches {
-        for round in 1..=settings.rounds {
-            done += 1;
-            let place = Place { case: case.name(), group: group.name, round };
-            eprintln!("[{done}/{total}] {}, {}, round {round}", case.name(), group.name);
-            match measure::take(contenders, *case, place, &settings, dir.path(), &interrupt) {
-                Ok(outcome) => report.add(outcome),
-                Err(error) => {
-                    interrupt.check()?;
-                    let what = format!("{}, {}, round {round}", case.name(), group.name);
-                    eprintln!("FAILED: {what}: {error:#}");
-                    report.lacks(what, format!("{error:#}"), true);
-                }
-            }
-        }
+    take_turns(&matches, &settings, dir.path(), &mut report, &interrupt)?;
+    for subject in Subject::OTHERS {
+        measure_other(subject, options, dir.path(), &mut report, &interrupt)?;
     }
 
     println!("{}", report.to_text());
@@ -97,6 +91,92 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     report.save(&save)?;
     println!("saved in {}", save.display());
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+type Planned = (Case, &'static Match, Vec<Contender>);
+
+fn take_turns(
+    matches: &[Planned],
+    settings: &Settings,
+    dir: &Path,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let total = matches.len() * settings.rounds as usize;
+    let mut done = 0;
+    for (case, group, contenders) in matches {
+        for round in 1..=settings.rounds {
+            done += 1;
+            let place = Place { case: case.name(), group: group.name, round };
+            let what = format!("{}, {}, round {round}", case.name(), group.name);
+            eprintln!("[{done}/{total}] {what}");
+            match measure::take(contenders, *case, place, settings, dir, interrupt) {
+                Ok(outcome) => report.add(outcome),
+                Err(error) => failed(report, what, &error, interrupt)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One failure is not the end of the others; the user's wish to stop is.
+fn failed(
+    report: &mut Report,
+    what: impl Into<String>,
+    error: &anyhow::Error,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    interrupt.check()?;
+    let what = what.into();
+    eprintln!("FAILED: {what}: {error:#}");
+    report.lacks(what, format!("{error:#}"), true);
+    Ok(())
+}
+
+fn measure_other(
+    subject: Subject,
+    options: &Options,
+    dir: &Path,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    if !options.only.is_empty() && !options.only.contains(&subject) {
+        return Ok(());
+    }
+    let is_named = options.only.contains(&subject);
+    let obstacle = if options.without_ours {
+        Some("it measures this product: leave --without-ours away".to_owned())
+    } else if options.quick && subject.is_long() && !is_named {
+        Some(format!("it takes minutes: name it with --only {}", subject.name()))
+    } else if subject.needs_root() && !rustix::process::geteuid().is_root() {
+        Some("it needs root".to_owned())
+    } else {
+        missing_program(subject.programs())
+    };
+    if let Some(why) = obstacle {
+        report.lacks(subject.name(), why, false);
+        return Ok(());
+    }
+    eprintln!("{}", subject.title());
+    let size = |normal: u64, quick| if options.quick { quick } else { normal } << 20;
+    let rounds = options.rounds.unwrap_or(if options.quick { QUICK_PAIRS } else { PAIRS });
+    let outcome = match subject {
+        Subject::Case(_) => return Ok(()),
+        Subject::Bulk => bulk::measure(size(512, 256), rounds, dir, interrupt).map(Other::Trials),
+        Subject::FirstSync => copying::first_sync(size(2048, 512), rounds, dir, interrupt).map(Other::Trials),
+        Subject::CatchUp => copying::catch_up(size(2048, 512), rounds, dir, interrupt).map(Other::Trials),
+        Subject::Wan => wan::measure_shortly(dir, interrupt).map(Other::Trials),
+        Subject::Wire => {
+            let seconds = if options.quick { 15 } else { 60 };
+            wire::measure_shortly(seconds, dir, interrupt).map(Other::Wire)
+        }
+        Subject::Scale => scale::measure_shortly(dir, interrupt).map(|found| Other::Scale(Box::new(found))),
+    };
+    match outcome {
+        Ok(outcome) => report.add_other(subject, outcome),
+        Err(error) => failed(report, subject.name(), &error, interrupt)?,
+    }
+    Ok(())
 }
 
 fn settings(options: &Options) -> Result<Settings> {
@@ -120,6 +200,9 @@ fn available(options: &Options, report: &mut Report) -> Result<Vec<Contender>> {
         let named = options.contenders.is_empty() || options.contenders.contains(contender);
         named && !(options.without_ours && contender.is_ours())
     };
+    if !options.only.is_empty() && !options.only.iter().any(|subject| matches!(subject, Subject::Case(_))) {
+        return Ok(Vec::new());
+    }
     let mut contenders: Vec<Contender> = Contender::ALL.into_iter().filter(is_wanted).collect();
     contenders.retain(|contender| match missing_program(contender.programs()) {
         None => true,
@@ -141,10 +224,10 @@ pub fn missing_program(programs: &[(&str, &str)]) -> Option<String> {
     Some(format!("{program} cannot be started: install {package}"))
 }
 
-fn matches(options: &Options, contenders: &[Contender]) -> Vec<(Case, &'static Match, Vec<Contender>)> {
+fn matches(options: &Options, contenders: &[Contender]) -> Vec<Planned> {
     let mut matches = Vec::new();
     for case in Case::ALL {
-        if !options.only.is_empty() && !options.only.contains(&case) {
+        if !options.only.is_empty() && !options.only.contains(&Subject::Case(case)) {
             continue;
         }
         for group in &MATCHES {
@@ -163,7 +246,7 @@ fn matches(options: &Options, contenders: &[Contender]) -> Vec<(Case, &'static M
     matches
 }
 
-fn check_space(dir: &Path, settings: &Settings, matches: &[(Case, &Match, Vec<Contender>)]) -> Result<()> {
+fn check_space(dir: &Path, settings: &Settings, matches: &[Planned]) -> Result<()> {
     let most = matches.iter().map(|(_, _, contenders)| contenders.len()).max().unwrap_or_default() as u64;
     let needed =
         most * (settings.volume_bytes * FILES_EACH + ours::JOURNAL_MAX_MIB * (1 << 20)) + DISK_RESERVE_BYTES;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     case::Case,
-    cpu,
+    cpu, process,
     wait::{self, Interrupt},
 };
 
@@ -94,6 +94,47 @@ pub fn run(
     let cpu_seconds = Client(child).wait(time + GRACE, dir, interrupt)?;
     let text = fs::read_to_string(&output).context("read fio's output")?;
     parse(&text, cpu_seconds)
+}
+
+/// Writes the whole volume once, in order, with bytes that do not compress, and flushes.
+pub fn overwrite(uri: &str, volume_bytes: u64, dir: &Path, interrupt: &Interrupt) -> Result<()> {
+    let arguments = ["--rw=write", "--bs=1M", "--iodepth=8", "--refill_buffers=1"].map(str::to_owned);
+    write_once(uri, volume_bytes, &arguments, dir, interrupt)
+}
+
+/// Writes `pieces` different pieces of `piece_bytes` bytes, anywhere, and flushes. `seed` fixes which.
+pub fn change(
+    uri: &str,
+    volume_bytes: u64,
+    [piece_bytes, pieces]: [u64; 2],
+    seed: u32,
+    dir: &Path,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let arguments = [
+        "--rw=randwrite".to_owned(),
+        format!("--bs={piece_bytes}"),
+        "--iodepth=8".to_owned(),
+        format!("--number_ios={pieces}"),
+        format!("--randseed={seed}"),
+        "--refill_buffers=1".to_owned(),
+    ];
+    write_once(uri, volume_bytes, &arguments, dir, interrupt)
+}
+
+fn write_once(
+    uri: &str,
+    volume_bytes: u64,
+    arguments: &[String],
+    dir: &Path,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut command = Command::new("fio");
+    command
+        .args(["--name=once", "--ioengine=nbd", "--thread", "--end_fsync=1"])
+        .args([format!("--uri={uri}"), format!("--size={volume_bytes}")])
+        .args(arguments);
+    process::capture("fio", command, dir, GRACE, interrupt).map(drop)
 }
 
 /// fio's process. Dropping it kills it.

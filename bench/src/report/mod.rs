@@ -16,7 +16,13 @@ use self::{
     table::{aligned, headings, markdown},
     turns::Turns,
 };
-use crate::measure::{Copy, Life, Outcome, Settings, Turn};
+use crate::{
+    measure::{Copy, Life, Outcome, Settings, Turn},
+    scale,
+    subject::Subject,
+    trials::Trials,
+    wire,
+};
 
 /// Version of the JSON document's shape.
 const VERSION: u32 = 2;
@@ -34,6 +40,7 @@ pub struct Report {
     turn_seconds: u64,
     turns: Vec<Turn>,
     lives: Vec<Life>,
+    others: Vec<Section>,
     not_measured: Vec<NotMeasured>,
 }
 
@@ -46,6 +53,27 @@ pub struct NotMeasured {
     pub why: String,
     /// Whether it was tried and failed.
     pub failed: bool,
+}
+
+/// What came of a measurement that is not made by turns.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Other {
+    /// Numbers.
+    Trials(Trials),
+    /// What was sent.
+    Wire(Vec<wire::Outcome>),
+    /// A large volume.
+    Scale(Box<scale::Outcome>),
+}
+
+/// Such a measurement in the report.
+#[derive(Serialize)]
+struct Section {
+    name: &'static str,
+    #[serde(skip)]
+    subject: Subject,
+    outcome: Other,
 }
 
 /// What is saved beside the measurements, so that it need not be worked out again.
@@ -75,6 +103,7 @@ impl Report {
             turn_seconds: settings.turn_time.as_secs(),
             turns: Vec::new(),
             lives: Vec::new(),
+            others: Vec::new(),
             not_measured: Vec::new(),
         })
     }
@@ -83,6 +112,11 @@ impl Report {
     pub fn add(&mut self, outcome: Outcome) {
         self.turns.extend(outcome.turns);
         self.lives.extend(outcome.lives);
+    }
+
+    /// Adds what came of a measurement that is not made by turns.
+    pub fn add_other(&mut self, subject: Subject, outcome: Other) {
+        self.others.push(Section { name: subject.name(), subject, outcome });
     }
 
     /// Notes that there will be no figures of something.
@@ -168,13 +202,23 @@ impl Report {
 
     fn tables(&self) -> Vec<(&'static str, Vec<Vec<String>>)> {
         let mut tables = cases::tables(self.taken());
+        for Section { subject, outcome, .. } in &self.others {
+            let rows = match outcome {
+                Other::Trials(trials) => trials.rows(),
+                Other::Wire(outcomes) => wire::rows(outcomes),
+                Other::Scale(outcome) => outcome.rows(),
+            };
+            tables.push((subject.title(), rows));
+        }
         let goals = self.goals().iter().map(Goal::row).collect();
         tables.push(("Goals", [vec![headings(goals::HEADINGS)], goals].concat()));
         tables
     }
 
     fn goals(&self) -> Vec<Goal> {
-        goals::all(self.taken())
+        goals::all(self.taken(), |subject| {
+            self.others.iter().find(|section| section.subject == subject).map(|section| &section.outcome)
+        })
     }
 
     fn taken(&self) -> Turns<'_> {

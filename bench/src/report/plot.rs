@@ -132,7 +132,7 @@ fn draw_case(area: &Area<'_>, case: Case, taken: Turns<'_>) -> Result<(), Box<dy
     chart.configure_mesh().disable_x_mesh().x_labels(0).y_label_formatter(&|us| format!("{us:.0}")).draw()?;
     let width = 0.85 / bars.len() as f64;
     for (number, (contender, values)) in bars.iter().enumerate() {
-        let color = Palette99::pick(number).to_rgba();
+        let color = color(*contender);
         let bar = |(group, us): (usize, &f64)| {
             let left = group as f64 + 0.05 + number as f64 * width;
             Rectangle::new([(left, low), (left + width * 0.9, *us)], color.filled())
@@ -156,6 +156,12 @@ fn draw_case(area: &Area<'_>, case: Case, taken: Turns<'_>) -> Result<(), Box<dy
         .background_style(WHITE)
         .draw()?;
     Ok(())
+}
+
+/// The same in every picture.
+fn color(contender: Contender) -> RGBAColor {
+    let number = Contender::ALL.iter().position(|one| *one == contender).unwrap_or_default();
+    Palette99::pick(number).to_rgba()
 }
 
 fn percentiles(taken: Turns<'_>, case: Case, contender: Contender) -> Option<[f64; 3]> {
