@@ -173,7 +173,14 @@ fn measure_other(
         Subject::Scale => scale::measure_shortly(dir, interrupt).map(|found| Other::Scale(Box::new(found))),
     };
     match outcome {
-        Ok(outcome) => report.add_other(subject, outcome),
+        Ok(outcome) => {
+            if let Other::Scale(found) = &outcome
+                && let Some(why) = found.failure()
+            {
+                report.lacks("scale, with a copy", why, true);
+            }
+            report.add_other(subject, outcome);
+        }
         Err(error) => failed(report, subject.name(), &error, interrupt)?,
     }
     Ok(())

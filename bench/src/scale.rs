@@ -95,8 +95,16 @@ fn measure(options: &Options, interrupt: &Interrupt) -> Result<Outcome> {
         None => roomy(&[base.clone(), MEMORY_DIR.into()], size_bytes)?,
     };
     let search = search(dir.path(), size_bytes, options.rounds, interrupt)?;
-    let pair = measure_pair(dir.path(), volumes.path(), size_bytes, options.data_mib << 20, interrupt)?;
-    Ok(Outcome { size_bytes, data_bytes: options.data_mib << 20, search, pair })
+    let data_bytes = options.data_mib << 20;
+    let mut outcome = Outcome { size_bytes, data_bytes, search, alone: vec![], pair: None, failure: None };
+    match measure_pair(dir.path(), volumes.path(), &mut outcome, interrupt) {
+        Ok(pair) => outcome.pair = Some(pair),
+        Err(error) => {
+            interrupt.check()?;
+            outcome.failure = Some(format!("{error:#}"));
+        }
+    }
+    Ok(outcome)
 }
 
 /// Everything that was measured.
@@ -105,7 +113,11 @@ pub struct Outcome {
     size_bytes: u64,
     data_bytes: u64,
     search: Search,
-    pair: PairOutcome,
+    /// What the agent has before its peer was ever there.
+    alone: Vec<Resident>,
+    pair: Option<PairOutcome>,
+    /// Why there are no figures of the pair.
+    failure: Option<String>,
 }
 
 /// Microseconds to find [`DIRTY`] blocks, the median of each round.
@@ -197,10 +209,10 @@ fn time_of_search(bitmap: &Bitmap) -> Result<f64> {
 fn measure_pair(
     dir: &Path,
     volumes: &Path,
-    size_bytes: u64,
-    data_bytes: u64,
+    outcome: &mut Outcome,
     interrupt: &Interrupt,
 ) -> Result<PairOutcome> {
+    let (size_bytes, data_bytes) = (outcome.size_bytes, outcome.data_bytes);
     let bed = Bed { dir, volume_bytes: size_bytes, settings: "", interrupt };
     let (volume, copy) = (volumes.join("volume.img"), volumes.join("copy.img"));
     fill(&volume, size_bytes, data_bytes)?;
@@ -210,6 +222,8 @@ fn measure_pair(
     let start = Instant::now();
     pair.start_agent(interrupt)?;
     let open_seconds = start.elapsed().as_secs_f64();
+    outcome.alone = at_rest(&pair)?;
+    let start = Instant::now();
     pair.start_standby(interrupt)?;
     pair.wait_first_sync(interrupt)?;
     let first_sync_seconds = start.elapsed().as_secs_f64();
@@ -364,8 +378,8 @@ impl Outcome {
 
     /// What the agent has resident while nothing happens, in MiB, at most.
     pub fn idle_mib(&self) -> Option<f64> {
-        let residents = [&self.pair.idle, &self.pair.after_marking, &self.pair.after_all];
-        let agents = residents.into_iter().flatten().filter(|resident| resident.process == "agent");
+        let with_peer = self.pair.iter().flat_map(|pair| [&pair.idle, &pair.after_marking, &pair.after_all]);
+        let agents = with_peer.chain([&self.alone]).flatten().filter(|resident| resident.process == "agent");
         agents.map(|resident| resident.rss_kib).max().map(|kib| kib as f64 / 1024.0)
     }
 
@@ -374,9 +388,14 @@ impl Outcome {
         format!("volume {size} TiB, sparse, with {data} MiB of data\n\n{}", markdown(&self.rows()))
     }
 
+    /// Why there are no figures of the pair, if there are none.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
     /// The table, its headings first.
     pub fn rows(&self) -> Vec<Vec<String>> {
-        let (search, pair) = (&self.search, &self.pair);
+        let search = &self.search;
         let middle = |times: &[f64]| median(times.iter().copied()).unwrap_or_default();
         let mut rows = vec![headings(["figure", ""])];
         let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
@@ -390,11 +409,15 @@ impl Outcome {
             ),
         );
         row("marking 1,000 blocks that were never marked", format!("{:.0} µs", middle(&search.set_large_us)));
-        for (when, residents) in [
-            ("idle after the first sync", &pair.idle),
-            ("idle after 1,000 writes anywhere", &pair.after_marking),
-            ("idle after the agent was killed and came back", &pair.after_all),
-        ] {
+        let mut idle = vec![("idle before the peer was there", &self.alone)];
+        if let Some(pair) = &self.pair {
+            idle.extend([
+                ("idle after the first sync", &pair.idle),
+                ("idle after 1,000 writes anywhere", &pair.after_marking),
+                ("idle after the agent was killed and came back", &pair.after_all),
+            ]);
+        }
+        for (when, residents) in idle {
             for r in residents {
                 let (mib, files) = (r.rss_kib as f64 / 1024.0, r.of_files_kib as f64 / 1024.0);
                 row(
@@ -403,8 +426,12 @@ impl Outcome {
                 );
             }
         }
+        let Some(pair) = &self.pair else { return rows };
         row("from the start of the agent until it serves, first time", seconds(pair.open_seconds));
-        row("until the first sync is complete", seconds(pair.first_sync_seconds));
+        row(
+            "from the start of the standby until the first sync is complete",
+            seconds(pair.first_sync_seconds),
+        );
         row("1,000 writes anywhere and a flush", seconds(pair.mark_seconds));
         row("standby killed, 1,000 writes: until it has them", seconds(pair.standby_back_seconds));
         row("agent killed: until it serves again", seconds(pair.agent_open_again_seconds));
