@@ -376,10 +376,11 @@ impl Outcome {
         self.search.ratio
     }
 
-    /// What the agent has resident while nothing happens, in MiB, at most.
+    /// What the agent has resident while nothing happens, in MiB, at most; none if it was not seen with a copy.
     pub fn idle_mib(&self) -> Option<f64> {
-        let with_peer = self.pair.iter().flat_map(|pair| [&pair.idle, &pair.after_marking, &pair.after_all]);
-        let agents = with_peer.chain([&self.alone]).flatten().filter(|resident| resident.process == "agent");
+        let pair = self.pair.as_ref()?;
+        let residents = [&self.alone, &pair.idle, &pair.after_marking, &pair.after_all];
+        let agents = residents.into_iter().flatten().filter(|resident| resident.process == "agent");
         agents.map(|resident| resident.rss_kib).max().map(|kib| kib as f64 / 1024.0)
     }
 
