@@ -53,7 +53,7 @@ pub struct Options {
     /// Turns of each contender in a round [default: 3, quick: 2]
     #[arg(long)]
     turns: Option<u32>,
-    /// Seconds that the client writes in each turn [default: 3, quick: 2]
+    /// Seconds that the client writes in each turn [default: 2]
     #[arg(long)]
     seconds: Option<u32>,
     /// Size of the volume in MiB [default: 512, quick: 256]
@@ -190,7 +190,7 @@ fn settings(options: &Options) -> Result<Settings> {
     let default = |normal, quick| if options.quick { quick } else { normal };
     let settings = Settings {
         volume_bytes: options.volume_mib.unwrap_or(if options.quick { 256 } else { 512 }) << 20,
-        turn_time: Duration::from_secs(options.seconds.unwrap_or(default(3, 2)).into()),
+        turn_time: Duration::from_secs(options.seconds.unwrap_or(2).into()),
         turns: options.turns.unwrap_or(default(3, 2)),
         rounds: options.rounds.unwrap_or(default(2, 1)),
     };

@@ -39,7 +39,7 @@ const CLIENT_VOLUME_BYTES: u64 = 256 << 20;
 
 /// Of a run among others.
 const SHORT_ROUNDS: u32 = 2;
-const SHORT_SECONDS: u32 = 4;
+const SHORT_SECONDS: u32 = 3;
 
 /// Contenders take turns within a round. Needs root, for network namespaces. The exit status is 1 if a copy differed.
 #[derive(Args)]
