@@ -7,6 +7,8 @@ use clap::ValueEnum;
 pub enum Case {
     /// 4 KiB random writes, one at a time, a flush after each.
     Qd1,
+    /// 4 KiB random writes, one at a time, no flush.
+    Qd1Noflush,
     /// 4 KiB random writes, 32 in flight, a flush after every 32.
     Qd32,
     /// 1 MiB sequential writes, 8 in flight, a flush after every 64.
@@ -22,18 +24,19 @@ pub struct Workload {
     pub block_bytes: u64,
     /// Writes in flight.
     pub depth: u32,
-    /// A flush after so many writes.
-    pub fsync_every: u32,
+    /// A flush after so many writes, if any.
+    pub fsync_every: Option<u32>,
 }
 
 impl Case {
     /// Every case, in the order of the report.
-    pub const ALL: [Case; 3] = [Case::Qd1, Case::Qd32, Case::Seq];
+    pub const ALL: [Case; 4] = [Case::Qd1, Case::Qd1Noflush, Case::Qd32, Case::Seq];
 
     /// Its name on the command line and in the report.
     pub fn name(self) -> &'static str {
         match self {
             Case::Qd1 => "qd1",
+            Case::Qd1Noflush => "qd1-noflush",
             Case::Qd32 => "qd32",
             Case::Seq => "seq",
         }
@@ -43,6 +46,7 @@ impl Case {
     pub fn title(self) -> &'static str {
         match self {
             Case::Qd1 => "4 KiB random write, QD1, fsync=1",
+            Case::Qd1Noflush => "4 KiB random write, QD1, no fsync",
             Case::Qd32 => "4 KiB random write, QD32, fsync=32",
             Case::Seq => "1 MiB sequential write, QD8, fsync=64",
         }
@@ -50,10 +54,12 @@ impl Case {
 
     /// What it asks of fio.
     pub fn workload(self) -> Workload {
+        let (small, large) = (4 << 10, 1 << 20);
         match self {
-            Case::Qd1 => Workload { rw: "randwrite", block_bytes: 4 << 10, depth: 1, fsync_every: 1 },
-            Case::Qd32 => Workload { rw: "randwrite", block_bytes: 4 << 10, depth: 32, fsync_every: 32 },
-            Case::Seq => Workload { rw: "write", block_bytes: 1 << 20, depth: 8, fsync_every: 64 },
+            Case::Qd1 => Workload { rw: "randwrite", block_bytes: small, depth: 1, fsync_every: Some(1) },
+            Case::Qd1Noflush => Workload { rw: "randwrite", block_bytes: small, depth: 1, fsync_every: None },
+            Case::Qd32 => Workload { rw: "randwrite", block_bytes: small, depth: 32, fsync_every: Some(32) },
+            Case::Seq => Workload { rw: "write", block_bytes: large, depth: 8, fsync_every: Some(64) },
         }
     }
 }

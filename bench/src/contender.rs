@@ -10,7 +10,12 @@ use clap::ValueEnum;
 use rustix::process::Pid;
 use serde::Serialize;
 
-use crate::{nbdkit, ours, qsd, wait::Interrupt};
+use crate::{
+    case::Case,
+    nbdkit, ours,
+    qsd::{self, CopyMode, Link},
+    wait::Interrupt,
+};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,6 +26,8 @@ pub enum Contender {
     Qsd,
     /// `qemu-storage-daemon`, `blockdev-mirror` in write-blocking mode.
     QsdMirrorSync,
+    /// The same, NBD with TLS.
+    QsdMirrorSyncTls,
     /// `qemu-storage-daemon`, `blockdev-mirror` in background mode.
     QsdMirrorAsync,
     /// The agent, its peer not running.
@@ -61,13 +68,83 @@ pub trait Running {
     fn uri(&self) -> String;
 
     /// Every process that serves or copies.
-    fn servers(&self) -> Vec<Pid>;
+    fn servers(&self) -> Vec<ServerProcess>;
 
     /// Waits until the copy has everything that was written; nothing is written meanwhile.
     fn drain(&mut self, interrupt: &Interrupt) -> Result<Drained>;
 
+    /// Bytes sent to the copy since the start, without the headers of TCP or UDP and below; none without a copy.
+    fn sent_bytes(&mut self, _: &Interrupt) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Ends the processes, so that both files are complete.
-    fn stop(self: Box<Self>) -> Result<()>;
+    fn stop(self: Box<Self>, interrupt: &Interrupt) -> Result<()>;
+}
+
+/// A process of a contender.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerProcess {
+    /// What it is there for.
+    pub name: &'static str,
+    /// At which end.
+    pub side: Side,
+    /// Its id.
+    pub pid: Pid,
+}
+
+/// An end of the replication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Where clients write.
+    Source,
+    /// Where the copy is.
+    Target,
+}
+
+impl ServerProcess {
+    /// One where clients write.
+    pub fn source(name: &'static str, pid: Pid) -> Self {
+        Self { name, side: Side::Source, pid }
+    }
+
+    /// One where the copy is.
+    pub fn target(name: &'static str, pid: Pid) -> Self {
+        Self { name, side: Side::Target, pid }
+    }
+}
+
+/// Contenders that run at the same time and take turns, since they are compared with each other.
+pub struct Match {
+    /// Its name in the report.
+    pub name: &'static str,
+    /// Each after the ones it is compared with.
+    pub contenders: &'static [Contender],
+}
+
+/// What each case is about; a contender may be in more than one.
+pub const MATCHES: [Match; 3] = [
+    Match { name: "alone", contenders: &[Contender::Nbdkit, Contender::Qsd, Contender::OursAlone] },
+    Match {
+        name: "async",
+        contenders: &[Contender::QsdMirrorAsync, Contender::OursAlone, Contender::OursAsync],
+    },
+    Match {
+        name: "sync",
+        contenders: &[Contender::QsdMirrorSyncTls, Contender::QsdMirrorSync, Contender::OursSync],
+    },
+];
+
+impl Match {
+    /// Whether somebody who names no contenders wants this one: without it no goal would lack a figure.
+    pub fn is_usual(&self, case: Case, contender: Contender) -> bool {
+        match case {
+            Case::Qd1Noflush => self.name == "sync" && contender != Contender::QsdMirrorSyncTls,
+            Case::Qd1 => contender != Contender::QsdMirrorSyncTls,
+            Case::Qd32 | Case::Seq => true,
+        }
+    }
 }
 
 /// How far the copy was behind when the client was done.
@@ -86,13 +163,14 @@ impl Drained {
 }
 
 impl Contender {
-    /// Every contender, each after the one it is compared with.
-    pub const ALL: [Contender; 7] = [
+    /// Every contender, in the order of the report.
+    pub const ALL: [Contender; 8] = [
         Contender::Nbdkit,
         Contender::Qsd,
         Contender::OursAlone,
         Contender::QsdMirrorAsync,
         Contender::OursAsync,
+        Contender::QsdMirrorSyncTls,
         Contender::QsdMirrorSync,
         Contender::OursSync,
     ];
@@ -103,6 +181,7 @@ impl Contender {
             Contender::Nbdkit => "nbdkit",
             Contender::Qsd => "qsd",
             Contender::QsdMirrorSync => "qsd-mirror-sync",
+            Contender::QsdMirrorSyncTls => "qsd-mirror-sync-tls",
             Contender::QsdMirrorAsync => "qsd-mirror-async",
             Contender::OursAlone => "ours-alone",
             Contender::OursAsync => "ours-async",
@@ -110,16 +189,17 @@ impl Contender {
         }
     }
 
-    /// The one that does the nearest to the same job, which the ratios name.
-    pub fn reference(self) -> Option<Contender> {
+    /// Those that do the nearest to the same job, which the ratios name. Of several in one group the better counts.
+    pub fn references(self) -> &'static [&'static [Contender]] {
         match self {
-            Contender::Qsd => None,
-            Contender::Nbdkit
-            | Contender::QsdMirrorSync
+            Contender::Nbdkit => &[&[Contender::Qsd]],
+            Contender::OursAlone => &[&[Contender::Nbdkit, Contender::Qsd]],
+            Contender::OursAsync => &[&[Contender::QsdMirrorAsync], &[Contender::OursAlone]],
+            Contender::OursSync => &[&[Contender::QsdMirrorSync], &[Contender::QsdMirrorSyncTls]],
+            Contender::Qsd
             | Contender::QsdMirrorAsync
-            | Contender::OursAlone => Some(Contender::Qsd),
-            Contender::OursAsync => Some(Contender::QsdMirrorAsync),
-            Contender::OursSync => Some(Contender::QsdMirrorSync),
+            | Contender::QsdMirrorSync
+            | Contender::QsdMirrorSyncTls => &[],
         }
     }
 
@@ -133,13 +213,33 @@ impl Contender {
         !matches!(self, Contender::Nbdkit | Contender::Qsd | Contender::OursAlone)
     }
 
+    /// The programs it needs that are not of this product, and the packages that have them.
+    pub fn programs(self) -> &'static [(&'static str, &'static str)] {
+        const FIO: (&str, &str) = ("fio", "fio");
+        const QSD: (&str, &str) = ("qemu-storage-daemon", "qemu-utils or qemu-system-common");
+        const SS: (&str, &str) = ("ss", "iproute2");
+        match self {
+            Contender::Nbdkit => &[FIO, ("nbdkit", "nbdkit")],
+            Contender::Qsd => &[FIO, QSD],
+            Contender::QsdMirrorSync | Contender::QsdMirrorSyncTls | Contender::QsdMirrorAsync => {
+                &[FIO, QSD, SS]
+            }
+            Contender::OursAlone | Contender::OursAsync | Contender::OursSync => &[FIO],
+        }
+    }
+
     /// Starts it and waits until it serves the volume and, if there is one, the copy has caught up.
     pub fn start(self, bed: &Bed<'_>) -> Result<Box<dyn Running>> {
         Ok(match self {
             Contender::Nbdkit => Box::new(nbdkit::start(bed)?),
             Contender::Qsd => Box::new(qsd::start_plain(bed)?),
-            Contender::QsdMirrorSync => Box::new(qsd::start_mirror(bed, qsd::CopyMode::WriteBlocking)?),
-            Contender::QsdMirrorAsync => Box::new(qsd::start_mirror(bed, qsd::CopyMode::Background)?),
+            Contender::QsdMirrorSync => {
+                Box::new(qsd::start_mirror(bed, CopyMode::WriteBlocking, Link::Plain)?)
+            }
+            Contender::QsdMirrorSyncTls => {
+                Box::new(qsd::start_mirror(bed, CopyMode::WriteBlocking, Link::Tls)?)
+            }
+            Contender::QsdMirrorAsync => Box::new(qsd::start_mirror(bed, CopyMode::Background, Link::Plain)?),
             Contender::OursAlone => Box::new(ours::start_alone(bed)?),
             Contender::OursAsync => Box::new(ours::start_pair(bed, ours::Mode::Async)?),
             Contender::OursSync => Box::new(ours::start_pair(bed, ours::Mode::Sync)?),

@@ -1,24 +1,33 @@
 //! `bench`: what replication costs, side by side with what else there is.
 //!
-//! `compare` runs the same client, the same files and the same cases against every contender, one after another
-//! and in several rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `ours`), `measure` takes one
-//! measurement, `compare` plans them all, `report` prints and saves the outcome. `wan` is a measurement of its own, and so is
-//! `wire`, which counts what is sent for each byte that a database, or a file server, writes.
+//! `compare` runs the same client, the same files and the same cases against every contender, in turns and in several
+//! rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `ours`) and says who is compared with whom, `measure` lets them
+//! take turns, `compare` plans it all, `report` prints, draws and saves the outcome. What is measured another way: `bulk`,
+//! `copying` (a first copy, and an old one made new), `wan`, `wire` (what is sent for each byte that a database, or a file
+//! server, writes) and `scale`; `subject` names them all.
 
+mod bulk;
 mod case;
 mod compare;
 mod contender;
+mod copying;
 mod cpu;
 mod fio;
 mod image;
 mod measure;
+mod memory;
 mod nbdkit;
 mod ours;
 mod process;
 mod qmp;
 mod qsd;
 mod report;
+mod scale;
 mod stats;
+mod subject;
+mod tcp_count;
+mod tls;
+mod trials;
 mod wait;
 mod wan;
 mod wire;
@@ -44,6 +53,8 @@ enum Command {
     Wan(wan::Options),
     /// Counts the bytes that are sent for each byte written, with real file systems on the volume. Needs root.
     Wire(wire::Options),
+    /// Measures what the size of a volume costs: a sparse one of 64 TiB.
+    Scale(scale::Options),
 }
 
 fn main() -> Result<ExitCode> {
@@ -51,5 +62,6 @@ fn main() -> Result<ExitCode> {
         Command::Compare(options) => compare::run(&options),
         Command::Wan(options) => wan::run(&options),
         Command::Wire(options) => wire::run(&options),
+        Command::Scale(options) => scale::run(&options),
     }
 }

@@ -3,10 +3,9 @@
 use std::process::Command;
 
 use anyhow::Result;
-use rustix::process::Pid;
 
 use crate::{
-    contender::{Bed, Drained, Running},
+    contender::{Bed, Drained, Running, ServerProcess},
     process::Server,
     wait::Interrupt,
 };
@@ -32,15 +31,15 @@ impl Running for Nbdkit {
         self.uri.clone()
     }
 
-    fn servers(&self) -> Vec<Pid> {
-        vec![self.server.pid()]
+    fn servers(&self) -> Vec<ServerProcess> {
+        vec![ServerProcess::source("nbdkit", self.server.pid())]
     }
 
     fn drain(&mut self, _: &Interrupt) -> Result<Drained> {
         Ok(Drained::default())
     }
 
-    fn stop(self: Box<Self>) -> Result<()> {
+    fn stop(self: Box<Self>, _: &Interrupt) -> Result<()> {
         self.server.stop()
     }
 }

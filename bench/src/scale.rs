@@ -5,7 +5,6 @@
 //! mark blocks in it, and to be one again after either side was killed.
 
 use std::{
-    fmt::Write as _,
     fs::{self, File, OpenOptions},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
@@ -27,7 +26,9 @@ use serde::Serialize;
 use crate::{
     compare::default_save_dir,
     contender::{Bed, Running},
-    ours::{self, Hosts, Mode},
+    memory,
+    ours::{self, Mode, Place},
+    report::table::{headings, markdown},
     stats::median,
     wait::Interrupt,
 };
@@ -69,18 +70,8 @@ pub struct Options {
 
 /// Takes the figures, prints and saves them.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    ours::build_if_missing()?;
     let interrupt = Interrupt::install()?;
-    let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let dir = temporary(&base)?;
-    let size_bytes = options.tib << 40;
-    let volumes = match &options.volumes {
-        Some(volumes) => temporary(volumes)?,
-        None => roomy(&[base.clone(), MEMORY_DIR.into()], size_bytes)?,
-    };
-    let search = search(dir.path(), size_bytes, options.rounds, &interrupt)?;
-    let pair = measure_pair(dir.path(), volumes.path(), size_bytes, options.data_mib << 20, &interrupt)?;
-    let outcome = Outcome { size_bytes, data_bytes: options.data_mib << 20, search, pair };
+    let outcome = measure(options, &interrupt)?;
     println!("{}", outcome.to_markdown());
     let save = options.save.clone().map_or_else(default_save_dir, Ok)?;
     outcome.save(&save)?;
@@ -88,13 +79,45 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A volume of 64 TiB with little in it.
+pub fn measure_shortly(base: &Path, interrupt: &Interrupt) -> Result<Outcome> {
+    let dir = Some(base.to_owned());
+    measure(&Options { tib: 64, data_mib: 256, rounds: 5, volumes: None, dir, save: None }, interrupt)
+}
+
+fn measure(options: &Options, interrupt: &Interrupt) -> Result<Outcome> {
+    ours::build_if_missing()?;
+    let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = temporary(&base)?;
+    let size_bytes = options.tib << 40;
+    let volumes = match &options.volumes {
+        Some(volumes) => temporary(volumes)?,
+        None => roomy(&[base.clone(), MEMORY_DIR.into()], size_bytes)?,
+    };
+    let search = search(dir.path(), size_bytes, options.rounds, interrupt)?;
+    let data_bytes = options.data_mib << 20;
+    let mut outcome = Outcome { size_bytes, data_bytes, search, alone: vec![], pair: None, failure: None };
+    match measure_pair(dir.path(), volumes.path(), &mut outcome, interrupt) {
+        Ok(pair) => outcome.pair = Some(pair),
+        Err(error) => {
+            interrupt.check()?;
+            outcome.failure = Some(format!("{error:#}"));
+        }
+    }
+    Ok(outcome)
+}
+
 /// Everything that was measured.
 #[derive(Serialize)]
-struct Outcome {
+pub struct Outcome {
     size_bytes: u64,
     data_bytes: u64,
     search: Search,
-    pair: PairOutcome,
+    /// What the agent has before its peer was ever there.
+    alone: Vec<Resident>,
+    pair: Option<PairOutcome>,
+    /// Why there are no figures of the pair.
+    failure: Option<String>,
 }
 
 /// Microseconds to find [`DIRTY`] blocks, the median of each round.
@@ -186,47 +209,50 @@ fn time_of_search(bitmap: &Bitmap) -> Result<f64> {
 fn measure_pair(
     dir: &Path,
     volumes: &Path,
-    size_bytes: u64,
-    data_bytes: u64,
+    outcome: &mut Outcome,
     interrupt: &Interrupt,
 ) -> Result<PairOutcome> {
-    let bed = Bed { dir, volume_bytes: size_bytes, interrupt };
+    let (size_bytes, data_bytes) = (outcome.size_bytes, outcome.data_bytes);
+    let bed = Bed { dir, volume_bytes: size_bytes, settings: "", interrupt };
     let (volume, copy) = (volumes.join("volume.img"), volumes.join("copy.img"));
     fill(&volume, size_bytes, data_bytes)?;
     File::create(&copy)?.set_len(size_bytes)?;
-    let mut hosts = Hosts::create(&bed, Mode::Async, &volume, &copy)?;
+    let mut pair =
+        ours::prepare_pair(&bed, Mode::Async, [Place::LOOPBACK, Place::LOOPBACK], [&volume, &copy])?;
     let start = Instant::now();
-    hosts.start_agent(interrupt)?;
+    pair.start_agent(interrupt)?;
     let open_seconds = start.elapsed().as_secs_f64();
-    hosts.start_standby(interrupt)?;
-    hosts.wait_protected(interrupt)?;
+    outcome.alone = at_rest(&pair)?;
+    let start = Instant::now();
+    pair.start_standby(interrupt)?;
+    pair.wait_first_sync(interrupt)?;
     let first_sync_seconds = start.elapsed().as_secs_f64();
-    let idle = at_rest(&hosts)?;
+    let idle = at_rest(&pair)?;
     let start = Instant::now();
-    write_anywhere(&hosts.uri(), size_bytes, 1)?;
+    write_anywhere(&pair.uri(), size_bytes, 1)?;
     let mark_seconds = start.elapsed().as_secs_f64();
-    hosts.drain(interrupt)?;
-    let after_marking = at_rest(&hosts)?;
+    pair.drain(interrupt)?;
+    let after_marking = at_rest(&pair)?;
 
-    hosts.kill_standby()?;
-    write_anywhere(&hosts.uri(), size_bytes, 2)?;
+    pair.kill_standby();
+    write_anywhere(&pair.uri(), size_bytes, 2)?;
     let start = Instant::now();
-    hosts.start_standby(interrupt)?;
-    hosts.drain(interrupt)?;
+    pair.start_standby(interrupt)?;
+    pair.drain(interrupt)?;
     let standby_back_seconds = start.elapsed().as_secs_f64();
 
-    hosts.kill_standby()?;
-    write_anywhere(&hosts.uri(), size_bytes, 3)?;
-    hosts.kill_agent()?;
-    hosts.start_standby(interrupt)?;
+    pair.kill_standby();
+    write_anywhere(&pair.uri(), size_bytes, 3)?;
+    pair.kill_agent();
+    pair.start_standby(interrupt)?;
     let start = Instant::now();
-    hosts.start_agent(interrupt)?;
+    pair.start_agent(interrupt)?;
     let agent_open_again_seconds = start.elapsed().as_secs_f64();
-    hosts.wait_protected(interrupt)?;
-    hosts.drain(interrupt)?;
+    pair.wait_first_sync(interrupt)?;
+    pair.drain(interrupt)?;
     let agent_back_seconds = start.elapsed().as_secs_f64();
-    let after_all = at_rest(&hosts)?;
-    Box::new(hosts).stop()?;
+    let after_all = at_rest(&pair)?;
+    Box::new(pair).stop(interrupt)?;
     if let Some(offset) = first_difference(&volume, &copy)? {
         bail!("the copy differs at byte {offset}");
     }
@@ -277,19 +303,15 @@ fn write_anywhere(uri: &str, size_bytes: u64, seed: u32) -> Result<()> {
     Ok(())
 }
 
-fn at_rest(hosts: &Hosts) -> Result<Vec<Resident>> {
+fn at_rest(pair: &ours::Pair) -> Result<Vec<Resident>> {
     std::thread::sleep(IDLE);
-    hosts.named_servers().into_iter().map(|(name, pid)| resident(name, pid)).collect()
+    pair.servers().into_iter().map(|server| resident(server.name, server.pid)).collect()
 }
 
 fn resident(name: &str, pid: Pid) -> Result<Resident> {
     let path = format!("/proc/{}/status", pid.as_raw_nonzero());
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let value = |key: &str| -> Result<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.with_context(|| format!("find {key} in {path}"))
-    };
+    let value = |key: &str| memory::field_kib(&text, key).with_context(|| format!("find {key} in {path}"));
     Ok(Resident {
         process: name.to_owned(),
         rss_kib: value("VmRSS")?,
@@ -349,17 +371,35 @@ fn roomy(bases: &[PathBuf], size_bytes: u64) -> Result<tempfile::TempDir> {
 }
 
 impl Outcome {
+    /// How much longer it takes to find dirty blocks than in 1 GiB.
+    pub fn search_ratio(&self) -> f64 {
+        self.search.ratio
+    }
+
+    /// What the agent has resident while nothing happens, in MiB, at most; none if it was not seen with a copy.
+    pub fn idle_mib(&self) -> Option<f64> {
+        let pair = self.pair.as_ref()?;
+        let residents = [&self.alone, &pair.idle, &pair.after_marking, &pair.after_all];
+        let agents = residents.into_iter().flatten().filter(|resident| resident.process == "agent");
+        agents.map(|resident| resident.rss_kib).max().map(|kib| kib as f64 / 1024.0)
+    }
+
     fn to_markdown(&self) -> String {
-        let (search, pair) = (&self.search, &self.pair);
+        let (size, data) = (self.size_bytes >> 40, self.data_bytes >> 20);
+        format!("volume {size} TiB, sparse, with {data} MiB of data\n\n{}", markdown(&self.rows()))
+    }
+
+    /// Why there are no figures of the pair, if there are none.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// The table, its headings first.
+    pub fn rows(&self) -> Vec<Vec<String>> {
+        let search = &self.search;
         let middle = |times: &[f64]| median(times.iter().copied()).unwrap_or_default();
-        let mut text = format!(
-            "volume {} TiB, sparse, with {} MiB of data\n\n| figure | |\n| --- | --- |\n",
-            self.size_bytes >> 40,
-            self.data_bytes >> 20
-        );
-        let mut row = |name: &str, value: String| {
-            let _ = writeln!(text, "| {name} | {value} |");
-        };
+        let mut rows = vec![headings(["figure", ""])];
+        let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
         row(
             "finding 1,000 dirty blocks, against 1 GiB",
             format!(
@@ -370,11 +410,15 @@ impl Outcome {
             ),
         );
         row("marking 1,000 blocks that were never marked", format!("{:.0} µs", middle(&search.set_large_us)));
-        for (when, residents) in [
-            ("idle after the first sync", &pair.idle),
-            ("idle after 1,000 writes anywhere", &pair.after_marking),
-            ("idle after the agent was killed and came back", &pair.after_all),
-        ] {
+        let mut idle = vec![("idle before the peer was there", &self.alone)];
+        if let Some(pair) = &self.pair {
+            idle.extend([
+                ("idle after the first sync", &pair.idle),
+                ("idle after 1,000 writes anywhere", &pair.after_marking),
+                ("idle after the agent was killed and came back", &pair.after_all),
+            ]);
+        }
+        for (when, residents) in idle {
             for r in residents {
                 let (mib, files) = (r.rss_kib as f64 / 1024.0, r.of_files_kib as f64 / 1024.0);
                 row(
@@ -383,13 +427,17 @@ impl Outcome {
                 );
             }
         }
+        let Some(pair) = &self.pair else { return rows };
         row("from the start of the agent until it serves, first time", seconds(pair.open_seconds));
-        row("until the first sync is complete", seconds(pair.first_sync_seconds));
+        row(
+            "from the start of the standby until the first sync is complete",
+            seconds(pair.first_sync_seconds),
+        );
         row("1,000 writes anywhere and a flush", seconds(pair.mark_seconds));
         row("standby killed, 1,000 writes: until it has them", seconds(pair.standby_back_seconds));
         row("agent killed: until it serves again", seconds(pair.agent_open_again_seconds));
         row("until the standby has 1,000 writes of before", seconds(pair.agent_back_seconds));
-        text
+        rows
     }
 
     fn save(&self, dir: &Path) -> Result<()> {

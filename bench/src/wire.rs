@@ -25,6 +25,7 @@ use crate::{
     compare::default_save_dir,
     contender::{Bed, Running},
     cpu, image, ours,
+    report::table::{headings, markdown},
     wait::Interrupt,
 };
 
@@ -78,8 +79,8 @@ pub struct Options {
 }
 
 /// What one run came to.
-#[derive(Debug, Serialize)]
-struct Outcome {
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
     load: &'static str,
     compression: Setting,
     seconds: f64,
@@ -106,32 +107,26 @@ impl Outcome {
     }
 }
 
+/// What it needs that is not of this product, and the packages that have it.
+pub const PROGRAMS: [(&str, &str); 5] = [
+    ("nbdfuse", "libnbd-bin"),
+    ("losetup", "mount"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("pgbench", "postgresql"),
+    ("initdb", "postgresql, and put its programs on the PATH"),
+];
+
 /// Runs the loads with each setting, prints and saves what came of it.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    ensure!(rustix::process::geteuid().is_root(), "loop devices and mounts belong to root: run this as root");
     let interrupt = Interrupt::install()?;
-    ours::build_if_missing()?;
+    let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let loads: &[Load] = if options.load.is_empty() { &Load::ALL } else { &options.load };
     let settings: &[Setting] =
         if options.compression.is_empty() { &Setting::ALL } else { &options.compression };
     let seconds = options.seconds.unwrap_or(if options.quick { 15 } else { 60 });
     let work = Work { seconds, files_bytes: if options.quick { 64 << 20 } else { 256 << 20 } };
-    let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mut outcomes = Vec::new();
-    for &load in loads {
-        for &setting in settings {
-            let dir = tempfile::Builder::new()
-                .prefix("bench-wire-")
-                .tempdir_in(&base)
-                .with_context(|| format!("make a directory in {}", base.display()))?;
-            eprint!("{} {}: ", load.name(), setting.key());
-            let outcome = measure(load, setting, &work, dir.path(), &interrupt)
-                .with_context(|| format!("{}, {}", load.name(), setting.key()))?;
-            eprintln!("{:.4}", outcome.per_written(outcome.stream_bytes));
-            outcomes.push(outcome);
-        }
-    }
-    let table = table(&outcomes);
+    let outcomes = measure_all(loads, settings, &work, &base, &interrupt)?;
+    let table = markdown(&rows(&outcomes));
     println!("{table}");
     let save = options.save.clone().map_or_else(default_save_dir, Ok)?;
     std::fs::create_dir_all(&save).with_context(|| format!("make {}", save.display()))?;
@@ -143,6 +138,44 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     write("wire.json", serde_json::to_string_pretty(&outcomes).context("write the results as JSON")?)?;
     println!("saved in {}", save.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Both loads as the goals ask, the files in a short form.
+pub fn measure_shortly(seconds: u32, base: &Path, interrupt: &Interrupt) -> Result<Vec<Outcome>> {
+    let work = Work { seconds, files_bytes: 64 << 20 };
+    measure_all(&Load::ALL, &[Setting::Lz4, Setting::Zstd], &work, base, interrupt)
+}
+
+/// Bytes on streams for each byte written, of one load with one setting.
+pub fn sent_per_written(outcomes: &[Outcome], load: &str, compression: &str) -> Option<f64> {
+    let found = outcomes.iter().find(|o| o.load == load && o.compression.key() == compression)?;
+    Some(found.per_written(found.stream_bytes))
+}
+
+fn measure_all(
+    loads: &[Load],
+    settings: &[Setting],
+    work: &Work,
+    base: &Path,
+    interrupt: &Interrupt,
+) -> Result<Vec<Outcome>> {
+    ensure!(rustix::process::geteuid().is_root(), "loop devices and mounts belong to root: run this as root");
+    ours::build_if_missing()?;
+    let mut outcomes = Vec::new();
+    for &load in loads {
+        for &setting in settings {
+            let dir = tempfile::Builder::new()
+                .prefix("bench-wire-")
+                .tempdir_in(base)
+                .with_context(|| format!("make a directory in {}", base.display()))?;
+            eprint!("{} {}: ", load.name(), setting.key());
+            let outcome = measure(load, setting, work, dir.path(), interrupt)
+                .with_context(|| format!("{}, {}", load.name(), setting.key()))?;
+            eprintln!("{:.4}", outcome.per_written(outcome.stream_bytes));
+            outcomes.push(outcome);
+        }
+    }
+    Ok(outcomes)
 }
 
 fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &Interrupt) -> Result<Outcome> {
@@ -158,8 +191,8 @@ fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &In
     // The count of packets is a second old.
     std::thread::sleep(Duration::from_secs(2));
 
-    let sent = pair.compression(interrupt)?;
-    let cpus = pair.busy().map(cpu::of_process);
+    let sent = pair.compression()?;
+    let cpus = pair.busy()?.map(cpu::of_process);
     let written = attached.written_bytes()?;
     let began = Instant::now();
     let note = running.run(work, interrupt)?;
@@ -167,14 +200,14 @@ fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &In
     let seconds = began.elapsed().as_secs_f64();
     pair.drain(interrupt)?;
     let written_bytes = attached.written_bytes()? - written;
-    let [agent, receiver] = pair.busy().map(cpu::of_process);
+    let [agent, receiver] = pair.busy()?.map(cpu::of_process);
     let [agent_before, receiver_before] = cpus;
     std::thread::sleep(Duration::from_secs(2));
-    let now = pair.compression(interrupt)?;
+    let now = pair.compression()?;
     running.stop(interrupt)?;
     attached.unmount(interrupt)?;
     pair.drain(interrupt)?;
-    Box::new(pair).stop()?;
+    Box::new(pair).stop(interrupt)?;
     let differs = image::first_difference(&bed.volume(), &bed.copy())?;
     ensure!(differs.is_none(), "the copy differs from byte {} on", differs.unwrap_or_default());
     Ok(Outcome {
@@ -191,26 +224,33 @@ fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &In
     })
 }
 
-fn table(outcomes: &[Outcome]) -> String {
-    let mut text = String::from(
-        "| load | compression | MiB written | stream | packets | coding s/GiB | agent CPU s/GiB | receiver CPU s/GiB | |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-    );
-    for o in outcomes {
-        text += &format!(
-            "| {} | {} | {} | {:.4} | {:.4} | {:.2} | {:.2} | {:.2} | {} |\n",
-            o.load,
-            o.compression.key(),
-            o.written_bytes >> 20,
-            o.per_written(o.stream_bytes),
-            o.per_written(o.packet_bytes),
-            o.per_gib(o.coding_seconds),
-            o.per_gib(o.agent_cpu_seconds),
-            o.per_gib(o.receiver_cpu_seconds),
-            o.note,
-        );
-    }
-    text
+/// The table, its headings first.
+pub fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
+    let names = [
+        "load",
+        "compression",
+        "MiB written",
+        "stream",
+        "packets",
+        "coding s/GiB",
+        "agent CPU s/GiB",
+        "receiver CPU s/GiB",
+        "",
+    ];
+    let row = |o: &Outcome| {
+        vec![
+            o.load.to_owned(),
+            o.compression.key().to_owned(),
+            (o.written_bytes >> 20).to_string(),
+            format!("{:.4}", o.per_written(o.stream_bytes)),
+            format!("{:.4}", o.per_written(o.packet_bytes)),
+            format!("{:.2}", o.per_gib(o.coding_seconds)),
+            format!("{:.2}", o.per_gib(o.agent_cpu_seconds)),
+            format!("{:.2}", o.per_gib(o.receiver_cpu_seconds)),
+            o.note.clone(),
+        ]
+    };
+    std::iter::once(headings(names)).chain(outcomes.iter().map(row)).collect()
 }
 
 #[cfg(test)]
@@ -231,7 +271,7 @@ mod tests {
             receiver_cpu_seconds: 2.0,
             note: "1900 tps".to_owned(),
         };
-        let text = table(&[outcome]);
+        let text = markdown(&rows(&[outcome]));
         let row = "| pgbench | zstd | 1024 | 0.0439 | 0.0488 | 0.80 | 3.00 | 2.00 | 1900 tps |";
         assert!(text.lines().any(|line| line == row), "{text}");
     }

@@ -6,11 +6,10 @@
 mod flow;
 mod pair;
 mod quic;
-mod report;
 mod tcp;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -25,10 +24,11 @@ use crate::{
     contender::Bed,
     cpu,
     ours::{self, Mode},
+    trials::{Trial, Trials},
     wait::Interrupt,
 };
 use flow::{Flow, goodput_mbit};
-use report::{Report, Run};
+pub use pair::create_noise;
 
 /// Before a rate counts: the start is over, and windows and queues have found their size.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -36,6 +36,10 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const SPARE_SECONDS: f64 = 3.0;
 /// What a client writes to.
 const CLIENT_VOLUME_BYTES: u64 = 256 << 20;
+
+/// Of a run among others.
+const SHORT_ROUNDS: u32 = 2;
+const SHORT_SECONDS: u32 = 3;
 
 /// Contenders take turns within a round. Needs root, for network namespaces. The exit status is 1 if a copy differed.
 #[derive(Args)]
@@ -141,6 +145,51 @@ impl Contender {
     }
 }
 
+/// What [`measure_shortly`] measures of the lines.
+pub const TCP: [&str; 2] = ["tcp-cubic", "tcp-bbr"];
+/// And of the product.
+pub const PAIR: &str = "pair";
+
+/// The lines: their cases in the outcome, and what they carry in Mbit/s, if nothing is lost on them.
+pub fn cases() -> impl Iterator<Item = (String, Option<f64>)> {
+    Line::ALL.into_iter().map(|line| {
+        let (rate, _, loss) = line.measures();
+        (line.title(), (loss == 0.0).then_some(rate))
+    })
+}
+
+/// What a client sees of a delay in milliseconds, as cases in the outcome.
+pub fn client_case(what: &str, rtt_ms: u64) -> String {
+    format!("{what}, {rtt_ms} ms")
+}
+
+/// Of [`client_case`]: a byte there and back over TCP.
+pub const ROUND_TRIP: &str = "a byte there and back over TCP";
+/// Of [`client_case`]: the middle of the times that a write takes in sync mode.
+pub const SYNC_WRITE: &str = "sync, 4 KiB random write, QD1, p50";
+
+/// Of [`client_case`]: writes per second in async mode.
+pub fn async_writes(case: Case) -> String {
+    format!("async, {}", case.title())
+}
+
+/// All lines with TCP and the pair, and what a delay costs a client, with few and short runs.
+pub fn measure_shortly(base: &Path, interrupt: &Interrupt) -> Result<Trials> {
+    let options = |client| Options {
+        only: Vec::new(),
+        contenders: vec![Contender::TcpCubic, Contender::TcpBbr, Contender::Pair],
+        client,
+        rounds: SHORT_ROUNDS,
+        seconds: SHORT_SECONDS,
+        dir: None,
+        save: None,
+    };
+    let mut trials = Trials::new(SHORT_ROUNDS, SHORT_SECONDS)?;
+    Bench { options: &options(false), interrupt, base: base.to_owned() }.lines(&mut trials)?;
+    Bench { options: &options(true), interrupt, base: base.to_owned() }.clients(&mut trials)?;
+    Ok(trials)
+}
+
 /// Measures, prints and saves.
 pub fn run(options: &Options) -> Result<ExitCode> {
     ensure!(options.rounds > 0, "--rounds 0 measures nothing");
@@ -148,7 +197,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let bench = Bench { options, interrupt: &interrupt, base };
-    let mut report = Report::new(options.rounds, options.seconds)?;
+    let mut report = Trials::new(options.rounds, options.seconds)?;
     if options.client {
         bench.clients(&mut report)?
     } else {
@@ -179,7 +228,7 @@ impl Bench<'_> {
     }
 
     /// How much of each line is filled.
-    fn lines(&self, report: &mut Report) -> Result<()> {
+    fn lines(&self, report: &mut Trials) -> Result<()> {
         let is_wanted = |line: &Line| self.options.only.is_empty() || self.options.only.contains(line);
         let contenders: Vec<Contender> = match &self.options.contenders[..] {
             [] => Contender::DEFAULT.to_vec(),
@@ -203,7 +252,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn fill(&self, line: Line, contender: Contender, round: u32) -> Result<Run> {
+    fn fill(&self, line: Line, contender: Contender, round: u32) -> Result<Trial> {
         let (rate_mbit, rtt_ms, loss_pct) = line.measures();
         let config = WanConfig {
             name_prefix: "bench".to_owned(),
@@ -234,13 +283,13 @@ impl Bench<'_> {
                 if round == 1 {
                     sync.finish(&bed)?
                 } else {
-                    sync.abandon()?
+                    sync.abandon(self.interrupt)?
                 }
-                return Ok(Run::new(line.title(), contender.name(), round, value, "Mbit/s", busy_cpus));
+                return Ok(Trial::new(line.title(), contender.name(), round, value, "Mbit/s", busy_cpus));
             }
         };
         let (value, busy_cpus) = self.goodput(&*flow)?;
-        Ok(Run::new(line.title(), contender.name(), round, value, "Mbit/s", busy_cpus))
+        Ok(Trial::new(line.title(), contender.name(), round, value, "Mbit/s", busy_cpus))
     }
 
     fn goodput(&self, flow: &dyn Flow) -> Result<(f64, f64)> {
@@ -251,24 +300,24 @@ impl Bench<'_> {
     }
 
     /// What the delay of a line without limits costs a client.
-    fn clients(&self, report: &mut Report) -> Result<()> {
+    fn clients(&self, report: &mut Trials) -> Result<()> {
         ours::build_if_missing()?;
         for round in 1..=self.options.rounds {
             for rtt_ms in [20, 0] {
                 let config = WanConfig::lossless("bench", Duration::from_millis(rtt_ms) / 2);
                 let wan = Wan::up(config).context("make the line")?;
-                let title = |what: &str| format!("{what}, {rtt_ms} ms");
+                let title = |what: &str| client_case(what, rtt_ms);
                 let rtt = tcp::round_trip(&wan)?;
                 let mut add = |what: &str, contender, value, unit| {
                     eprintln!("{} round {round}: {value:.1} {unit}", title(what));
-                    report.add(Run::new(title(what), contender, round, value, unit, 0.0));
+                    report.add(Trial::new(title(what), contender, round, value, unit, 0.0));
                 };
-                add("a byte there and back over TCP", "tcp", rtt.as_secs_f64() * 1e6, "µs");
+                add(ROUND_TRIP, "tcp", rtt.as_secs_f64() * 1e6, "µs");
                 let sync = self.client(&wan, Mode::Sync, Case::Qd1, round)?;
-                add("sync, 4 KiB random write, QD1, p50", "pair", sync.write_latency.p50_us, "µs");
+                add(SYNC_WRITE, PAIR, sync.write_latency.p50_us, "µs");
                 for case in [Case::Qd1, Case::Qd32] {
                     let outcome = self.client(&wan, Mode::Async, case, round)?;
-                    add(&format!("async, {}", case.title()), "pair", outcome.writes_per_second, "writes/s");
+                    add(&async_writes(case), PAIR, outcome.writes_per_second, "writes/s");
                 }
             }
         }

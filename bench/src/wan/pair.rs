@@ -17,6 +17,7 @@ use crate::{
     contender::{Bed, Running},
     fio, image,
     ours::{self, Mode, Place},
+    wait::Interrupt,
 };
 
 fn places(wan: &Wan) -> [Place; 2] {
@@ -45,15 +46,15 @@ impl FirstSync {
     /// Waits until the copy is complete, ends both nodes and compares.
     pub fn finish(mut self, bed: &Bed<'_>) -> Result<()> {
         self.pair.wait_first_sync(bed.interrupt)?;
-        Box::new(self.pair).stop()?;
+        Box::new(self.pair).stop(bed.interrupt)?;
         let difference = image::first_difference(&bed.volume(), &bed.copy())?;
         ensure!(difference.is_none(), "the copy differs at byte {difference:?}");
         Ok(())
     }
 
     /// Ends both nodes.
-    pub fn abandon(self) -> Result<()> {
-        Box::new(self.pair).stop()
+    pub fn abandon(self, interrupt: &Interrupt) -> Result<()> {
+        Box::new(self.pair).stop(interrupt)
     }
 }
 
@@ -80,7 +81,7 @@ pub fn client(
     pair.wait_first_sync(bed.interrupt)?;
     let outcome = fio::run(case, &pair.uri(), bed.volume_bytes, time, seed, bed.dir, bed.interrupt)?;
     pair.drain(bed.interrupt)?;
-    Box::new(pair).stop()?;
+    Box::new(pair).stop(bed.interrupt)?;
     let difference = image::first_difference(&bed.volume(), &bed.copy())?;
     ensure!(difference.is_none(), "the copy differs at byte {difference:?}");
     Ok(outcome)

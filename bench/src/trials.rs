@@ -1,30 +1,33 @@
-//! Medians and ratios of what was measured over the link, for a terminal, as Markdown and as JSON.
+//! Measurements that come to one number each: medians and ratios, for a terminal, as Markdown and as JSON.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::stats::{median, range};
+use crate::{
+    report::table::{aligned, headings, markdown, none},
+    stats::{median, range},
+};
 
 /// Version of the JSON document's shape.
 const VERSION: u32 = 1;
 
-/// All runs, and under what circumstances they were taken.
-#[derive(Serialize)]
-pub struct Report {
+/// All of them, and under what circumstances they were taken.
+#[derive(Clone, Serialize)]
+pub struct Trials {
     version: u32,
     kernel: String,
     processors: u64,
     rounds: u32,
     seconds: u32,
-    runs: Vec<Run>,
+    runs: Vec<Trial>,
 }
 
 /// One number.
 #[derive(Clone, Debug, Serialize)]
-pub struct Run {
-    /// The line, or what was done over it.
+pub struct Trial {
+    /// What was done.
     pub case: String,
     /// Who did it.
     pub contender: &'static str,
@@ -36,9 +39,11 @@ pub struct Run {
     pub unit: &'static str,
     /// Processors that were busy meanwhile, on average, with everything.
     pub busy_cpus: f64,
+    /// Milliseconds of a processor that both ends took for each MiB, if they were counted.
+    pub core_ms_per_mib: Option<f64>,
 }
 
-impl Run {
+impl Trial {
     /// All of it.
     pub fn new(
         case: String,
@@ -48,11 +53,11 @@ impl Run {
         unit: &'static str,
         busy_cpus: f64,
     ) -> Self {
-        Self { case, contender, round, value, unit, busy_cpus }
+        Self { case, contender, round, value, unit, busy_cpus, core_ms_per_mib: None }
     }
 }
 
-impl Report {
+impl Trials {
     /// No runs yet.
     pub fn new(rounds: u32, seconds: u32) -> Result<Self> {
         let processors = std::thread::available_parallelism().context("count the processors")?;
@@ -67,18 +72,33 @@ impl Report {
     }
 
     /// Adds one run.
-    pub fn add(&mut self, run: Run) {
+    pub fn add(&mut self, run: Trial) {
         self.runs.push(run);
     }
 
     /// For a terminal.
     pub fn to_text(&self) -> String {
-        let mut text = self.circumstances();
-        for row in self.rows() {
-            text.push_str(&row.join("  "));
-            text.push('\n');
-        }
-        text
+        self.circumstances() + &aligned(&self.rows())
+    }
+
+    /// The middle of all values.
+    pub fn median(&self, case: &str, contender: &str) -> Option<f64> {
+        median(self.of(case, contender).map(|run| run.value))
+    }
+
+    /// The middle of the processor times.
+    pub fn core_ms_per_mib(&self, case: &str, contender: &str) -> Option<f64> {
+        median(self.of(case, contender).filter_map(|run| run.core_ms_per_mib))
+    }
+
+    /// The middle of the ratios of the values of each round.
+    pub fn ratio(&self, case: &str, one: &str, other: &str) -> Option<f64> {
+        let beside = |round| self.of(case, other).find(|run| run.round == round).map(|run| run.value);
+        median(self.of(case, one).filter_map(|run| Some(run.value / beside(run.round)?)))
+    }
+
+    fn of<'a>(&'a self, case: &'a str, contender: &'a str) -> impl Iterator<Item = &'a Trial> {
+        self.runs.iter().filter(move |run| run.case == case && run.contender == contender)
     }
 
     /// Saves `NAME.json` and `NAME.md` in `dir`.
@@ -93,13 +113,7 @@ impl Report {
     }
 
     fn to_markdown(&self) -> String {
-        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let rows: Vec<Vec<String>> = self.rows().collect();
-        let columns = rows.first().map_or(0, Vec::len);
-        let (headings, rows) = rows.split_at(1.min(rows.len()));
-        let rule = vec!["---".to_owned(); columns];
-        let table = headings.iter().chain([&rule]).chain(rows).map(|row| line(row));
-        format!("{}\n{}", self.circumstances(), table.collect::<String>())
+        format!("{}\n{}", self.circumstances(), markdown(&self.rows()))
     }
 
     fn circumstances(&self) -> String {
@@ -107,7 +121,8 @@ impl Report {
         format!("Linux {kernel}, {processors} processors; {rounds} rounds of {seconds} s\n")
     }
 
-    fn rows(&self) -> impl Iterator<Item = Vec<String>> {
+    /// The table, its headings first.
+    pub fn rows(&self) -> Vec<Vec<String>> {
         let mut keys: Vec<(&str, &'static str)> = Vec::new();
         for run in &self.runs {
             let key = (run.case.as_str(), run.contender);
@@ -115,28 +130,25 @@ impl Report {
                 keys.push(key);
             }
         }
-        let headings = ["case", "contender", "median (range)", "against the first", "busy CPUs"];
-        let headings = headings.map(str::to_owned).to_vec();
-        std::iter::once(headings).chain(keys.into_iter().filter_map(|(case, name)| self.row(case, name)))
+        let names = ["case", "contender", "median (range)", "against the first", "core-ms/MiB", "busy CPUs"];
+        let rows = keys.into_iter().filter_map(|(case, name)| self.row(case, name));
+        std::iter::once(headings(names)).chain(rows).collect()
     }
 
     fn row(&self, case: &str, contender: &str) -> Option<Vec<String>> {
-        let runs: Vec<&Run> =
-            self.runs.iter().filter(|run| run.case == case && run.contender == contender).collect();
-        let middle = median(runs.iter().map(|run| run.value))?;
+        let runs: Vec<&Trial> = self.of(case, contender).collect();
+        let middle = self.median(case, contender)?;
         let (low, high) = range(runs.iter().map(|run| run.value))?;
         let first = self.runs.iter().find(|run| run.case == case)?.contender;
-        let reference = |round| {
-            let found = |run: &&Run| run.case == case && run.contender == first && run.round == round;
-            self.runs.iter().find(found).map(|run| run.value)
-        };
-        let ratio = median(runs.iter().filter_map(|run| Some(run.value / reference(run.round)?)))?;
         let busy = median(runs.iter().map(|run| run.busy_cpus))?;
+        let ratio = if contender == first { None } else { self.ratio(case, contender, first) };
+        let digits = if high < 10.0 { 3 } else { 1 };
         Some(vec![
             case.to_owned(),
             contender.to_owned(),
-            format!("{middle:.1} ({low:.1}–{high:.1}) {}", runs.first()?.unit),
-            if contender == first { "–".to_owned() } else { format!("{ratio:.3}") },
+            format!("{middle:.digits$} ({low:.digits$}–{high:.digits$}) {}", runs.first()?.unit),
+            ratio.map_or_else(none, |ratio| format!("{ratio:.3}")),
+            self.core_ms_per_mib(case, contender).map_or_else(none, |ms| format!("{ms:.2}")),
             format!("{busy:.2}"),
         ])
     }
@@ -148,14 +160,15 @@ mod tests {
 
     #[test]
     fn a_ratio_is_the_median_of_the_rounds() {
-        let mut report = Report::new(3, 1).expect("circumstances");
+        let mut report = Trials::new(3, 1).expect("circumstances");
         for (round, (tcp, pair)) in (1..).zip([(100.0, 110.0), (50.0, 60.0), (200.0, 200.0)]) {
-            report.add(Run::new("line".to_owned(), "tcp", round, tcp, "Mbit/s", 1.0));
-            report.add(Run::new("line".to_owned(), "pair", round, pair, "Mbit/s", 1.5));
+            report.add(Trial::new("line".to_owned(), "tcp", round, tcp, "Mbit/s", 1.0));
+            report.add(Trial::new("line".to_owned(), "pair", round, pair, "Mbit/s", 1.5));
         }
-        let rows: Vec<_> = report.rows().collect();
+        let rows = report.rows();
         assert_eq!(rows[1][2..4], ["100.0 (50.0–200.0) Mbit/s".to_owned(), "–".to_owned()]);
         assert_eq!(rows[2][2..4], ["110.0 (60.0–200.0) Mbit/s".to_owned(), "1.100".to_owned()]);
+        assert_eq!(rows[2][4], "–", "nobody counted");
         assert!(report.to_markdown().contains("| line | pair |"));
     }
 }
