@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use afterimage_contract::config;
 use afterimage_nbd::aligned_buffer;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
@@ -383,6 +384,24 @@ impl Group {
         let mut state = self.look(|source| source.state().clone());
         self.note_fence(&mut state);
         volumes && bitmaps && store.persist_state(&state)
+    }
+
+    /// At the end of a stop: [`Group::sync_all`], and then notes that no extent is hot, so that the next start has nothing to
+    /// read again, even after a power cut. The group is closed, so nothing becomes hot any more; what a client was not
+    /// answered for has its bits set. Blocks. Whether all of it is durable.
+    pub fn end_clean(&self) -> bool {
+        let is_durable = self.sync_all();
+        is_durable && self.store.lock().unwrap_or_else(PoisonError::into_inner).persist_hot(&[])
+    }
+
+    /// What can be changed while it is served is as configured from now on.
+    pub fn retune(self: &Arc<Self>, config: &config::Group) {
+        let sync_timeout_us = u64::try_from(config.sync_timeout.as_micros()).unwrap_or(u64::MAX);
+        let max_rate = config.max_rate.map(|rate| rate.bytes_per_s());
+        self.feed(|source, now| {
+            source.set_sync_timeout(now, sync_timeout_us);
+            source.set_max_rate(now, max_rate);
+        });
     }
 
     /// After the fence was written nothing else may be: to be called under the store's lock.

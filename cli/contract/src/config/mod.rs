@@ -8,6 +8,7 @@ mod build;
 mod error;
 mod model;
 mod read;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod unique;
@@ -18,6 +19,7 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use model::*;
+pub use reload::{Daemon, Reload, reload};
 
 use crate::units::ByteSize;
 

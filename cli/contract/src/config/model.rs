@@ -75,6 +75,8 @@ pub const MAX_COMPRESSION_WINDOW: ByteSize = ByteSize::from_mib(128);
 pub const DEFAULT_CAPTURE: Capture = Capture::Inline;
 /// `group.*.volume.export.tcp_remote`: NBD knows no password.
 pub const DEFAULT_TCP_REMOTE: bool = false;
+/// `log.level`: what an operator has to know, and nothing for each write.
+pub const DEFAULT_LOG_LEVEL: &str = "info";
 /// `hooks.dir`.
 pub const DEFAULT_HOOKS_DIR: &str = "/etc/afterimage/hooks";
 /// `hooks.timeout`: a DNS update or an address move takes seconds, and a promotion waits for what is before it.
@@ -101,6 +103,8 @@ pub struct Config {
     pub node: Node,
     /// The other host.
     pub peer: Peer,
+    /// What is logged.
+    pub log: Log,
     /// The operator's programs; `None` without a `[hooks]` section: then none is looked for.
     pub hooks: Option<Hooks>,
     /// The groups by name.
@@ -141,6 +145,19 @@ pub struct Peer {
     pub name: String,
     /// Where its receiver listens.
     pub address: HostPort,
+}
+
+/// `[log]`: what is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or a filter as `RUST_LOG` has it.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: DEFAULT_LOG_LEVEL.to_owned() }
+    }
 }
 
 /// `[hooks]`: programs that are run when something happens to a group.

@@ -1,0 +1,20 @@
+//! What can be changed while the source runs.
+
+use super::*;
+
+impl Source {
+    /// Bounds what is sent from now on, in bytes a second.
+    pub fn set_max_rate(&mut self, now: Time, max_rate: Option<u64>) {
+        self.now = self.now.max(now);
+        self.config.max_rate = max_rate;
+        // What was put off was put off by the old bound.
+        self.next_read_at = self.next_read_at.min(self.now);
+    }
+
+    /// How long a client waits for the target from now on, those that wait already included, in microseconds. A lease that
+    /// was lent is kept to its end.
+    pub fn set_sync_timeout(&mut self, now: Time, sync_timeout_us: u64) {
+        self.now = self.now.max(now);
+        self.config.sync_timeout_us = sync_timeout_us;
+    }
+}
