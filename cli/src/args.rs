@@ -99,7 +99,11 @@ Keep it where it can be read when the hosts cannot.";
 const CHECK_EXAMPLES: &str = "Examples:
   afterimage config check                      before the daemons are started, and after every change
   afterimage config check --file-only          the file alone, such as one that is meant for another host
-  afterimage config check --config ./new.toml";
+  afterimage config check --config ./new.toml
+
+Looked at are, beside the file: keys and pairing, directories and the space in them, devices, sockets, hooks, whether the peer
+can be reached and accepts this host, and what the daemons say of each group, such as sizes that do not fit. Nothing is changed.
+A warning is worth a look; the exit status is 1 only for what cannot work.";
 
 const RELOAD_EXAMPLES: &str = "Examples:
   afterimage config reload            both daemons of this host read the configuration again
@@ -199,12 +203,20 @@ pub enum Command {
 /// What can be done with the configuration file.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Check the configuration file and list everything that is wrong with it.
+    /// Check the configuration file and what it names on this host and the other one, and list everything that is wrong.
     #[command(after_help = CHECK_EXAMPLES)]
-    Check,
+    Check(CheckArgs),
     /// Have the daemons of this host read the configuration again.
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload(ReloadArgs),
+}
+
+/// Arguments of `config check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Look at the file alone, and neither at this host nor at the peer.
+    #[arg(long)]
+    pub file_only: bool,
 }
 
 /// Arguments of `config reload`.

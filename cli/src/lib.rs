@@ -57,7 +57,9 @@ fn run(args: &Args) -> Result<(), CommandError> {
         .map_err(|error| CommandError::failed(format!("cannot start the asynchronous runtime: {error}")))?;
     runtime.block_on(async {
         match &args.command {
-            Command::Config { command: ConfigCommand::Check } => config_check::run(&args.config),
+            Command::Config { command: ConfigCommand::Check(check) } => {
+                config_check::run(&args.config, check).await
+            }
             Command::Config { command: ConfigCommand::Reload(reload) } => {
                 reload::run(&args.config, reload).await
             }

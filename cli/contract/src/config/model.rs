@@ -43,13 +43,13 @@ pub const MIN_JOURNAL_MAX_SIZE: ByteSize = ByteSize::from_mib(16);
 pub const DEFAULT_FIRST_SYNC: FirstSync = FirstSync::Copy;
 /// `group.*.queue_size`: half a second of a gigabit link, and bounded memory.
 pub const DEFAULT_QUEUE_SIZE: ByteSize = ByteSize::from_mib(64);
-/// Least `group.*.queue_size`.
+/// Least `group.*.queue_size`: a few of the largest requests.
 pub const MIN_QUEUE_SIZE: ByteSize = ByteSize::from_mib(1);
 /// Greatest `group.*.queue_size`: it is memory.
 pub const MAX_QUEUE_SIZE: ByteSize = ByteSize::from_gib(8);
 /// `group.*.catchup_window`: fills 1 Gbit/s at a round trip of 100 ms.
 pub const DEFAULT_CATCHUP_WINDOW: ByteSize = ByteSize::from_mib(16);
-/// Least `group.*.catchup_window`.
+/// Least `group.*.catchup_window`: one large read.
 pub const MIN_CATCHUP_WINDOW: ByteSize = ByteSize::from_mib(1);
 /// Greatest `group.*.catchup_window`: it is memory at both ends.
 pub const MAX_CATCHUP_WINDOW: ByteSize = ByteSize::from_gib(1);
@@ -77,7 +77,7 @@ pub const DEFAULT_CAPTURE: Capture = Capture::Inline;
 pub const DEFAULT_TCP_REMOTE: bool = false;
 /// `log.level`: what an operator has to know, and nothing for each write.
 pub const DEFAULT_LOG_LEVEL: &str = "info";
-/// `hooks.dir`.
+/// `hooks.dir`: beside the configuration, where only root writes.
 pub const DEFAULT_HOOKS_DIR: &str = "/etc/afterimage/hooks";
 /// `hooks.timeout`: a DNS update or an address move takes seconds, and a promotion waits for what is before it.
 pub const DEFAULT_HOOKS_TIMEOUT: Duration = Duration::from_secs(30);
