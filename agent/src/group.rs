@@ -387,11 +387,14 @@ impl Group {
     }
 
     /// At the end of a stop: [`Group::sync_all`], and then notes that no extent is hot, so that the next start has nothing to
-    /// read again, even after a power cut. The group is closed, so nothing becomes hot any more; what a client was not
-    /// answered for has its bits set. Blocks. Whether all of it is durable.
+    /// read again, even after a power cut. Not while a request waits that a server has given up: it may still be admitted, and
+    /// then its extent has to be hot. Blocks. Whether all of it is durable.
     pub fn end_clean(&self) -> bool {
         let is_durable = self.sync_all();
-        is_durable && self.store.lock().unwrap_or_else(PoisonError::into_inner).persist_hot(&[])
+        // Nothing comes after this: the group is closed, and its clients are gone.
+        let is_idle = self.look(Source::is_idle);
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        is_durable && (!is_idle || store.persist_hot(&[]))
     }
 
     /// What can be changed while it is served is as configured from now on.

@@ -1,4 +1,4 @@
-//! What can be changed while the source runs.
+//! What can be changed while the source runs, and whether it can be left.
 
 use super::*;
 
@@ -16,5 +16,10 @@ impl Source {
     pub fn set_sync_timeout(&mut self, now: Time, sync_timeout_us: u64) {
         self.now = self.now.max(now);
         self.config.sync_timeout_us = sync_timeout_us;
+    }
+
+    /// Whether no request of a client is under way or waits: without another one nothing is written to a volume any more.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.flushes.is_empty() && self.waiting.is_empty()
     }
 }
