@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use afterimage_contract::admin::{Activation, ErrorCode, Kept, Request, Response, RolledBack, Switchover};
 use afterimage_contract::config::Peer;
 use afterimage_contract::hooks::Event;
+use afterimage_contract::reload::Reloader;
 use afterimage_contract::status::{Daemon, Position, Role, Status};
 use afterimage_protocol::source::{RolesStay, Source};
 use afterimage_protocol::state::CannotRollBack;
@@ -33,6 +34,7 @@ pub(crate) struct Admin {
     pub clock: Clock,
     pub host: Host,
     pub groups: BTreeMap<String, Arc<Supervisor>>,
+    pub reloader: Arc<Reloader>,
 }
 
 impl Admin {
@@ -40,6 +42,7 @@ impl Admin {
         match request {
             Request::Ping => Response::done(),
             Request::Status => Response::ok(&self.status()),
+            Request::Reload => self.reloader.reload().await,
             Request::Activate { group } => match self.groups.get(&group) {
                 Some(supervisor) => activate(supervisor).await,
                 None => Response::unknown_group(&group),
@@ -104,7 +107,7 @@ impl Admin {
         }
     }
 
-    fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let mut status = Status::new(&self.node, self.clock.now().0);
         let since_us = Some(self.clock.origin().0);
         status.agent = Some(Daemon { release: env!("CARGO_PKG_VERSION").to_owned(), since_us });
@@ -233,8 +236,8 @@ async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Respo
             return Response::error(
                 ErrorCode::Failed,
                 format!("{name} was not switched over, and nothing has changed: {error}"),
-                "mend the hook and try again; or set hooks.before_switchover.on_failure = \"continue\" and restart \
-                 afterimage-agent",
+                "mend the hook and try again; or set hooks.before_switchover.on_failure = \"continue\" and run \
+                 `afterimage config reload`",
             );
         }
     }

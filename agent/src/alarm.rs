@@ -53,6 +53,14 @@ impl Alarms {
         }
     }
 
+    /// The objective is another from now on: that it is broken is told anew.
+    pub fn set_rpo(&mut self, rpo: Option<Duration>) {
+        if self.rpo != rpo {
+            self.rpo = rpo;
+            self.breached = false;
+        }
+    }
+
     /// For how long the standby has lacked writes: exact while the lag is known, the least that it can be otherwise.
     pub fn exposed_us(&self, now: Time) -> u64 {
         now.since_us(self.safe_until)
@@ -157,6 +165,20 @@ mod tests {
         let looks = [GOOD, late(5), late(6), late(7), late(1), late(6)];
         assert_eq!(seconds(Some(5), &looks), [(2, Event::RpoBreach), (5, Event::RpoBreach)]);
         assert_eq!(seconds(None, &looks), []);
+    }
+
+    #[test]
+    fn another_objective_is_told_of_anew() {
+        let mut alarms = Alarms::new(START, Some(Duration::from_secs(5)));
+        let late = Look { lag: Some(Duration::from_secs(8)), ..GOOD };
+        let look = |alarms: &mut Alarms| alarms.look(START, &late);
+        assert_eq!(look(&mut alarms), [Event::RpoBreach]);
+        alarms.set_rpo(Some(Duration::from_secs(5)));
+        assert_eq!(look(&mut alarms), []);
+        alarms.set_rpo(Some(Duration::from_secs(7)));
+        assert_eq!(look(&mut alarms), [Event::RpoBreach]);
+        alarms.set_rpo(None);
+        assert_eq!(look(&mut alarms), []);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use afterimage_contract::config;
 use afterimage_nbd::aligned_buffer;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
@@ -410,6 +411,28 @@ impl Group {
         let mut state = self.look(|source| source.state().clone());
         self.note_fence(&mut state);
         volumes && bitmaps && store.persist_state(&state)
+    }
+
+    /// At the end of a stop: [`Group::sync_all`], and then notes that no extent is hot, so that the next start has nothing to
+    /// read again, even after a power cut. Not while a request waits that a server has given up: it may still be admitted, and
+    /// then its extent has to be hot. Blocks. Whether all of it is durable.
+    pub fn end_clean(&self) -> bool {
+        let is_durable = self.sync_all();
+        // Nothing comes after this: the group is closed, and its clients are gone.
+        let is_idle = self.look(Source::is_idle);
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        is_durable && (!is_idle || store.persist_hot(&[]))
+    }
+
+    /// What can be changed while it is served is as configured from now on.
+    pub fn retune(self: &Arc<Self>, config: &config::Group) {
+        let sync_timeout_us = u64::try_from(config.sync_timeout.as_micros()).unwrap_or(u64::MAX);
+        let (background, max_rate) =
+            (crate::open::background(config), config.max_rate.map(|rate| rate.bytes_per_s()));
+        self.feed(|source, now| {
+            source.set_sync_timeout(now, sync_timeout_us);
+            source.set_pace(now, background, max_rate);
+        });
     }
 
     /// After the fence was written nothing else may be: to be called under the store's lock.

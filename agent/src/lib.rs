@@ -5,6 +5,7 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | `arguments` | what can be typed |
 //! | `node` | the agent of a host: identity, groups, runtimes; [`run`] |
 //! | `supervisor` | the life of one group: looked for, served, given up |
 //! | `open` | a group's state and volumes on this host |
@@ -20,6 +21,7 @@
 
 mod admin;
 mod alarm;
+mod arguments;
 mod clock;
 mod divergence;
 mod export;
@@ -41,4 +43,5 @@ mod volume;
 mod waiters;
 mod watcher;
 
+pub use arguments::Arguments;
 pub use node::{Options, run, run_with};

@@ -1,44 +1,32 @@
 //! `afterimage-agent`: the daemon of a primary.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use afterimage_agent::{Options, run_with};
-use afterimage_contract::config::{Config, DEFAULT_PATH};
-use afterimage_contract::daemon;
+use afterimage_agent::{Arguments, Options, run_with};
+use afterimage_contract::config::Config;
+use afterimage_contract::daemon::{self, DaemonError};
+use afterimage_contract::reload::Source;
 use clap::Parser;
 
-/// Serves the volumes of the groups whose primary is this host over NBD, and keeps their standby up to date.
-#[derive(Parser)]
-#[command(name = "afterimage-agent", version)]
-struct Arguments {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
-    config: PathBuf,
-    /// What to log: a level (error, warn, info, debug, trace) or a filter as RUST_LOG has it, which it overrides.
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// Serve volumes at once, without asking the peer whether it was promoted while this host was down. If it was,
-    /// both hosts write, and one of the two histories will be lost.
-    #[arg(long)]
-    alone: bool,
-}
-
 fn main() -> ExitCode {
-    match start(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    daemon::keep_buffers();
+    let started = daemon::start(&arguments.config, arguments.log_level.as_deref());
+    let status = started.as_ref().map_or_else(DaemonError::exit_status, |_| ExitCode::FAILURE);
+    match started.map_err(anyhow::Error::new).and_then(|config| run(config, &arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("afterimage-agent: {error:#}");
-            ExitCode::FAILURE
+            status
         }
     }
 }
 
-fn start(arguments: Arguments) -> anyhow::Result<()> {
-    daemon::keep_buffers();
-    daemon::start_log(arguments.log_level.as_deref())?;
-    let config = Config::load(&arguments.config)?;
+fn run(config: Config, arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime
-        .block_on(async { run_with(config, Options { alone: arguments.alone }, daemon::shutdown()?).await })
+    runtime.block_on(async {
+        let signals = daemon::signals()?;
+        let configuration = Source { path: Some(arguments.config.clone()), hangups: Some(signals.hangups) };
+        run_with(config, Options { alone: arguments.alone, configuration }, signals.shutdown).await
+    })
 }

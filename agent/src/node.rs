@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use afterimage_contract::admin;
-use afterimage_contract::config::Config;
+use afterimage_contract::config::{Config, Daemon};
 use afterimage_contract::hooks::Hooks;
+use afterimage_contract::reload::{Reloader, Source};
+use afterimage_contract::service::{self, Doing, Manager, Pulses};
 use afterimage_transport::{Identity, Lane, Pins};
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
@@ -21,13 +23,15 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::link::Dialer;
 use crate::open::{Host, make_dir};
-use crate::supervisor::{Looks, Supervisor};
+use crate::supervisor::{Looks, Phase, Supervisor};
 
 /// What is not in the configuration, because it is meant for one start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Serve volumes whose standby could have been promoted without asking it first.
     pub alone: bool,
+    /// Where the configuration is read again.
+    pub configuration: Source,
 }
 
 /// [`run_with`] the default options.
@@ -90,11 +94,14 @@ async fn control_all(
     let socket = config.agent_socket();
     let server = admin::Server::bind(&socket).with_context(|| format!("cannot listen on {socket:?}"))?;
     let hooks = Hooks::new(&config, Handle::current());
+    let mut pulses = Pulses::new();
+    pulses.add_runtime("the runtime of the agent", host.main.clone());
     let mut groups = BTreeMap::new();
     let mut supervised: Vec<(Arc<Supervisor>, Looks, Arc<Dialer>)> = Vec::new();
     for (name, group) in config.groups.clone() {
         let (supervisor, looks) = Supervisor::new(group, hooks.clone());
         let lane = Lane::start(format!("lane-{name}")).context("cannot start a thread")?;
+        pulses.add_runtime(format!("the thread of group {name}"), lane.runtime().clone());
         let dialer = Arc::new(Dialer::open(lane, &identity, pins.clone(), &config.peer)?);
         groups.insert(name, supervisor.clone());
         supervised.push((supervisor, looks, dialer));
@@ -104,7 +111,27 @@ async fn control_all(
     for (supervisor, looks, dialer) in supervised {
         tasks.spawn(supervisor.run(host.clone(), dialer, looks, stopping.clone()));
     }
-    let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, host, groups });
+    let manager = Arc::new(Manager::new());
+    let reloader = {
+        let groups: Vec<Arc<Supervisor>> = groups.values().cloned().collect();
+        let apply = move |config: &Config| {
+            hooks.set(config);
+            for group in &groups {
+                group.retune(config.groups.get(&group.config.name));
+            }
+        };
+        let (source, manager) = (options.configuration, manager.clone());
+        Arc::new(Reloader::new(Daemon::Agent, source, manager, config.clone(), apply))
+    };
+    let reloading = {
+        let reloader = reloader.clone();
+        tokio::spawn(async move { reloader.run().await })
+    };
+    let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, host, groups, reloader });
+    let attending = {
+        let (manager, admin) = (manager.clone(), admin.clone());
+        tokio::spawn(async move { manager.attend(pulses, || doing(&admin)).await })
+    };
     let (end_admin, mut admin_stop) = watch::channel(false);
     let answering = tokio::spawn(server.run(
         move |request| {
@@ -119,6 +146,10 @@ async fn control_all(
     // Both a value and the end of the sender end it.
     let _ = shutdown.wait_for(|stop| *stop).await;
     tracing::info!("agent stops");
+    manager.stopping();
+    attending.abort();
+    reloading.abort();
+    let more_time = tokio::spawn(async move { manager.ask_for_time().await });
     stop.send_replace(true);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -128,6 +159,15 @@ async fn control_all(
     end_admin.send_replace(true);
     // A panic was reported where it happened.
     let _ = answering.await;
+    more_time.abort();
     tracing::info!("agent has stopped");
     Ok(())
+}
+
+/// For the service manager. The agent has started once it has looked at each group; one that waits for its peer is served
+/// when that has answered.
+fn doing(admin: &Admin) -> Doing {
+    let text = service::line(&admin.status(), "this host is the primary of no group");
+    let started = admin.groups.values().all(|group| !matches!(group.phase(), Phase::Starting));
+    Doing { text, started }
 }

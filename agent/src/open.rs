@@ -220,6 +220,15 @@ fn start(
     })
 }
 
+/// What catch-up and verification leave to clients, as it is configured.
+pub(crate) fn background(group: &config::Group) -> Background {
+    match group.background {
+        config::Background::Gentle => Background::Gentle,
+        config::Background::Balanced => Background::Balanced,
+        config::Background::Fast => Background::Fast,
+    }
+}
+
 fn source_config(group: &config::Group, state: &GroupState) -> source::Config {
     let info = |v: &VolumeState| VolumeInfo { name: v.name.clone(), size_bytes: v.size_bytes };
     source::Config {
@@ -241,11 +250,7 @@ fn source_config(group: &config::Group, state: &GroupState) -> source::Config {
         window_bytes: group.catchup_window.bytes(),
         hot_capacity: group.hot_extents as usize,
         max_rate: group.max_rate.map(|rate| rate.bytes_per_s()),
-        background: match group.background {
-            config::Background::Gentle => Background::Gentle,
-            config::Background::Balanced => Background::Balanced,
-            config::Background::Fast => Background::Fast,
-        },
+        background: background(group),
         volumes: state.volumes.iter().map(info).collect(),
         rules: Rules::default(),
     }

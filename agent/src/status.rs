@@ -20,7 +20,7 @@ use crate::watcher::Watched;
 
 /// The status of a group, or `None` when the group is not this agent's business.
 pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Option<GroupStatus> {
-    let config = &supervisor.config;
+    let config = &supervisor.current();
     let link = supervisor.link.state();
     let blank = |role, protection| {
         GroupStatus::new(&config.name, role, config.mode, protection, peer_status(peer, &link, false))

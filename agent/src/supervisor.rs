@@ -24,8 +24,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a group that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the link may take at a stop to get the last writes to the peer.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the link may take at a stop to get the last writes to the peer, as long as it gets on with it: a queue of the
+/// default size over a slow link. What does not get there is sent after the next start.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Without progress for this long it is given up.
+const DRAIN_STALL: Duration = Duration::from_secs(2);
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How long jobs under way may take until their group's lock is given up.
 const JOBS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +55,9 @@ pub(crate) enum Phase {
 
 /// One configured group.
 pub(crate) struct Supervisor {
+    /// As it was when the agent started; what can be changed since is in [`Supervisor::current`].
     pub config: config::Group,
+    current: Mutex<config::Group>,
     pub link: Link,
     pub hooks: Hooks,
     phase: Mutex<Phase>,
@@ -66,7 +71,24 @@ impl Supervisor {
     pub fn new(config: config::Group, hooks: Hooks) -> (Arc<Self>, Looks) {
         let (looks, receiver) = mpsc::channel(1);
         let phase = Mutex::new(Phase::Starting);
-        (Arc::new(Self { config, link: Link::new(), hooks, phase, looks }), receiver)
+        let current = Mutex::new(config.clone());
+        (Arc::new(Self { config, current, link: Link::new(), hooks, phase, looks }), receiver)
+    }
+
+    /// The configuration that is in force now.
+    pub fn current(&self) -> config::Group {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has this configuration in force from now on, of which nothing needs a restart. A group that is gone from it stays as
+    /// it is.
+    pub fn retune(&self, config: Option<&config::Group>) {
+        let Some(config) = config else { return };
+        config.clone_into(&mut self.current.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Phase::Served { group, watched, .. } = self.phase() {
+            group.retune(config);
+            watched.set_rpo(config.objectives.rpo);
+        }
     }
 
     pub fn phase(&self) -> Phase {
@@ -114,7 +136,7 @@ impl Supervisor {
         let mut asked: Option<oneshot::Sender<()>> = None;
         let mut last_question = None;
         while !*stop.borrow() {
-            let (job_host, job_config) = (host.clone(), self.config.clone());
+            let (job_host, job_config) = (host.clone(), self.current());
             let opened = host.main.spawn_blocking(move || open(&job_host, &job_config)).await;
             let mut fenced = None;
             let pause = match opened.unwrap_or_else(|panic| Err(anyhow::Error::new(panic).into())) {
@@ -223,7 +245,10 @@ impl Supervisor {
         // A peer that has had a checkpoint may have been promoted while this host was down (section 6 of the design).
         let may_be_replaced = group.look(|source| source.may_be_replaced());
         let mut serving = None;
-        let watched = Arc::new(Watched::new(group.clock.now(), self.config.objectives.rpo));
+        let current = self.current();
+        // It may have been read again since the group was opened.
+        group.retune(&current);
+        let watched = Arc::new(Watched::new(group.clock.now(), current.objectives.rpo));
         let phase = |exports| Phase::Served { group: group.clone(), exports, watched: watched.clone() };
         if may_be_replaced && !host.alone {
             tracing::info!(
@@ -309,7 +334,7 @@ impl Supervisor {
             }
             group.close();
             let synced = group.clone();
-            if !host.main.spawn_blocking(move || synced.sync_all()).await.unwrap_or(false) {
+            if !host.main.spawn_blocking(move || synced.end_clean()).await.unwrap_or(false) {
                 tracing::error!(group = group.name, "not everything is on stable storage");
             }
             self.enter(Phase::Starting);
@@ -346,16 +371,25 @@ async fn stop_serving(serving: Option<Serving>) {
     }
 }
 
-/// Gives the link a moment to get the last writes to the peer.
+/// Gives the link the time to get the last writes to the peer, if it can. A catch-up that is under way is not waited for: it
+/// goes on after the next start.
 async fn drain(group: &Group) {
     let started = Instant::now();
-    while started.elapsed() < DRAIN_TIMEOUT {
+    let (mut durable, mut moved) = (None, started);
+    while started.elapsed() < DRAIN_TIMEOUT && moved.elapsed() < DRAIN_STALL {
         let status = group.status();
         if !status.connected || (status.streaming && status.durable >= status.position.sequence) {
             return;
         }
+        if status.streaming && durable.replace(status.durable) != Some(status.durable) {
+            moved = Instant::now();
+        }
         tokio::time::sleep(DRAIN_POLL).await;
     }
+    tracing::info!(
+        group = group.name,
+        "the peer does not have everything yet: the rest follows after the next start"
+    );
 }
 
 /// Waits until the last job of the group has ended, so that its lock is free afterwards.

@@ -58,7 +58,7 @@ fn with_group(
     answer: impl FnOnce(&std::sync::Arc<Group>, &config::Group) -> Response,
 ) -> Response {
     match supervisor.phase() {
-        Phase::Served { group, .. } => answer(&group, &supervisor.config),
+        Phase::Served { group, .. } => answer(&group, &supervisor.current()),
         _ => Response::error(
             ErrorCode::Refused,
             format!("this host is not the primary of {}", supervisor.config.name),

@@ -40,6 +40,11 @@ impl Watched {
         Self { seen: Mutex::new(seen), alarms: Mutex::new(Alarms::new(now, rpo)) }
     }
 
+    /// The objective is another from now on.
+    pub fn set_rpo(&self, rpo: Option<Duration>) {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner).set_rpo(rpo);
+    }
+
     /// Since when the group has been protected like this.
     pub fn since(&self, now: Time, protection: Protection) -> Time {
         let seen = self.lock();

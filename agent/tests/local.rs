@@ -127,3 +127,34 @@ async fn qemu_io_reads_what_it_wrote() {
     assert!(!text.contains("failed") && !text.contains("error"), "{text}");
     agent.stop().await;
 }
+
+/// The extents that a hot-extent log of this host names.
+fn hot_extents(host: &Host) -> usize {
+    let state = host.state().join("groups").join(GROUP);
+    // A copy: the agent may have it open.
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(state.join("hot-extents"), copy.path().join("hot-extents")).unwrap();
+    let dir = afterimage_storage::disk::RealDir::open(copy.path()).unwrap();
+    let capacity = host.config().groups[GROUP].hot_extents as usize;
+    afterimage_storage::hot_log::HotLog::open(&dir, "hot-extents", capacity).unwrap().1.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_clean_stop_no_extent_is_hot() {
+    let host = Host::new("");
+    let agent = host.start();
+    let mut client = host.client().await;
+    client.write(0, &[1; 4096]).await.unwrap();
+    client.write(VOLUME_BYTES - 4096, &[2; 4096]).await.unwrap();
+    assert!(hot_extents(&host) > 0, "what is written is hot");
+    drop(client);
+    agent.stop().await;
+    assert_eq!(hot_extents(&host), 0);
+    // And again after the next one.
+    let agent = host.start();
+    host.client().await.write(0, &[3; 4096]).await.unwrap();
+    assert!(hot_extents(&host) > 0);
+    agent.stop().await;
+    assert_eq!(hot_extents(&host), 0);
+    assert_eq!(host.bytes(0, 4096), [3; 4096]);
+}

@@ -11,7 +11,12 @@ const EXIT_STATUS: &str = "Exit status:
   0  done
   1  failed; nothing changed unless the message says so
   2  wrong use
-  3  refused, because it would be unsafe";
+  3  refused, because it would be unsafe
+
+Environment:
+  NO_COLOR  if it is set to something, nothing is coloured
+
+See also: afterimage-agent(8), afterimage-receiver(8)";
 
 const STATUS_EXAMPLES: &str = "Examples:
   afterimage status                 one line for each group, and what is wrong
@@ -91,6 +96,30 @@ const RUNBOOK_EXAMPLES: &str = "Examples:
 
 Keep it where it can be read when the hosts cannot.";
 
+const CHECK_EXAMPLES: &str = "Examples:
+  afterimage config check                      before the daemons are started, and after every change
+  afterimage config check --file-only          the file alone, such as one that is meant for another host
+  afterimage config check --config ./new.toml
+
+Looked at are, beside the file: keys and pairing, directories and the space in them, devices, sockets, hooks, whether the peer
+can be reached and accepts this host, and what the daemons say of each group, such as sizes that do not fit. Nothing is changed.
+A warning is worth a look; the exit status is 1 only for what cannot work.";
+
+const RELOAD_EXAMPLES: &str = "Examples:
+  afterimage config reload            both daemons of this host read the configuration again
+  afterimage config reload agent      one of them, as `systemctl reload afterimage-agent` does
+
+Clients notice nothing. What can change at once does; what needs a restart is named, and stays as it was until then. A
+configuration that is not valid changes nothing, and the exit status is 1.";
+
+const COMPLETIONS_EXAMPLES: &str = "Examples:
+  afterimage completions bash >/etc/bash_completion.d/afterimage
+  afterimage completions --dir ./completions      of all three programs, for bash, zsh and fish";
+
+const MAN_EXAMPLES: &str = "Examples:
+  afterimage man | man -l -                 the page of this command
+  afterimage man --dir ./man                all pages: of the three programs and of each command";
+
 const PAIR_EXAMPLES: &str = "Examples:
   afterimage pair --new        on one host, whose receiver is running: prints the token for the other one
   afterimage pair TOKEN        on the other host
@@ -163,14 +192,62 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Print what a shell needs to complete command lines.
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Print the manual page.
+    #[command(after_help = MAN_EXAMPLES)]
+    Man(ManArgs),
 }
 
 /// What can be done with the configuration file.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Check the configuration file and list everything that is wrong with it.
-    #[command(after_help = "Example:\n  afterimage config check --config ./afterimage.toml")]
-    Check,
+    /// Check the configuration file and what it names on this host and the other one, and list everything that is wrong.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+    /// Have the daemons of this host read the configuration again.
+    #[command(after_help = RELOAD_EXAMPLES)]
+    Reload(ReloadArgs),
+}
+
+/// Arguments of `config check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Look at the file alone, and neither at this host nor at the peer.
+    #[arg(long)]
+    pub file_only: bool,
+}
+
+/// Arguments of `config reload`.
+#[derive(Debug, clap::Args)]
+pub struct ReloadArgs {
+    /// This daemon only; both that run otherwise.
+    #[arg(value_enum)]
+    pub daemon: Option<Daemon>,
+    /// Print the outcome as JSON (docs/services.md).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct CompletionsArgs {
+    /// Print the completions of this command for a shell.
+    #[arg(value_enum)]
+    pub shell: Option<clap_complete::Shell>,
+    /// Write those of all three programs, for bash, zsh and fish, into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// Write the pages of all three programs and of each command into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// What can be done with salvage files.
@@ -226,6 +303,15 @@ pub enum Daemon {
     Agent,
     /// The target's side.
     Receiver,
+}
+
+impl From<Daemon> for afterimage_contract::config::Daemon {
+    fn from(daemon: Daemon) -> Self {
+        match daemon {
+            Daemon::Agent => Self::Agent,
+            Daemon::Receiver => Self::Receiver,
+        }
+    }
 }
 
 /// Arguments of `pair`.

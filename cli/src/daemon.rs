@@ -16,10 +16,10 @@ pub fn run(config: &Path, which: Daemon) -> Result<(), CommandError> {
 }
 
 fn serve(config: Config, which: Daemon) -> anyhow::Result<()> {
-    daemon::start_log(None)?;
+    daemon::start_log(None, &config.log.level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let shutdown = daemon::shutdown()?;
+        let shutdown = daemon::signals()?.shutdown;
         match which {
             Daemon::Agent => afterimage_agent::run(config, shutdown).await,
             Daemon::Receiver => afterimage_receiver::run(config, shutdown).await,

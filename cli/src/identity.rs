@@ -8,11 +8,13 @@ use afterimage_transport::{Identity, Joiner, NodeName, OFFER_LIFETIME_SECS, PinS
 
 use crate::args::PairArgs;
 use crate::exit::CommandError;
+use crate::owner::become_owner;
 use crate::{host, text};
 
 /// Prints this host's fingerprint and the peers it trusts. Makes the key if there is none yet.
 pub fn identity(config: &Path) -> Result<(), CommandError> {
     let config = host::configuration(config)?;
+    become_owner(&config.node.state_dir)?;
     let identity = own_identity(&config)?;
     let pins = PinStore::new(&config.node.state_dir).load().map_err(failed)?;
     let mut out = format!("{}  {}\n", config.node.name, identity.fingerprint());
@@ -28,6 +30,7 @@ pub fn identity(config: &Path) -> Result<(), CommandError> {
 /// Makes a token, or uses one.
 pub async fn pair(config: &Path, args: &PairArgs) -> Result<(), CommandError> {
     let config = host::configuration(config)?;
+    become_owner(&config.node.state_dir)?;
     let identity = own_identity(&config)?;
     match &args.token {
         None => offer(&config, &identity),

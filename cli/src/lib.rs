@@ -8,10 +8,13 @@ pub mod config_check;
 pub mod daemon;
 pub mod demo;
 pub mod exit;
+pub mod generate;
 pub mod host;
 pub mod identity;
+pub mod owner;
 pub mod promote;
 pub mod reinstate;
+pub mod reload;
 pub mod resize;
 pub mod resolve;
 pub mod rollback;
@@ -54,7 +57,14 @@ fn run(args: &Args) -> Result<(), CommandError> {
         .map_err(|error| CommandError::failed(format!("cannot start the asynchronous runtime: {error}")))?;
     runtime.block_on(async {
         match &args.command {
-            Command::Config { command: ConfigCommand::Check } => config_check::run(&args.config),
+            Command::Config { command: ConfigCommand::Check(check) } => {
+                config_check::run(&args.config, check).await
+            }
+            Command::Config { command: ConfigCommand::Reload(reload) } => {
+                reload::run(&args.config, reload).await
+            }
+            Command::Completions(completions) => generate::completions(completions),
+            Command::Man(man) => generate::man(man),
             Command::Identity => identity::identity(&args.config),
             Command::Pair(pair) => identity::pair(&args.config, pair).await,
             Command::Demo(demo) => demo::run(demo).await,

@@ -213,6 +213,19 @@ impl Pace {
         }
     }
 
+    /// Follows another `setting`, and another `max_rate` in bytes a second. What was put off was put off by the old ones.
+    pub fn follow(&mut self, setting: Background, max_rate: Option<u64>, now: Time) {
+        self.max_rate = max_rate.filter(|rate| *rate > 0);
+        self.next_read_at = self.next_read_at.min(now);
+        self.next_urgent_at = self.next_urgent_at.min(now);
+        if self.setting != setting {
+            self.setting = setting;
+            self.limit = None;
+            self.phase = Phase::Open;
+            self.begin_look(now);
+        }
+    }
+
     /// A client's request took so many microseconds.
     pub fn waited(&mut self, now: Time, request: Request, us: u64) {
         self.last_request = self.last_request.max(now);

@@ -19,6 +19,7 @@ pub async fn answer(node: Arc<Node>, request: Request) -> Response {
     match request {
         Request::Ping => Response::done(),
         Request::Status => Response::ok(&status::report(&node)),
+        Request::Reload => node.reloader.reload().await,
         Request::Promote { group, dry_run, at, force } => match (node.group(&group), wanted(at.as_deref())) {
             (None, _) => Response::unknown_group(&group),
             (_, Err(error)) => Response::error(
@@ -102,8 +103,8 @@ async fn promote(
         return Response::error(
             ErrorCode::Failed,
             format!("group {} was not promoted, and nothing has changed: {error}", group.name()),
-            "mend the hook and promote again; or set hooks.before_promotion.on_failure = \"continue\" and restart \
-             afterimage-receiver",
+            "mend the hook and promote again; or set hooks.before_promotion.on_failure = \"continue\" and run \
+             `afterimage config reload`",
         );
     }
     match ask(group, false, at, generation).await {

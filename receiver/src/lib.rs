@@ -6,6 +6,7 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | `arguments` | what can be typed |
 //! | `node` | this host: its groups, its UDP port, its administration socket |
 //! | `session` | one connection of a source: the control stream |
 //! | `streams` | its frames |
@@ -16,6 +17,7 @@
 //! | `hooks` | what the operator's programs are told around a promotion |
 
 mod admin;
+mod arguments;
 mod clock;
 mod decoder;
 mod group;
@@ -26,4 +28,5 @@ mod session;
 mod status;
 mod streams;
 
-pub use node::run;
+pub use arguments::Arguments;
+pub use node::{run, run_with};

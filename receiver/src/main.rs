@@ -1,44 +1,37 @@
 //! The `afterimage-receiver` binary; see the library.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use afterimage_contract::config::{Config, DEFAULT_PATH};
-use afterimage_contract::daemon;
+use afterimage_contract::config::Config;
+use afterimage_contract::daemon::{self, DaemonError};
+use afterimage_contract::reload::Source;
+use afterimage_receiver::{Arguments, run_with};
 use anyhow::Context;
 use clap::Parser;
 
-/// Keeps the standby's copy of the groups whose standby this host is.
-#[derive(Debug, Parser)]
-#[command(name = "afterimage-receiver", version)]
-struct Args {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
-    config: PathBuf,
-    /// What to log: a level (error, warn, info, debug, trace) or a filter as RUST_LOG has it, which it overrides.
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-}
-
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match start(&args) {
+    let args = Arguments::parse();
+    daemon::keep_buffers();
+    let started = daemon::start(&args.config, args.log_level.as_deref());
+    let status = started.as_ref().map_or_else(DaemonError::exit_status, |_| ExitCode::FAILURE);
+    match started.map_err(anyhow::Error::new).and_then(|config| run(config, &args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("afterimage-receiver: {error:#}");
-            ExitCode::FAILURE
+            status
         }
     }
 }
 
-fn start(args: &Args) -> anyhow::Result<()> {
-    daemon::keep_buffers();
-    daemon::start_log(args.log_level.as_deref())?;
-    let config = Config::load(&args.config)?;
+fn run(config: Config, args: &Arguments) -> anyhow::Result<()> {
     // For what the operator asks: the network and the groups have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    runtime.block_on(async { afterimage_receiver::run(config, daemon::shutdown()?).await })
+    runtime.block_on(async {
+        let signals = daemon::signals()?;
+        let source = Source { path: Some(args.config.clone()), hangups: Some(signals.hangups) };
+        run_with(config, source, signals.shutdown).await
+    })
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afterimage_contract::admin::Server;
-use afterimage_contract::config::Config;
+use afterimage_contract::config::{Config, Daemon};
 use afterimage_contract::hooks::Hooks;
+use afterimage_contract::reload::{Reloader, Source};
+use afterimage_contract::service::{self, Doing, Manager, Pulses};
 use afterimage_protocol::Time;
 use afterimage_storage::lock::DirLock;
 use afterimage_transport::{
@@ -19,10 +21,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::group::{Group, Setup, make_private_dir};
+use crate::group::{Group, Input, Phase, Setup, make_private_dir};
 use crate::link::SESSION_ENDED;
 
-use crate::{admin, clock, session};
+use crate::{admin, clock, session, status};
 
 /// Below the state directory: what belongs to the receiver alone, and the lock that keeps a second one away.
 const OWN_DIR: &str = "receiver";
@@ -39,6 +41,8 @@ pub struct Node {
     pub pins: Arc<Pins>,
     /// The operator's programs.
     pub hooks: Hooks,
+    /// How the configuration is read again.
+    pub reloader: Arc<Reloader>,
     /// When the receiver started.
     pub started: Time,
     groups: BTreeMap<String, Arc<Group>>,
@@ -62,8 +66,25 @@ impl Node {
     }
 }
 
-/// Runs the receiver until `shutdown` says so. Returns once everything that was taken is on stable storage.
+/// [`run_with`] no configuration file that could be read again.
+///
+/// # Errors
+/// As [`run_with`].
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
+    run_with(config, Source::default(), shutdown).await
+}
+
+/// Runs the receiver until `shutdown` says so; its configuration is read again from `source`. Returns once everything that
+/// was taken is on stable storage.
+///
+/// # Errors
+/// If the host's own state (its directory, its key, its sockets) cannot be used. A group that cannot is reported in the
+/// status and leaves the others alone.
+pub async fn run_with(
+    config: Config,
+    source: Source,
+    mut shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("configuration: {warning}");
     }
@@ -86,7 +107,14 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
 
     let hooks = Hooks::new(&config, Handle::current());
     let groups = start_groups(&config, &hooks)?;
-    let node = Arc::new(Node { hooks, config, pins, started: clock::now(), groups });
+    let manager = Arc::new(Manager::new());
+    let reloader = {
+        let hooks = hooks.clone();
+        let apply = move |config: &Config| hooks.set(config);
+        Arc::new(Reloader::new(Daemon::Receiver, source, manager.clone(), config.clone(), apply))
+    };
+    let pulses = pulses(&endpoint, &groups);
+    let node = Arc::new(Node { hooks, config, pins, reloader, started: clock::now(), groups });
     info!(
         node = node.config.node.name,
         listen = %node.config.node.listen,
@@ -98,15 +126,52 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
         let node = node.clone();
         move |request| admin::answer(node.clone(), request)
     };
-    // Not tasks of their own: dropping this future ends both, and with them the groups.
-    tokio::join!(accept(endpoint, node.clone(), shutdown.clone()), server.run(handler, stopped(shutdown)));
+    let stop = shutdown.clone();
+    let beside = async {
+        tokio::select! {
+            () = manager.attend(pulses, || doing(&node)) => {}
+            () = node.reloader.run() => {}
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+        manager.stopping();
+    };
+    // Not tasks of their own: dropping this future ends them, and with them the groups.
+    tokio::join!(accept(endpoint, node.clone(), stop.clone()), server.run(handler, stopped(stop)), beside);
     let groups = tokio::task::spawn_blocking(move || {
         node.groups().for_each(|group| group.begin_stop());
         node.groups().for_each(|group| group.stop());
     });
-    groups.await.context("cannot stop the groups")?;
+    tokio::select! {
+        ended = groups => ended.context("cannot stop the groups")?,
+        () = manager.ask_for_time() => {}
+    }
     info!("the receiver has stopped");
     Ok(())
+}
+
+/// The threads that have to answer for the receiver to count as alive.
+fn pulses(endpoint: &Endpoint, groups: &BTreeMap<String, Arc<Group>>) -> Pulses {
+    let mut pulses = Pulses::new();
+    for (n, lane) in endpoint.lanes().enumerate() {
+        pulses.add_runtime(format!("thread {n} of the network"), lane.clone());
+    }
+    for (name, group) in groups {
+        let group = Arc::downgrade(group);
+        let ask = move |answer| {
+            if let Some(group) = group.upgrade() {
+                group.send(Input::Pulse(answer));
+            }
+        };
+        pulses.add_worker(format!("the thread of group {name}"), ask);
+    }
+    pulses
+}
+
+/// For the service manager. The receiver has started once it has looked at each group.
+fn doing(node: &Node) -> Doing {
+    let text = service::line(&status::report(node), "this host is the standby of no group");
+    let started = node.groups().all(|group| group.snapshot().phase != Phase::Opening);
+    Doing { text, started }
 }
 
 /// Memory for what was received last and is about to be applied, over all groups and for one of them, in bytes: two batches of the

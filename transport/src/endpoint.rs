@@ -47,7 +47,7 @@ pub struct Endpoint {
 struct Socket {
     quic: quinn::Endpoint,
     taking_in: AbortHandle,
-    _lane: Option<Lane>,
+    lane: Option<Lane>,
 }
 
 /// A connection from outside that was let in.
@@ -153,6 +153,11 @@ impl Endpoint {
     /// Closes all connections and takes no more; the peers see code and text.
     pub fn close(&self, code: CloseCode, text: &str) {
         self.sockets.iter().for_each(|socket| socket.quic.close(code.0.into(), text.as_bytes()));
+    }
+
+    /// The threads on which its connections are driven, where it has threads of its own.
+    pub fn lanes(&self) -> impl Iterator<Item = &Handle> {
+        self.sockets.iter().filter_map(|socket| socket.lane.as_ref()).map(Lane::runtime)
     }
 
     /// Waits until the peers have been told of what was closed, or cannot be.
@@ -268,7 +273,7 @@ impl Doorman {
         let crowd = lane.as_ref().map(|_| Crowd::default());
         let taking_in = tokio::spawn(take_in(quic.clone(), self.clone(), crowd, hand_over.clone()));
         let taking_in = taking_in.abort_handle();
-        Ok(Socket { quic, taking_in, _lane: lane })
+        Ok(Socket { quic, taking_in, lane })
     }
 
     fn server_config(&self, watch: &Arc<Watch>) -> quinn::ServerConfig {

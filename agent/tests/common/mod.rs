@@ -109,7 +109,7 @@ impl Host {
 
     /// Without asking the peer whether it was promoted.
     pub fn start_alone(&self) -> Agent {
-        self.start_with_options(self.config(), Options { alone: true })
+        self.start_with_options(self.config(), Options { alone: true, ..Options::default() })
     }
 
     pub fn start_with(&self, config: Config) -> Agent {

@@ -1,10 +1,17 @@
 //! What every daemon does alike: its log, the signals that end it, and what a bug does to it.
 
 use std::io::{IsTerminal, stderr};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+use crate::config::{Config, ConfigError};
 
 /// Why a daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -24,21 +31,65 @@ pub enum DaemonError {
     /// A signal cannot be handled.
     #[error("cannot handle signals")]
     Signal(#[from] std::io::Error),
+    /// There is no configuration to start with.
+    #[error(transparent)]
+    Configuration(#[from] ConfigError),
 }
 
-/// Logs to stderr, in colour on a terminal only: what `level` says, else the environment's `RUST_LOG`, else `info`.
-pub fn start_log(level: Option<&str>) -> Result<(), DaemonError> {
-    let filter = match level {
-        Some(level) => EnvFilter::try_new(level)
-            .map_err(|source| DaemonError::LogLevel { level: level.to_owned(), source })?,
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+/// The exit status of a daemon that was started with something wrong: starting it again changes nothing.
+const WRONG_USE: u8 = 2;
+
+impl DaemonError {
+    /// With which status the process ends.
+    pub fn exit_status(&self) -> ExitCode {
+        match self {
+            Self::LogLevel { .. } | Self::Configuration(ConfigError::Invalid(_)) => ExitCode::from(WRONG_USE),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Reads the configuration and starts the log; `level` is what the command line says of it.
+pub fn start(config: &Path, level: Option<&str>) -> Result<Config, DaemonError> {
+    let config = Config::load(config)?;
+    start_log(level, &config.log.level)?;
+    Ok(config)
+}
+
+/// How to change the filter of the log while the process runs; not there if it was fixed at the start.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Logs to stderr, in colour on a terminal only, unless `NO_COLOR` is set (<https://no-color.org>): what `level` says, else
+/// the environment's `RUST_LOG`, else what is `configured`, which [`set_log_level`] changes.
+pub fn start_log(level: Option<&str>, configured: &str) -> Result<(), DaemonError> {
+    let environment = EnvFilter::try_from_default_env().ok();
+    let is_fixed = level.is_some() || environment.is_some();
+    let filter = match (level, environment) {
+        (Some(level), _) => parse(level)?,
+        (None, Some(filter)) => filter,
+        (None, None) => parse(configured)?,
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .init();
+    let (filter, handle) = reload::Layer::new(filter);
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal() && !no_color);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    if !is_fixed {
+        // It is the first: a second start of the log panics above.
+        let _ = FILTER.set(handle);
+    }
     Ok(())
+}
+
+fn parse(level: &str) -> Result<EnvFilter, DaemonError> {
+    EnvFilter::try_new(level).map_err(|source| DaemonError::LogLevel { level: level.to_owned(), source })
+}
+
+/// Changes what is logged to what is configured now; `false` where the command line or the environment has fixed it, or
+/// nothing is logged at all.
+pub fn set_log_level(configured: &str) -> bool {
+    let Some((handle, filter)) = FILTER.get().zip(parse(configured).ok()) else { return false };
+    handle.reload(filter).is_ok()
 }
 
 /// Has the allocator keep the memory of large buffers for the next ones, up to 64 MiB for each of its arenas: what is given back
@@ -60,10 +111,19 @@ pub fn give_back_buffers() {
     }
 }
 
-/// Becomes `true` with the first SIGTERM or SIGINT. SIGHUP is ignored from now on, so that a log rotation that sends it
-/// does no harm. To be called within a tokio runtime.
-pub fn shutdown() -> Result<watch::Receiver<bool>, DaemonError> {
+/// What signals ask of a daemon.
+#[derive(Debug)]
+pub struct Signals {
+    /// Becomes `true` with the first SIGTERM or SIGINT.
+    pub shutdown: watch::Receiver<bool>,
+    /// Counts the SIGHUPs: each asks for the configuration to be read again.
+    pub hangups: watch::Receiver<u64>,
+}
+
+/// Takes signals from now on. To be called within a tokio runtime.
+pub fn signals() -> Result<Signals, DaemonError> {
     let (stop, shutdown) = watch::channel(false);
+    let (hung_up, hangups) = watch::channel(0);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -72,12 +132,14 @@ pub fn shutdown() -> Result<watch::Receiver<bool>, DaemonError> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => {}
+                _ = hangup.recv() => hung_up.send_modify(|count| *count += 1),
             }
         }
         stop.send_replace(true);
+        // A second hang-up must not kill a process that is about to stop.
+        while hangup.recv().await.is_some() {}
     });
-    Ok(shutdown)
+    Ok(Signals { shutdown, hangups })
 }
 
 /// Ends the process if `work`, which is done for `group`, panics: what it was doing would stay under way for ever, and the
@@ -114,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_named() {
-        let error = start_log(Some("afterimage=loud")).unwrap_err().to_string();
+        let error = start_log(Some("afterimage=loud"), "info").unwrap_err().to_string();
         assert!(error.contains("afterimage=loud") && error.contains("debug"), "{error}");
     }
 }

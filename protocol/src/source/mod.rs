@@ -21,6 +21,7 @@
 //! | `rollback` | a promotion that nothing was written after, taken back |
 //! | `doubt` | whether this host is still the primary, after a standstill |
 //! | `verify` | the comparison of both copies |
+//! | `tune` | what can be changed while it runs, and whether it can be left |
 
 mod admission;
 mod clearing;
@@ -35,6 +36,7 @@ mod lock;
 mod queue;
 mod rollback;
 mod session;
+mod tune;
 mod verify;
 
 use std::collections::{BTreeMap, VecDeque};

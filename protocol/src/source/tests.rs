@@ -5,6 +5,7 @@ mod growth;
 mod lease;
 mod rollback;
 mod scale;
+mod tune;
 mod verify;
 
 use super::*;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use afterimage_contract::service::Answer;
 use afterimage_protocol::frame::Frame;
 use afterimage_protocol::message::{Open, Ping};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -85,6 +86,8 @@ pub enum Input {
     Promote(PromoteRequest),
     /// The group's role may have changed: look at it, and answer whether this host is its standby.
     Follow(oneshot::Sender<bool>),
+    /// The watchdog asks whether the thread works.
+    Pulse(Answer),
     /// The receiver stops.
     Stop,
 }

@@ -219,6 +219,7 @@ impl Thread {
                 // Whoever asked may have gone.
                 let _ = answer.send(matches!(self.place, Place::Standby(_)));
             }
+            Input::Pulse(answer) => answer.give(),
             Input::Frame { .. } | Input::Stop => {}
         }
     }

@@ -1,13 +1,14 @@
 //! Real processes on this machine: starting and killing them, a pair of hosts, and an oracle for their images.
 //!
 //! [`process`], [`program`], [`scratch`] and [`ports`] are what any test of a program needs. [`pair`] runs the two
-//! hosts of a group. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
+//! hosts of a group, and [`manager`] is their service manager. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
 //! [`oracle`] says whether an image is one that the history allows, and [`image`] handles whole images.
 
 pub mod filesystem;
 pub mod history;
 pub mod image;
 pub mod kill;
+pub mod manager;
 pub mod nbd;
 pub mod oracle;
 pub mod pair;
@@ -22,6 +23,7 @@ pub use filesystem::Attached;
 pub use history::{History, Write};
 pub use image::{ensure_same, filler, read_image};
 pub use kill::{Summary, kill_rounds};
+pub use manager::Notified;
 pub use oracle::{Blocks, Prefix, check_prefix};
 pub use pair::{Host, Pair, PairOptions, Side};
 pub use process::{Finished, Process, run};

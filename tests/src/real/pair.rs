@@ -20,7 +20,9 @@ use super::nbd::Client;
 use super::process::{Finished, POLL};
 use super::stamp::BLOCK_BYTES;
 use super::writer::Connect;
-use super::{Process, Scratch, ensure_same, filler, find_program, ports, product_program, read_image, run};
+use super::{
+    Notified, Process, Scratch, ensure_same, filler, find_program, ports, product_program, read_image, run,
+};
 
 /// How long the operator's command may take: promotions fsync what may be gigabytes.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -375,6 +377,24 @@ impl Pair {
         Ok(())
     }
 
+    /// Like [`Pair::start_agent`], with a service manager that hears what the agent says, and takes it for dead after
+    /// `watchdog` without a ping.
+    pub fn start_agent_under(&mut self, side: Side, manager: &Notified, watchdog: Duration) -> Result<()> {
+        self.host_mut(side).agent = None;
+        let process = self.start_daemon_with(side, "agent", |command| manager.give_to(command, watchdog))?;
+        self.host_mut(side).agent = Some(process);
+        Ok(())
+    }
+
+    /// Like [`Pair::start_receiver`], under a service manager as [`Pair::start_agent_under`] says.
+    pub fn start_receiver_under(&mut self, side: Side, manager: &Notified, watchdog: Duration) -> Result<()> {
+        self.host_mut(side).receiver = None;
+        let process =
+            self.start_daemon_with(side, "receiver", |command| manager.give_to(command, watchdog))?;
+        self.host_mut(side).receiver = Some(process);
+        Ok(())
+    }
+
     /// Starts a host's receiver and agent.
     pub fn start_host(&mut self, side: Side) -> Result<()> {
         self.start_receiver(side)?;
@@ -584,9 +604,14 @@ impl Pair {
     }
 
     fn start_daemon(&self, side: Side, daemon: &str) -> Result<Process> {
+        self.start_daemon_with(side, daemon, |_| ())
+    }
+
+    fn start_daemon_with(&self, side: Side, daemon: &str, set: impl Fn(&mut Command)) -> Result<Process> {
         let host = self.host(side);
         let mut command = self.options.program(side, &format!("afterimage-{daemon}"))?;
         command.arg("--config").arg(host.config());
+        set(&mut command);
         let mut process = Process::spawn(&mut command, &host.log(daemon))?;
         let socket = host.state_dir().join(format!("{daemon}.sock"));
         let started = Instant::now();

@@ -77,6 +77,11 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// Tells it that its terminal is gone (SIGHUP), which daemons take for a wish that they read their configuration again.
+    pub fn hang_up(&mut self) -> Result<()> {
+        self.signal(Signal::HUP)
+    }
+
     /// Freezes it (SIGSTOP): a host that hangs without its connections ending. None of its threads runs on return.
     pub fn freeze(&mut self) -> Result<()> {
         self.signal(Signal::STOP)?;

@@ -39,6 +39,8 @@ pub enum Request {
     Ping,
     /// Both: answer with this daemon's [`crate::status::Status`].
     Status,
+    /// Both: read the configuration again and make what can change at once count; answers with a [`Reloaded`].
+    Reload,
     /// Receiver: make this host the group's primary; answers with a [`Promotion`].
     Promote {
         /// The group.
@@ -411,6 +413,17 @@ pub struct ResizedVolume {
     pub from_bytes: u64,
     /// Its size from now on, in bytes.
     pub to_bytes: u64,
+}
+
+/// Answer to [`Request::Reload`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The keys that have changed and count now.
+    pub applied: Vec<String>,
+    /// The keys that have changed and count after a restart of the daemon.
+    pub restart: Vec<String>,
+    /// What is legal in the new configuration and probably not meant.
+    pub warnings: Vec<String>,
 }
 
 /// Answer to [`Request::Activate`].

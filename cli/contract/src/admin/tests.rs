@@ -46,6 +46,9 @@ async fn answer(request: Request) -> Response {
         | Request::Reinstate { group, .. }
         | Request::Divergence { group }
         | Request::KeepLocal { group } => Response::unknown_group(&group),
+        Request::Reload => {
+            Response::ok(&Reloaded { applied: vec!["log.level".into()], restart: vec![], warnings: vec![] })
+        }
         Request::Status => Response::ok(&"x".repeat(MAX_RESPONSE_LEN.bytes() as usize)),
     }
 }
@@ -69,6 +72,7 @@ async fn raw(path: &PathBuf, bytes: &[u8]) -> String {
 fn messages_have_the_documented_shape() {
     for (request, json) in [
         (Request::Status, r#""status""#),
+        (Request::Reload, r#""reload""#),
         (activate(), r#"{"activate":{"group":"orders"}}"#),
         (
             Request::Promote { group: "o".into(), dry_run: true, at: None, force: false },

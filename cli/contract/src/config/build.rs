@@ -11,8 +11,8 @@ use super::model::*;
 use super::read::{Findings, Place, Section, closest, shorten};
 use super::unique::Unique;
 use super::values::{
-    absolute_path, boolean, capture, choice, duration, hot_extents, max_rate, name, name_rule, nbd_device,
-    say, size, socket_path, text,
+    absolute_path, boolean, capture, choice, duration, hot_extents, log_level, max_rate, name, name_rule,
+    nbd_device, say, size, socket_path, text,
 };
 use super::{AGENT_SOCKET_NAME, Problem, RECEIVER_SOCKET_NAME};
 use crate::units::{ByteSize, HostPort, parse_listen_address};
@@ -39,6 +39,7 @@ fn root(document: &DeTable<'_>, findings: &mut Findings) -> Option<Config> {
     let mut root = Section::new(Place::file(), document);
     let node = required_section(&mut root, "node", findings).and_then(|s| node(s, findings));
     let peer = required_section(&mut root, "peer", findings).and_then(|s| peer(s, node.as_ref(), findings));
+    let log = root.section("log", findings).map_or_else(Log::default, |s| log(s, findings));
     let hooks = root.section("hooks", findings).map(|s| hooks(s, findings));
     let groups = root.section("group", findings);
     root.finish(findings);
@@ -56,7 +57,7 @@ fn root(document: &DeTable<'_>, findings: &mut Findings) -> Option<Config> {
         findings,
     };
     let groups = reader.groups(groups);
-    Some(Config { node: node?, peer: peer?, hooks, groups, warnings: Vec::new() })
+    Some(Config { node: node?, peer: peer?, log, hooks, groups, warnings: Vec::new() })
 }
 
 fn required_section<'t>(
@@ -334,6 +335,12 @@ impl GroupReader<'_, '_> {
 
 const REMOTE_REFUSED: &str = "other hosts could reach this address, and NBD asks for no password; \
     use 127.0.0.1 or [::1], or set tcp_remote = true";
+
+fn log(mut section: Section, findings: &mut Findings) -> Log {
+    let level = section.optional("level", findings, log_level);
+    section.finish(findings);
+    level.map_or_else(Log::default, |(level, _)| Log { level })
+}
 
 fn hooks(mut section: Section, findings: &mut Findings) -> Hooks {
     let dir = section.optional("dir", findings, absolute_path);

@@ -6,8 +6,10 @@
 
 mod build;
 mod error;
+mod lines;
 mod model;
 mod read;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod unique;
@@ -17,7 +19,9 @@ use std::io::Read;
 use std::path::Path;
 
 pub use error::{ConfigError, Problem};
+pub use lines::Lines;
 pub use model::*;
+pub use reload::{Daemon, Reload, reload};
 
 use crate::units::ByteSize;
 
@@ -31,6 +35,11 @@ pub const RECEIVER_SOCKET_NAME: &str = "receiver.sock";
 impl Config {
     /// Reads and parses a file. Blocks on the file system; for the start of a process.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        Self::load_with_lines(path).map(|(config, _)| config)
+    }
+
+    /// As [`Config::load`], with what says where in the file a key is.
+    pub fn load_with_lines(path: impl AsRef<Path>) -> Result<(Self, Lines), ConfigError> {
         let path = path.as_ref();
         let read_error = |source| ConfigError::Read { path: path.to_owned(), source };
         let file = std::fs::File::open(path).map_err(read_error)?;
@@ -40,7 +49,8 @@ impl Config {
             return Err(ConfigError::TooLarge { path: path.to_owned() });
         }
         let text = String::from_utf8(bytes).map_err(|_| ConfigError::NotText { path: path.to_owned() })?;
-        Self::parse(&text, &path.display().to_string())
+        let name = path.display().to_string();
+        Ok((Self::parse(&text, &name)?, Lines::new(&name, text)))
     }
 
     /// Parses a configuration; `name` is what the errors call the file.

@@ -43,13 +43,13 @@ pub const MIN_JOURNAL_MAX_SIZE: ByteSize = ByteSize::from_mib(16);
 pub const DEFAULT_FIRST_SYNC: FirstSync = FirstSync::Copy;
 /// `group.*.queue_size`: half a second of a gigabit link, and bounded memory.
 pub const DEFAULT_QUEUE_SIZE: ByteSize = ByteSize::from_mib(64);
-/// Least `group.*.queue_size`.
+/// Least `group.*.queue_size`: a few of the largest requests.
 pub const MIN_QUEUE_SIZE: ByteSize = ByteSize::from_mib(1);
 /// Greatest `group.*.queue_size`: it is memory.
 pub const MAX_QUEUE_SIZE: ByteSize = ByteSize::from_gib(8);
 /// `group.*.catchup_window`: what the disk reads while the link takes a breath.
 pub const DEFAULT_CATCHUP_WINDOW: ByteSize = ByteSize::from_mib(16);
-/// Least `group.*.catchup_window`.
+/// Least `group.*.catchup_window`: one large read.
 pub const MIN_CATCHUP_WINDOW: ByteSize = ByteSize::from_mib(1);
 /// Greatest `group.*.catchup_window`: it is memory at both ends.
 pub const MAX_CATCHUP_WINDOW: ByteSize = ByteSize::from_gib(1);
@@ -77,7 +77,9 @@ pub const MAX_COMPRESSION_WINDOW: ByteSize = ByteSize::from_mib(128);
 pub const DEFAULT_CAPTURE: Capture = Capture::Inline;
 /// `group.*.volume.export.tcp_remote`: NBD knows no password.
 pub const DEFAULT_TCP_REMOTE: bool = false;
-/// `hooks.dir`.
+/// `log.level`: what an operator has to know, and nothing for each write.
+pub const DEFAULT_LOG_LEVEL: &str = "info";
+/// `hooks.dir`: beside the configuration, where only root writes.
 pub const DEFAULT_HOOKS_DIR: &str = "/etc/afterimage/hooks";
 /// `hooks.timeout`: a DNS update or an address move takes seconds, and a promotion waits for what is before it.
 pub const DEFAULT_HOOKS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -103,6 +105,8 @@ pub struct Config {
     pub node: Node,
     /// The other host.
     pub peer: Peer,
+    /// What is logged.
+    pub log: Log,
     /// The operator's programs; `None` without a `[hooks]` section: then none is looked for.
     pub hooks: Option<Hooks>,
     /// The groups by name.
@@ -143,6 +147,19 @@ pub struct Peer {
     pub name: String,
     /// Where its receiver listens.
     pub address: HostPort,
+}
+
+/// `[log]`: what is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or a filter as `RUST_LOG` has it.
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: DEFAULT_LOG_LEVEL.to_owned() }
+    }
 }
 
 /// `[hooks]`: programs that are run when something happens to a group.

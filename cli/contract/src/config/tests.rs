@@ -238,6 +238,16 @@ fn each_mistake_has_its_message() {
             "a.toml:10: group.orders.queue_size: 9GiB is too large; at most 8GiB",
         ),
         (
+            "[peer]",
+            "[log]\nlevel = \"inof\"\n[peer]",
+            "a.toml:6: log.level: unknown level \"inof\"; did you mean \"info\"?",
+        ),
+        (
+            "[peer]",
+            "[log]\nlevel = \"afterimage_agent=loud\"\n[peer]",
+            "a.toml:6: log.level: unknown level \"loud\"; known: error, warn, info, debug, trace, off",
+        ),
+        (
             "mode =",
             "queue_size = -1\nmode =",
             "a.toml:10: group.orders.queue_size: expected a whole number from 0 to 18446744073709551615",
@@ -561,20 +571,21 @@ fn the_example_parses_without_a_warning_and_shows_true_defaults() {
 fn every_key_is_documented() {
     let page = include_str!("../../../../docs/configuration.md");
     let mut keys = Vec::new();
-    let good = format!("{GOOD}[hooks]\n");
-    for section in ["node", "peer", "hooks", "group.orders", "group.orders.volume[0]"] {
+    let good = format!("{GOOD}[hooks]\n[log]\n");
+    for section in ["node", "peer", "log", "hooks", "group.orders", "group.orders.volume[0]"] {
         let header = match section {
             "group.orders.volume[0]" => "name = \"pgdata\"\n",
             "group.orders" => "[group.orders]\n",
             "peer" => "[peer]\n",
             "hooks" => "[hooks]\n",
+            "log" => "[log]\n",
             _ => "[node]\n",
         };
         let text = good.replacen(header, &format!("{header}zzzzzzzzzzzzzzzz = 1\n"), 1);
         let message = parse(&text).unwrap_err().remove(0);
         keys.extend(message.split_once("known here: ").unwrap().1.split(", ").map(str::to_owned));
     }
-    assert_eq!(keys.len(), 4 + 2 + 4 + 18 + 4);
+    assert_eq!(keys.len(), 4 + 2 + 1 + 4 + 18 + 4);
     for key in keys.iter().filter(|key| {
         !matches!(
             key.as_str(),

@@ -9,6 +9,9 @@ use super::model::*;
 use super::read::{closest, shorten};
 use crate::units::{ByteRate, ByteSize, format_duration, parse_duration};
 
+/// The levels that `log.level` may have.
+const LOG_LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
 pub(super) fn text<'t>(value: &'t DeValue<'t>) -> Result<&'t str, String> {
     value.as_str().ok_or_else(|| format!("expected text in quotes, found {}", kind(value)))
 }
@@ -54,6 +57,22 @@ pub(super) fn name_rule(name: &str) -> String {
         "\"{}\" is not a name: 1 to {MAX_NAME_LEN} of a-z, 0-9, _ and -, the first a letter or a digit",
         shorten(name)
     )
+}
+
+pub(super) fn log_level(value: &DeValue) -> Result<String, String> {
+    let level = text(value)?;
+    // Targets are those of the daemons; whatever else is written would be taken for one.
+    let word =
+        |part: &str| part.rsplit_once('=').map_or(part, |(_, level)| level).trim().to_ascii_lowercase();
+    if let Some(wrong) = level.split(',').map(word).find(|word| !LOG_LEVELS.contains(&word.as_str())) {
+        let found = shorten(&wrong);
+        return Err(match closest(&wrong, LOG_LEVELS.into_iter()) {
+            Some(known) => format!("unknown level \"{found}\"; did you mean \"{known}\"?"),
+            None => format!("unknown level \"{found}\"; known: {}", LOG_LEVELS.join(", ")),
+        });
+    }
+    let filter = tracing_subscriber::EnvFilter::try_new(level);
+    filter.map(|_| level.to_owned()).map_err(|error| format!("not a filter of the log: {error}"))
 }
 
 pub(super) fn duration(value: &DeValue, least: Duration, greatest: Duration) -> Result<Duration, String> {

@@ -23,7 +23,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -96,7 +96,10 @@ fn said(output: &str) -> String {
 
 /// The hooks of a host. Clones are the same hooks.
 #[derive(Clone)]
-pub struct Hooks(Option<Arc<Inner>>);
+pub struct Hooks {
+    runtime: Handle,
+    inner: Arc<RwLock<Option<Arc<Inner>>>>,
+}
 
 struct Inner {
     config: Config,
@@ -117,16 +120,29 @@ impl Hooks {
     /// The hooks that `config` asks for, if it does. What is told is worked off on `runtime`; when that ends, what was
     /// not told yet stays untold.
     pub fn new(config: &Config, runtime: Handle) -> Self {
-        let group = |name: &String| (name.clone(), Arc::default());
-        Self(config.hooks.clone().map(|hooks| {
+        let hooks = Self { runtime, inner: Arc::default() };
+        hooks.set(config);
+        hooks
+    }
+
+    /// Has those of `config` run from now on. Hooks that run go on as they were begun, and so does what was told.
+    pub fn set(&self, config: &Config) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let known = inner.as_ref().map(|inner| inner.groups.clone()).unwrap_or_default();
+        let group = |name: &String| (name.clone(), known.get(name).cloned().unwrap_or_default());
+        *inner = config.hooks.clone().map(|hooks| {
             let groups = config.groups.keys().map(group).collect();
-            Arc::new(Inner { config: config.clone(), hooks, runtime, groups })
-        }))
+            Arc::new(Inner { config: config.clone(), hooks, runtime: self.runtime.clone(), groups })
+        });
+    }
+
+    fn inner(&self) -> Option<Arc<Inner>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether hooks are configured at all.
     pub fn are_configured(&self) -> bool {
-        self.0.is_some()
+        self.inner().is_some()
     }
 
     /// Runs the hook of `event` now and returns when it has ended, within the configured limit and a few seconds; `Ok`
@@ -136,7 +152,7 @@ impl Hooks {
     /// If the hook did not do its work and the event's policy is to abort. Under the other policy, and for events that
     /// have no policy, a failure is logged.
     pub async fn run(&self, event: Event, facts: &Facts) -> Result<(), HookError> {
-        let Some(inner) = &self.0 else { return Ok(()) };
+        let Some(inner) = self.inner() else { return Ok(()) };
         let Some(group) = inner.groups.get(&facts.group) else { return Ok(()) };
         match inner.run(group, event, facts).await {
             Err(error) if event.on_failure(&inner.hooks) == OnFailure::Abort => Err(error),
@@ -152,7 +168,7 @@ impl Hooks {
     /// in the order in which they happened; an event that happens again before its hook has begun counts once, as the
     /// newer.
     pub fn tell(&self, event: Event, facts: Facts) {
-        let Some(inner) = &self.0 else { return };
+        let Some(inner) = self.inner() else { return };
         let Some(group) = inner.groups.get(&facts.group) else { return };
         if group.queue().push(event, facts) {
             let (inner, group) = (inner.clone(), group.clone());
