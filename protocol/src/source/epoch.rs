@@ -59,7 +59,7 @@ pub(super) struct Epoch {
     differing: BlockSet,
     pub outbox: VecDeque<Frame>,
     outstanding: BTreeMap<FrameId, Outstanding>,
-    outstanding_bytes: u64,
+    pub outstanding_bytes: u64,
     next_frame: u64,
     frames: u64,
     digest: u64,
@@ -242,6 +242,7 @@ impl Source {
         self.now = self.now.max(now);
         let Some(r) = self.reads.remove(&read) else { return };
         self.locks.release(r.blocks);
+        self.counters.read(r.blocks, &outcome);
         if let (Some(rate), ReadOutcome::Data(bytes, _)) = (self.config.max_rate.filter(|r| *r > 0), &outcome)
         {
             let us = bytes.len() as u64 * 1_000_000 / rate;
