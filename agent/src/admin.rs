@@ -8,6 +8,7 @@ use afterimage_contract::admin::{Activation, ErrorCode, Kept, Request, Response,
 use afterimage_contract::config::Peer;
 use afterimage_contract::hooks::Event;
 use afterimage_contract::status::{Daemon, Position, Role, Status};
+use afterimage_events::{Event as Logged, event};
 use afterimage_protocol::source::{RolesStay, Source};
 use afterimage_protocol::state::CannotRollBack;
 
@@ -49,7 +50,10 @@ impl Admin {
             }
             Request::Verification { group } => self.about(&group, verify::report),
             Request::CancelVerification { group } => self.about(&group, verify::cancel),
-            Request::PauseStream { group } => self.stream(&group, |supervisor| supervisor.link.pause()),
+            Request::PauseStream { group } => self.stream(&group, |supervisor| {
+                event!(Logged::StreamPaused, group = group, "an operator has paused the stream");
+                supervisor.link.pause();
+            }),
             Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
             Request::Reinstate { group, divergent } => match self.groups.get(&group) {
                 Some(supervisor) => reinstate(supervisor, self.host.clone(), divergent).await,
@@ -104,7 +108,7 @@ impl Admin {
         }
     }
 
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let mut status = Status::new(&self.node, self.clock.now().0);
         let since_us = Some(self.clock.origin().0);
         status.agent = Some(Daemon { release: env!("CARGO_PKG_VERSION").to_owned(), since_us });
@@ -130,8 +134,9 @@ async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Resp
     supervisor.look_now().await;
     match done {
         Ok(reinstatement) => {
-            tracing::warn!(
-                group,
+            event!(
+                Logged::Reinstated,
+                group = group,
                 blocks = reinstatement.blocks,
                 salvage = reinstatement.salvage,
                 "reinstated: this host is a standby"
@@ -162,7 +167,11 @@ async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Resp
 async fn give_way(supervisor: &Supervisor) -> Result<(), Response> {
     let group = &supervisor.config.name;
     if supervisor.link.state().split_brain {
-        tracing::warn!(group, "an operator wants the peer's history kept: this host gives way");
+        event!(
+            Logged::GivingWay,
+            group = group,
+            "an operator wants the peer's history kept: this host gives way"
+        );
         supervisor.link.give_way(true);
         let began = Instant::now();
         let served = || matches!(supervisor.phase(), Phase::Served { .. });
@@ -196,7 +205,7 @@ async fn keep_own(supervisor: &Supervisor, host: Host) -> Response {
     supervisor.look_now().await;
     match done {
         Ok(generation) => {
-            tracing::warn!(group, %generation, "an operator keeps this host's history: it is the primary again");
+            event!(Logged::HistoryKept, group = group, %generation, "an operator keeps this host's history: it is the primary again");
             let serving = matches!(supervisor.phase(), Phase::Served { exports: Some(_), .. });
             Response::ok(&Kept { group, generation: generation.to_string(), serving })
         }
@@ -242,7 +251,7 @@ async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Respo
     let outcome = if dry_run {
         group.look(Source::may_hand_over).map(|()| None)
     } else {
-        tracing::info!(group = name, "clients are held: the peer is to take over");
+        event!(Logged::SwitchoverBegun, group = name, "clients are held: the peer is to take over");
         group.hand_over(SWITCHOVER_TIMEOUT).await.map(Some)
     };
     match outcome {

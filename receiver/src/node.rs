@@ -7,6 +7,8 @@ use std::time::Duration;
 use afterimage_contract::admin::Server;
 use afterimage_contract::config::Config;
 use afterimage_contract::hooks::Hooks;
+use afterimage_events::{Event, event};
+use afterimage_metrics::Pages;
 use afterimage_protocol::Time;
 use afterimage_storage::lock::DirLock;
 use afterimage_transport::{
@@ -17,7 +19,6 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
 
 use crate::group::{Group, Setup, make_private_dir};
 use crate::link::SESSION_ENDED;
@@ -65,7 +66,7 @@ impl Node {
 /// Runs the receiver until `shutdown` says so. Returns once everything that was taken is on stable storage.
 pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Result<()> {
     for warning in &config.warnings {
-        warn!("configuration: {warning}");
+        event!(Event::ConfigDoubtful, "{warning}");
     }
     let state_dir = config.node.state_dir.clone();
     let own_dir = state_dir.join(OWN_DIR);
@@ -87,25 +88,40 @@ pub async fn run(config: Config, shutdown: watch::Receiver<bool>) -> anyhow::Res
     let hooks = Hooks::new(&config, Handle::current());
     let groups = start_groups(&config, &hooks)?;
     let node = Arc::new(Node { hooks, config, pins, started: clock::now(), groups });
-    info!(
+    event!(
+        Event::Started,
         node = node.config.node.name,
         listen = %node.config.node.listen,
         key = %identity.fingerprint(),
         groups = node.groups.len(),
-        "the receiver runs"
+        "the receiver starts"
     );
     let handler = {
         let node = node.clone();
         move |request| admin::answer(node.clone(), request)
     };
-    // Not tasks of their own: dropping this future ends both, and with them the groups.
-    tokio::join!(accept(endpoint, node.clone(), shutdown.clone()), server.run(handler, stopped(shutdown)));
+    let metrics = {
+        let pages =
+            node.config.receiver_metrics().map(|at| (at, Pages::of_receiver(&node.config, node.clone())));
+        let shutdown = shutdown.clone();
+        async move {
+            if let Some((address, pages)) = pages {
+                afterimage_metrics::serve(address, pages, shutdown).await;
+            }
+        }
+    };
+    // Not tasks of their own: dropping this future ends them, and with them the groups.
+    tokio::join!(
+        accept(endpoint, node.clone(), shutdown.clone()),
+        server.run(handler, stopped(shutdown)),
+        metrics
+    );
     let groups = tokio::task::spawn_blocking(move || {
         node.groups().for_each(|group| group.begin_stop());
         node.groups().for_each(|group| group.stop());
     });
     groups.await.context("cannot stop the groups")?;
-    info!("the receiver has stopped");
+    event!(Event::Stopped, "the receiver has stopped");
     Ok(())
 }
 
@@ -158,7 +174,13 @@ async fn peer(node: Arc<Node>, connection: Connection) {
     let (address, key) = (connection.remote_address(), connection.peer_fingerprint());
     if !node.is_the_peer(key) {
         let text = format!("the peer of this host is {}", node.config.peer.name);
-        warn!(%address, %key, "refused: the key is pinned, but not as that of the configured peer {}", node.config.peer.name);
+        event!(
+            Event::KeyRefused,
+            %address,
+            %key,
+            "refused: the key is pinned, but not as that of the configured peer {}",
+            node.config.peer.name
+        );
         connection.close(CloseCode::NOT_PINNED, &text);
         return;
     }
@@ -170,12 +192,14 @@ async fn pair(node: Arc<Node>, pairing: PairingConnection) {
     let name: NodeName = match node.config.node.name.parse() {
         Ok(name) => name,
         Err(error) => {
-            warn!(%address, %error, "cannot pair under this node's name");
+            event!(Event::PairingFailed, %address, %error, "cannot pair under this node's name");
             return;
         }
     };
     match pairing.answer(&name).await {
-        Ok(paired) => info!(%address, peer = %paired.peer.name, key = %paired.peer.fingerprint, "paired"),
-        Err(error) => warn!(%address, key = %joiner, %error, "pairing failed"),
+        Ok(paired) => {
+            event!(Event::Paired, %address, peer = %paired.peer.name, key = %paired.peer.fingerprint, "paired");
+        }
+        Err(error) => event!(Event::PairingFailed, %address, key = %joiner, %error, "pairing failed"),
     }
 }
