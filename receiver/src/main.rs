@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use afterimage_contract::config::{Config, DEFAULT_PATH};
 use afterimage_contract::daemon;
+use afterimage_contract::log::LogFormat;
 use anyhow::Context;
 use clap::Parser;
 
@@ -18,6 +19,9 @@ struct Args {
     /// What to log: a level (error, warn, info, debug, trace) or a filter as RUST_LOG has it, which it overrides.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// How to log it: text, or json for a JSON object on each line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log: LogFormat,
 }
 
 fn main() -> ExitCode {
@@ -33,7 +37,7 @@ fn main() -> ExitCode {
 
 fn start(args: &Args) -> anyhow::Result<()> {
     daemon::keep_buffers();
-    daemon::start_log(args.log_level.as_deref())?;
+    daemon::start_log(args.log_level.as_deref(), args.log)?;
     let config = Config::load(&args.config)?;
     // For what the operator asks: the network and the groups have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()

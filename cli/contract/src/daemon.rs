@@ -1,10 +1,13 @@
 //! What every daemon does alike: its log, the signals that end it, and what a bug does to it.
 
-use std::io::{IsTerminal, stderr};
-
+use afterimage_events::{Event, event};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::log::{self, LogFormat};
 
 /// Why a daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -26,18 +29,14 @@ pub enum DaemonError {
     Signal(#[from] std::io::Error),
 }
 
-/// Logs to stderr, in colour on a terminal only: what `level` says, else the environment's `RUST_LOG`, else `info`.
-pub fn start_log(level: Option<&str>) -> Result<(), DaemonError> {
+/// Logs to stderr in this shape: what `level` says, else the environment's `RUST_LOG`, else `info`.
+pub fn start_log(level: Option<&str>, shape: LogFormat) -> Result<(), DaemonError> {
     let filter = match level {
         Some(level) => EnvFilter::try_new(level)
             .map_err(|source| DaemonError::LogLevel { level: level.to_owned(), source })?,
         None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
-        .init();
+    tracing_subscriber::registry().with(filter).with(log::lines(shape)).init();
     Ok(())
 }
 
@@ -76,7 +75,11 @@ pub fn shutdown() -> Result<watch::Receiver<bool>, DaemonError> {
 pub fn or_abort<R>(group: &str, work: impl FnOnce() -> R) -> R {
     // Nothing that it may have left half done is looked at any more.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        tracing::error!(group, "a thread of the group has panicked: the process ends, to be started again");
+        event!(
+            Event::Panicked,
+            group = group,
+            "a thread of the group has panicked: the process ends, to be started again"
+        );
         std::process::abort();
     })
 }
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_named() {
-        let error = start_log(Some("afterimage=loud")).unwrap_err().to_string();
+        let error = start_log(Some("afterimage=loud"), LogFormat::Text).unwrap_err().to_string();
         assert!(error.contains("afterimage=loud") && error.contains("debug"), "{error}");
     }
 }
