@@ -62,6 +62,8 @@ events! {
     SessionRefused = "session-refused", WARN;
     /// A connection was refused; the line shows the key that was seen.
     KeyRefused = "key-refused", WARN;
+    /// The pinned keys cannot be read, and nobody is let in.
+    PinsUnreadable = "pins-unreadable", ERROR;
     /// A connection was refused because too many are open.
     BusyRefused = "busy-refused", WARN;
     /// The peer sent what it may not send.

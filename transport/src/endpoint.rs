@@ -391,7 +391,7 @@ impl Doorman {
         let offered = offered.join(" ");
         match refusal {
             Refusal::PinsUnreadable(_) | Refusal::OfferUnreadable(_) => {
-                event!(limited: Event::KeyRefused, %address, key, offered, unlogged, "connection refused: {refusal}");
+                event!(limited: Event::PinsUnreadable, %address, key, offered, unlogged, "connection refused: {refusal}");
             }
             Refusal::NotPinned => {
                 let pinned = self.pinned_keys();
