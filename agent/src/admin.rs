@@ -9,6 +9,7 @@ use afterimage_contract::config::Peer;
 use afterimage_contract::hooks::Event;
 use afterimage_contract::reload::Reloader;
 use afterimage_contract::status::{Daemon, Position, Role, Status};
+use afterimage_events::{Event as Logged, event};
 use afterimage_protocol::source::{RolesStay, Source};
 use afterimage_protocol::state::CannotRollBack;
 
@@ -52,7 +53,10 @@ impl Admin {
             }
             Request::Verification { group } => self.about(&group, verify::report),
             Request::CancelVerification { group } => self.about(&group, verify::cancel),
-            Request::PauseStream { group } => self.stream(&group, |supervisor| supervisor.link.pause()),
+            Request::PauseStream { group } => self.stream(&group, |supervisor| {
+                event!(Logged::StreamPaused, group = group, "an operator has paused the stream");
+                supervisor.link.pause();
+            }),
             Request::ResumeStream { group } => self.stream(&group, |supervisor| supervisor.link.resume()),
             Request::Reinstate { group, divergent } => match self.groups.get(&group) {
                 Some(supervisor) => reinstate(supervisor, self.host.clone(), divergent).await,
@@ -133,8 +137,9 @@ async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Resp
     supervisor.look_now().await;
     match done {
         Ok(reinstatement) => {
-            tracing::warn!(
-                group,
+            event!(
+                Logged::Reinstated,
+                group = group,
                 blocks = reinstatement.blocks,
                 salvage = reinstatement.salvage,
                 "reinstated: this host is a standby"
@@ -165,7 +170,11 @@ async fn reinstate(supervisor: &Supervisor, host: Host, divergent: bool) -> Resp
 async fn give_way(supervisor: &Supervisor) -> Result<(), Response> {
     let group = &supervisor.config.name;
     if supervisor.link.state().split_brain {
-        tracing::warn!(group, "an operator wants the peer's history kept: this host gives way");
+        event!(
+            Logged::GivingWay,
+            group = group,
+            "an operator wants the peer's history kept: this host gives way"
+        );
         supervisor.link.give_way(true);
         let began = Instant::now();
         let served = || matches!(supervisor.phase(), Phase::Served { .. });
@@ -199,7 +208,7 @@ async fn keep_own(supervisor: &Supervisor, host: Host) -> Response {
     supervisor.look_now().await;
     match done {
         Ok(generation) => {
-            tracing::warn!(group, %generation, "an operator keeps this host's history: it is the primary again");
+            event!(Logged::HistoryKept, group = group, %generation, "an operator keeps this host's history: it is the primary again");
             let serving = matches!(supervisor.phase(), Phase::Served { exports: Some(_), .. });
             Response::ok(&Kept { group, generation: generation.to_string(), serving })
         }
@@ -245,7 +254,7 @@ async fn switchover(supervisor: &Supervisor, peer: &str, dry_run: bool) -> Respo
     let outcome = if dry_run {
         group.look(Source::may_hand_over).map(|()| None)
     } else {
-        tracing::info!(group = name, "clients are held: the peer is to take over");
+        event!(Logged::SwitchoverBegun, group = name, "clients are held: the peer is to take over");
         group.hand_over(SWITCHOVER_TIMEOUT).await.map(Some)
     };
     match outcome {

@@ -36,6 +36,8 @@ pub(crate) struct Alarms {
     protected: Option<bool>,
     /// The standby lacks nothing that was admitted before this. While that is not known the last that was is kept.
     safe_until: Time,
+    /// Whether that was ever known of a standby that has a checkpoint.
+    known: bool,
     breached: bool,
 }
 
@@ -49,6 +51,7 @@ impl Alarms {
             split_brain: false,
             protected: None,
             safe_until: now,
+            known: false,
             breached: false,
         }
     }
@@ -59,6 +62,11 @@ impl Alarms {
             self.rpo = rpo;
             self.breached = false;
         }
+    }
+
+    /// The standby lacks nothing that was admitted before this; `None` while that was never known, and in a first sync.
+    pub fn safe_until(&self) -> Option<Time> {
+        self.known.then_some(self.safe_until)
     }
 
     /// For how long the standby has lacked writes: exact while the lag is known, the least that it can be otherwise.
@@ -97,6 +105,7 @@ impl Alarms {
 
     fn exposure(&mut self, now: Time, look: &Look) -> Option<Event> {
         let known = if look.all_durable || look.first_sync { Some(Duration::ZERO) } else { look.lag };
+        self.known = !look.first_sync && (self.known || known.is_some());
         if let Some(lag) = known {
             self.safe_until = Time(now.0.saturating_sub(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX)));
         }
@@ -196,6 +205,22 @@ mod tests {
         let idle = Look { all_durable: true, ..CUT };
         let told = seconds(Some(5), &[GOOD, idle, idle, idle, idle, idle, idle, idle, idle]);
         assert_eq!(told, [(1, Event::LinkLost), (1, Event::ProtectionLost)]);
+    }
+
+    #[test]
+    fn until_when_the_standby_has_all_is_known_or_not() {
+        let mut alarms = Alarms::new(START, None);
+        let mut at = |second: u64, look: Look| {
+            alarms.look(START.plus_us(1_000_000 * second), &look);
+            alarms.safe_until()
+        };
+        assert_eq!(at(0, CUT), None, "nothing was ever known");
+        assert_eq!(at(1, Look { first_sync: true, ..CATCHING_UP }), None, "there is no image yet");
+        assert_eq!(at(2, GOOD), Some(START.plus_us(2_000_000)));
+        let late = Look { lag: Some(Duration::from_secs(1)), ..GOOD };
+        assert_eq!(at(3, late), Some(START.plus_us(2_000_000)));
+        assert_eq!(at(9, CUT), Some(START.plus_us(2_000_000)), "it stands still while it is unknown");
+        assert_eq!(at(10, Look { all_durable: true, ..CUT }), Some(START.plus_us(10_000_000)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A volume as NBD clients see it.
 
+use afterimage_events::{Event, event};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -142,9 +143,12 @@ impl Export for VolumeExport {
 fn read(volume: &LocalVolume, offset: u64, len: u32) -> Result<Bytes, Errno> {
     let mut data = vec![0; len as usize];
     match volume.file().read_at(&mut data, offset) {
-        Ok(()) => Ok(data.into()),
+        Ok(()) => {
+            volume.was_read(len.into());
+            Ok(data.into())
+        }
         Err(error) => {
-            tracing::error!(volume = volume.name, offset, len, %error, "a read failed");
+            event!(Event::IoFailed, volume = volume.name, offset, len, %error, "a read failed");
             Err(Errno::Io)
         }
     }
@@ -157,7 +161,7 @@ fn allocation(volume: &LocalVolume, offset: u64, end: u64, max: usize) -> Result
         let (start, stop) = match volume.file().next_data(at) {
             Ok(found) => found.unwrap_or((end, end)),
             Err(error) => {
-                tracing::error!(volume = volume.name, offset = at, %error, "cannot look for holes");
+                event!(Event::IoFailed, volume = volume.name, offset = at, %error, "cannot look for holes");
                 return Err(Errno::Io);
             }
         };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use afterimage_contract::config;
+use afterimage_events::{Event, event};
 use afterimage_nbd::aligned_buffer;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
@@ -344,7 +345,8 @@ impl Group {
         let stood_still_us = now.since_us(inner.last_step);
         inner.last_step = now;
         if stood_still_us > STANDSTILL_US {
-            tracing::warn!(
+            event!(
+                Event::StoodStill,
                 group = self.name,
                 stood_still_us,
                 "this host stood still: clients wait until the peer was heard of"
@@ -396,7 +398,11 @@ impl Group {
         match self.inner.lock() {
             Ok(inner) => inner,
             Err(_) => {
-                tracing::error!(group = self.name, "the source of the group is broken: the process ends");
+                event!(
+                    Event::Panicked,
+                    group = self.name,
+                    "the source of the group is broken: the process ends"
+                );
                 std::process::abort();
             }
         }
@@ -462,9 +468,9 @@ impl Group {
         let waits = self.switchover.lock().unwrap_or_else(PoisonError::into_inner).take();
         match &outcome {
             Ok(sequence) => {
-                tracing::info!(group = self.name, %sequence, "the peer has taken over: this host is its standby");
+                event!(Event::HandedOver, group = self.name, %sequence, "the peer has taken over: this host is its standby");
             }
-            Err(why) => tracing::warn!(group = self.name, %why, "the roles stay as they are"),
+            Err(why) => event!(Event::NotHandedOver, group = self.name, %why, "the roles stay as they are"),
         }
         if let Some(waits) = waits {
             // Whoever asked may have gone.
@@ -490,8 +496,12 @@ impl Group {
 
     pub(crate) fn end_rollback(&self, outcome: Result<Position, CannotRollBack>) {
         match &outcome {
-            Ok(position) => tracing::warn!(group = self.name, %position, "the promotion is rolled back"),
-            Err(why) => tracing::warn!(group = self.name, %why, "the promotion is not rolled back"),
+            Ok(position) => {
+                event!(Event::RolledBack, group = self.name, %position, "the promotion is rolled back")
+            }
+            Err(why) => {
+                event!(Event::NotRolledBack, group = self.name, %why, "the promotion is not rolled back")
+            }
         }
         // Where the disk failed, only what is on it tells.
         if self.look(|source| source.state().role) != Role::Primary {
@@ -523,8 +533,8 @@ impl Group {
 
     pub(crate) fn end_resize(&self, outcome: Grown) {
         match &outcome {
-            Ok(growth) => tracing::info!(group = self.name, ?growth, "volumes have grown"),
-            Err(why) => tracing::warn!(group = self.name, %why, "no volume has grown"),
+            Ok(growth) => event!(Event::Resized, group = self.name, ?growth, "volumes have grown"),
+            Err(why) => event!(Event::NotResized, group = self.name, %why, "no volume has grown"),
         }
         if let Some(waits) = self.resize.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // Whoever asked may have gone.

@@ -16,6 +16,7 @@
 //! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
 //! | `link` | the session with the peer |
 //! | `admin`, `status`, `verify`, `divergence`, `resize` | what the operator asks and is told |
+//! | `numbers` | what the metrics count beside the status |
 //! | `watcher`, `alarm` | what is seen of a group from time to time, and what of that the hooks are told |
 //! | `rest` | memory of a group that has come to rest |
 
@@ -29,6 +30,7 @@ mod group;
 mod link;
 mod locals;
 mod node;
+mod numbers;
 mod open;
 mod perform;
 mod random;

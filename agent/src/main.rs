@@ -11,7 +11,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     daemon::keep_buffers();
-    let started = daemon::start(&arguments.config, arguments.log_level.as_deref());
+    let started = daemon::start(&arguments.config, arguments.log_level.as_deref(), arguments.log);
     let status = started.as_ref().map_or_else(DaemonError::exit_status, |_| ExitCode::FAILURE);
     match started.map_err(anyhow::Error::new).and_then(|config| run(config, &arguments)) {
         Ok(()) => ExitCode::SUCCESS,

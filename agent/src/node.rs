@@ -13,6 +13,8 @@ use afterimage_contract::config::{Config, Daemon};
 use afterimage_contract::hooks::Hooks;
 use afterimage_contract::reload::{Reloader, Source};
 use afterimage_contract::service::{self, Doing, Manager, Pulses};
+use afterimage_events::{Event, event};
+use afterimage_metrics::Pages;
 use afterimage_transport::{Identity, Lane, Pins};
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
@@ -54,7 +56,7 @@ pub async fn run_with(
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     for problem in &config.warnings {
-        tracing::warn!("{problem}");
+        event!(Event::ConfigDoubtful, "{problem}");
     }
     make_dir(&config.node.state_dir)?;
     let main = Handle::current();
@@ -81,7 +83,7 @@ async fn control_all(
 ) -> anyhow::Result<()> {
     let state_dir = &config.node.state_dir;
     let identity = Identity::load_or_create(state_dir).context("cannot use the identity of this host")?;
-    tracing::info!(node = config.node.name, key = %identity.fingerprint(), "agent starts");
+    event!(Event::Started, node = config.node.name, key = %identity.fingerprint(), "the agent starts");
     let pins = Arc::new(Pins::open(state_dir).context("cannot read the pinned peers")?);
     let clock = Clock::start();
     let host = Host {
@@ -127,11 +129,16 @@ async fn control_all(
         let reloader = reloader.clone();
         tokio::spawn(async move { reloader.run().await })
     };
-    let admin = Arc::new(Admin { node: config.node.name, peer: config.peer, clock, host, groups, reloader });
+    let peer = config.peer.clone();
+    let admin = Arc::new(Admin { node: config.node.name.clone(), peer, clock, host, groups, reloader });
     let attending = {
         let (manager, admin) = (manager.clone(), admin.clone());
         tokio::spawn(async move { manager.attend(pulses, || doing(&admin)).await })
     };
+    let metrics = config.agent_metrics().map(|address| {
+        let pages = Pages::of_agent(&config, admin.clone());
+        tokio::spawn(afterimage_metrics::serve(address, pages, stopping.clone()))
+    });
     let (end_admin, mut admin_stop) = watch::channel(false);
     let answering = tokio::spawn(server.run(
         move |request| {
@@ -153,14 +160,17 @@ async fn control_all(
     stop.send_replace(true);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
-            tracing::error!(%error, "the supervision of a group failed");
+            event!(Event::Panicked, %error, "the supervision of a group failed");
         }
     }
     end_admin.send_replace(true);
     // A panic was reported where it happened.
     let _ = answering.await;
+    if let Some(metrics) = metrics {
+        let _ = metrics.await;
+    }
     more_time.abort();
-    tracing::info!("agent has stopped");
+    event!(Event::Stopped, "the agent has stopped");
     Ok(())
 }
 

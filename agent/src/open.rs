@@ -1,5 +1,6 @@
 //! Opens a group on this host: its state, its volumes, and the source on top of them. Blocks.
 
+use afterimage_events::{Event, event};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
@@ -182,7 +183,11 @@ fn start(
     mut volumes: Vec<Volume>,
 ) -> anyhow::Result<Parts> {
     if host.alone && state.handing_over.take().is_some() {
-        tracing::warn!(group = group.name, "the peer may have taken over: it is not asked, as was wanted");
+        event!(
+            Event::ServedAlone,
+            group = group.name,
+            "the peer may have taken over: it is not asked, as was wanted"
+        );
     }
     let boot_id = boot_id()?;
     let hot_capacity = group.hot_extents as usize;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use afterimage_contract::daemon::or_abort;
+use afterimage_events::{Event, event};
 use afterimage_protocol::bitmap::Bitmap;
 use afterimage_protocol::frame::Content;
 use afterimage_protocol::source::{Growth, LocalError, Output, ReadOutcome, Unused, Write};
@@ -11,6 +12,7 @@ use afterimage_protocol::*;
 use afterimage_storage::group::read_run;
 
 use crate::group::Group;
+use crate::verify;
 
 /// A write of no more than this goes to the page cache in less time than another thread would take to wake up.
 pub(crate) const SHORT_BYTES: u64 = 64 << 10;
@@ -75,6 +77,7 @@ impl Group {
                     let mut store = group.store.lock().unwrap_or_else(PoisonError::into_inner);
                     store.note_verification(&report);
                     drop(store);
+                    verify::tell(&group.name, &report);
                     group.feed(|source, now| source.verification_noted(now));
                 }),
                 Output::Disconnect { reason } => self.hang_up(reason),
@@ -168,7 +171,7 @@ impl Group {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let prepared = store.prepare_growth(growth);
         if let Err(error) = &prepared {
-            tracing::error!(group = self.name, %error, "the bitmaps of volumes that grow cannot be made");
+            event!(Event::StateFailed, group = self.name, %error, "the bitmaps of volumes that grow cannot be made");
         }
         prepared.ok()
     }
@@ -177,7 +180,7 @@ impl Group {
         words.iter().all(|(volume, range)| {
             let synced = self.bitmaps.sync(*volume, range.clone());
             if let Err(error) = &synced {
-                tracing::error!(group = self.name, %error, "a bitmap cannot be made durable");
+                event!(Event::StateFailed, group = self.name, %error, "a bitmap cannot be made durable");
             }
             synced.is_ok()
         })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afterimage_contract::config;
+use afterimage_events::{Event, event};
 use afterimage_nbd::{BindError, Limits, Server, TcpEndpoint, UnixEndpoint};
 use afterimage_protocol::VolumeIndex;
 use tokio::runtime::Handle;
@@ -57,13 +58,21 @@ pub(crate) async fn serve(main: &Handle, group: &Arc<Group>, config: &config::Gr
             serving.servers.push(main.spawn(server.serve_tcp_on(tcp, serving.stop.subscribe())));
         }
         if let Some(error) = &exported.error {
-            tracing::error!(group = group.name, volume = volume.name, error, "the volume cannot be exported");
+            event!(
+                Event::NotExported,
+                group = group.name,
+                volume = volume.name,
+                error,
+                "the volume cannot be exported"
+            );
         }
         if let Some(device) = &volume.export.attach {
             tracing::warn!(volume = volume.name, ?device, "attach is left to nbd-client");
         }
         serving.exported.push(exported);
     }
+    let exports: Vec<_> = serving.exported.iter().flat_map(|exported| exported.at.iter().cloned()).collect();
+    event!(Event::Serving, group = group.name, exports = exports.join(", "), "this host serves the volumes");
     serving
 }
 

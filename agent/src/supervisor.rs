@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use afterimage_contract::config;
 use afterimage_contract::hooks::{Event, Facts, Hooks};
 use afterimage_contract::status::{Protection, Role};
+use afterimage_events::{Event as Logged, event};
 use afterimage_protocol::state;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -71,8 +72,9 @@ impl Supervisor {
     pub fn new(config: config::Group, hooks: Hooks) -> (Arc<Self>, Looks) {
         let (looks, receiver) = mpsc::channel(1);
         let phase = Mutex::new(Phase::Starting);
+        let link = Link::new(&config.name);
         let current = Mutex::new(config.clone());
-        (Arc::new(Self { config, current, link: Link::new(), hooks, phase, looks }), receiver)
+        (Arc::new(Self { config, current, link, hooks, phase, looks }), receiver)
     }
 
     /// The configuration that is in force now.
@@ -195,8 +197,9 @@ impl Supervisor {
         match lifted.unwrap_or_else(|panic| Err(anyhow::Error::new(panic))) {
             Ok(true) => {
                 let group = &self.config.name;
-                tracing::warn!(
-                    group,
+                event!(
+                    Logged::FenceLifted,
+                    group = group,
                     "the peer has rolled its promotion back: this host is the primary again"
                 );
                 true
@@ -211,7 +214,8 @@ impl Supervisor {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::error!(
+                event!(
+                    Logged::StateFailed,
                     group = self.config.name,
                     error,
                     "that this host is not replaced any more cannot be noted"
@@ -225,7 +229,15 @@ impl Supervisor {
         let text = format!("{:#}", error.error);
         let known = matches!(self.phase(), Phase::Failed(last) if format!("{:#}", last.error) == text);
         if !known {
-            tracing::error!(group = self.config.name, error = text, "the group cannot be served");
+            let group = &self.config.name;
+            match error.wrong {
+                true => {
+                    event!(Logged::WrongVolume, group = group, error = text, "the group cannot be served")
+                }
+                false => {
+                    event!(Logged::GroupFailed, group = group, error = text, "the group cannot be served")
+                }
+            }
         }
         self.enter(Phase::Failed(Arc::new(error)));
     }
@@ -251,7 +263,8 @@ impl Supervisor {
         let watched = Arc::new(Watched::new(group.clock.now(), current.objectives.rpo));
         let phase = |exports| Phase::Served { group: group.clone(), exports, watched: watched.clone() };
         if may_be_replaced && !host.alone {
-            tracing::info!(
+            event!(
+                Logged::WaitingForPeer,
                 group = group.name,
                 "the peer is asked whether it was promoted before volumes are served"
             );
@@ -294,7 +307,11 @@ impl Supervisor {
             let noted = host.main.spawn_blocking(move || fenced.fence(peer.as_ref())).await;
             let (role, durable) = noted.unwrap_or((state::Role::Fenced, false));
             if !durable {
-                tracing::error!(group = group.name, "that the peer was promoted could not be noted");
+                event!(
+                    Logged::StateFailed,
+                    group = group.name,
+                    "that the peer was promoted could not be noted"
+                );
             }
             if role == state::Role::Standby {
                 watch.abort();
@@ -302,7 +319,8 @@ impl Supervisor {
                 self.enter(Phase::Standby);
                 group.end_switchover(Ok(sequence));
             } else {
-                tracing::error!(
+                event!(
+                    Logged::Fenced,
                     group = group.name,
                     "the peer was promoted: this host serves the group no more"
                 );
@@ -335,7 +353,7 @@ impl Supervisor {
             group.close();
             let synced = group.clone();
             if !host.main.spawn_blocking(move || synced.end_clean()).await.unwrap_or(false) {
-                tracing::error!(group = group.name, "not everything is on stable storage");
+                event!(Logged::StopIncomplete, group = group.name, "not everything is on stable storage");
             }
             self.enter(Phase::Starting);
         }

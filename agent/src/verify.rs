@@ -4,6 +4,7 @@ use afterimage_contract::admin::{ErrorCode, Response};
 use afterimage_contract::config;
 use afterimage_contract::status::{DifferingBlocks, VerificationState, VerificationStatus, Warning};
 use afterimage_contract::units::ByteRate;
+use afterimage_events::{Event, event};
 use afterimage_protocol::BLOCK_BYTES;
 use afterimage_protocol::source::{Verification, VerifyOptions, VerifyState};
 
@@ -24,7 +25,7 @@ pub(crate) fn begin(supervisor: &Supervisor, repair: bool, rate: Option<u64>) ->
         }
         let begun = group.feed(|source, now| source.verify(now, VerifyOptions { repair, rate }));
         if begun {
-            tracing::info!(group = group.name, repair, rate, "a verification begins");
+            event!(Event::VerifyBegun, group = group.name, repair, rate, "a verification begins");
         }
         let report = group.look(|source| source.verification().cloned());
         match report {
@@ -47,7 +48,7 @@ pub(crate) fn report(supervisor: &Supervisor) -> Response {
 pub(crate) fn cancel(supervisor: &Supervisor) -> Response {
     with_group(supervisor, |group, config| {
         if group.feed(|source, now| source.cancel_verification(now)) {
-            tracing::info!(group = group.name, "the verification was given up");
+            event!(Event::VerifyCancelled, group = group.name, "the verification was given up");
         }
         Response::ok(&shown(group, config))
     })
@@ -63,6 +64,24 @@ fn with_group(
             ErrorCode::Refused,
             format!("this host is not the primary of {}", supervisor.config.name),
             "verify on the host that serves the volumes; see: afterimage status",
+        ),
+    }
+}
+
+/// Says how a verification has ended, if it has.
+pub(crate) fn tell(group: &str, report: &Verification) {
+    let (mismatched, repaired) = (report.mismatched_blocks, report.repaired_blocks);
+    if report.state != VerifyState::Finished {
+        return;
+    }
+    match mismatched {
+        0 => event!(Event::VerifyEnded, group = group, "a verification has ended: both copies are alike"),
+        _ => event!(
+            Event::VerifyFound,
+            group = group,
+            mismatched,
+            repaired,
+            "a verification found blocks that differ"
         ),
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use afterimage_events::{Event, event};
 use afterimage_protocol::frame::{Codec, Content};
 use afterimage_protocol::source::{LocalError, Write};
 use afterimage_storage::group::{PrimaryVolume, VolumeFile};
@@ -26,6 +27,8 @@ pub(crate) struct LocalVolume {
     pub zeroes_fast: bool,
     volume: PrimaryVolume,
     opened: Volume,
+    /// Bytes that clients have read.
+    read_bytes: AtomicU64,
     flushes: Mutex<Flushes>,
 }
 
@@ -44,6 +47,7 @@ impl LocalVolume {
             zeroes_fast: volume.identity().kind == VolumeKind::Image || device_zeroes_fast(device),
             volume: PrimaryVolume::new(volume.file()),
             opened: volume,
+            read_bytes: AtomicU64::new(0),
             flushes: Mutex::default(),
         }
     }
@@ -56,6 +60,16 @@ impl LocalVolume {
     /// It is replicated up to here from now on: to be called under the group's lock.
     pub fn set_size(&self, size_bytes: u64) {
         self.size_bytes.store(size_bytes, Ordering::Release);
+    }
+
+    /// Bytes that clients have read.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A client has read so much.
+    pub fn was_read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Its size in bytes, as far as it is replicated or not.
@@ -116,7 +130,7 @@ impl LocalVolume {
 
     fn tell(&self, offset: u64, length: u64, result: &Result<(), LocalError>) {
         if let Err(error) = result {
-            tracing::error!(volume = self.name, offset, length, %error, "a write failed");
+            event!(Event::IoFailed, volume = self.name, offset, length, %error, "a write failed");
         }
     }
 
@@ -125,7 +139,8 @@ impl LocalVolume {
     pub fn flush(&self) -> bool {
         let result = self.volume.flush();
         if let Err(error) = &result {
-            tracing::error!(
+            event!(
+                Event::FlushFailed,
                 volume = self.name,
                 %error,
                 "a flush failed: flushes of this volume fail from now on, until the agent is started again"

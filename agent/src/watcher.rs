@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use afterimage_contract::hooks::{Event, Facts};
 use afterimage_contract::status::{Protection, Role};
+use afterimage_events::{Event as Logged, event};
 use afterimage_protocol::{Time, source};
 
 use crate::alarm::{Alarms, Look};
@@ -31,12 +32,29 @@ struct Seen {
     since: Time,
     sent_bytes: Option<u64>,
     rate: Option<f64>,
+    /// When it was last looked at.
+    looked: Time,
+    /// How long it was not protected as it is configured to be, in microseconds.
+    unprotected_us: u64,
+    /// The state cannot be written, tracking is lost, blocks cannot be read.
+    faults: [bool; 3],
+    /// The standby had no checkpoint yet.
+    first_sync: bool,
 }
 
 impl Watched {
     /// Nothing yet, of a group that is opened now and has the objective `rpo`.
     pub fn new(now: Time, rpo: Option<Duration>) -> Self {
-        let seen = Seen { protection: None, since: now, sent_bytes: None, rate: None };
+        let seen = Seen {
+            protection: None,
+            since: now,
+            sent_bytes: None,
+            rate: None,
+            looked: now,
+            unprotected_us: 0,
+            faults: [false; 3],
+            first_sync: false,
+        };
         Self { seen: Mutex::new(seen), alarms: Mutex::new(Alarms::new(now, rpo)) }
     }
 
@@ -49,6 +67,16 @@ impl Watched {
     pub fn since(&self, now: Time, protection: Protection) -> Time {
         let seen = self.lock();
         if seen.protection == Some(protection) { seen.since } else { now }
+    }
+
+    /// How long the group was not protected as it is configured to be, in microseconds.
+    pub fn unprotected_us(&self) -> u64 {
+        self.lock().unprotected_us
+    }
+
+    /// The standby lacks nothing that was admitted before this; `None` while that was never known.
+    pub fn safe_until(&self) -> Option<Time> {
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner).safe_until()
     }
 
     /// What the catch-up under way sends in a second, in bytes; `None` until it was measured.
@@ -77,7 +105,9 @@ impl Watched {
         let status = group.status();
         let (now, link) = (group.clock.now(), supervisor.link.state());
         let protection = protection(&status, &link, &supervisor.config, now);
+        self.note_first_sync(group, status.first_sync);
         self.note(group, now, protection, status.catch_up.map(|(sent, _)| sent));
+        self.note_faults(group, &status);
         let lag_us = status.oldest_unsafe.map_or(0, |oldest| now.since_us(oldest));
         let look = Look {
             protection,
@@ -99,18 +129,36 @@ impl Watched {
                 reason: reason(event, &status, &link, alarms.exposed_us(now)),
                 ..Facts::new(&group.name)
             };
-            tracing::warn!(
-                group = group.name,
-                event = event.name(),
-                reason = facts.reason,
-                "an event of the group"
-            );
+            match event {
+                Event::RpoBreach => {
+                    event!(
+                        Logged::RpoBreached,
+                        group = group.name,
+                        reason = facts.reason,
+                        "the objective is missed"
+                    );
+                }
+                Event::SplitBrain => {
+                    event!(
+                        Logged::SplitBrain,
+                        group = group.name,
+                        reason = facts.reason,
+                        "both hosts have writes of their own"
+                    );
+                }
+                // What is logged where it is noticed.
+                _ => {}
+            }
             supervisor.hooks.tell(event, facts);
         }
     }
 
     fn note(&self, group: &Group, now: Time, protection: Protection, sent_bytes: Option<u64>) {
         let mut seen = self.lock();
+        if seen.protection.is_some_and(|was| !was.is_healthy()) {
+            seen.unprotected_us += now.since_us(seen.looked);
+        }
+        seen.looked = now;
         if seen.protection != Some(protection) {
             seen.since = now;
             let was = seen.protection.replace(protection);
@@ -123,6 +171,39 @@ impl Watched {
         seen.sent_bytes = sent_bytes;
     }
 
+    /// Says that there is something to be promoted, also if the first sync took less than the time between two looks.
+    fn note_first_sync(&self, group: &Group, first_sync: bool) {
+        if std::mem::replace(&mut self.lock().first_sync, first_sync) && !first_sync {
+            event!(Logged::FirstSyncEnded, group = group.name, "the standby can be promoted");
+        }
+    }
+
+    /// Says what goes wrong on the disks, once.
+    fn note_faults(&self, group: &Group, status: &source::Status) {
+        let faults = [status.state_failed, status.tracking_lost, status.unreadable_blocks > 0];
+        let known = std::mem::replace(&mut self.lock().faults, faults);
+        let [state, tracking, unreadable] = std::array::from_fn(|n| faults[n] && !known[n]);
+        if state {
+            event!(
+                Logged::StateFailed,
+                group = group.name,
+                "the state cannot be written: nothing is replicated any more"
+            );
+        }
+        if tracking {
+            event!(Logged::TrackingLost, group = group.name, "every block counts as dirty");
+        }
+        if unreadable {
+            let blocks = status.unreadable_blocks;
+            event!(
+                Logged::UnreadableBlocks,
+                group = group.name,
+                blocks,
+                "blocks cannot be read, and the standby lacks them"
+            );
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,11 +211,33 @@ impl Watched {
 
 fn report(group: &Group, was: Option<Protection>, is: Protection) {
     let group = &group.name;
+    if was == Some(Protection::CatchingUp) && is.is_healthy() {
+        event!(Logged::CatchUpEnded, group = group, "the standby has been brought up to date");
+    }
     match is {
-        Protection::InSync | Protection::AsyncStreaming | Protection::CatchingUp | Protection::FirstSync => {
-            tracing::info!(group, ?was, ?is, "the protection of the group has changed");
+        Protection::InSync => {
+            event!(Logged::InSync, group = group, ?was, "the standby has every acknowledged write")
         }
-        _ => tracing::warn!(group, ?was, ?is, "the protection of the group has changed"),
+        Protection::AsyncStreaming => {
+            event!(Logged::Streaming, group = group, ?was, "every write is on its way to the standby");
+        }
+        Protection::CatchingUp => {
+            event!(Logged::CatchUpBegun, group = group, ?was, "the standby is brought up to date");
+        }
+        Protection::FirstSync => {
+            event!(Logged::FirstSyncBegun, group = group, ?was, "the standby gets its first copy")
+        }
+        Protection::Degraded => {
+            event!(
+                Logged::Degraded,
+                group = group,
+                ?was,
+                "writes are acknowledged that the standby does not have"
+            );
+        }
+        Protection::Blocked => event!(Logged::Blocked, group = group, ?was, "writes wait for the standby"),
+        // What led there is logged where it is noticed.
+        _ => tracing::debug!(group, ?was, ?is, "the protection of the group has changed"),
     }
 }
 

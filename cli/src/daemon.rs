@@ -5,6 +5,7 @@ use std::path::Path;
 
 use afterimage_contract::config::Config;
 use afterimage_contract::daemon;
+use afterimage_contract::log::LogFormat;
 
 use crate::args::Daemon;
 use crate::exit::CommandError;
@@ -16,7 +17,7 @@ pub fn run(config: &Path, which: Daemon) -> Result<(), CommandError> {
 }
 
 fn serve(config: Config, which: Daemon) -> anyhow::Result<()> {
-    daemon::start_log(None, &config.log.level)?;
+    daemon::start_log(None, &config.log.level, LogFormat::Text)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = daemon::signals()?.shutdown;

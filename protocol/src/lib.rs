@@ -14,6 +14,7 @@ pub mod effort;
 pub mod frame;
 pub mod ids;
 pub mod intervals;
+pub mod latency;
 pub mod lineage;
 pub mod message;
 pub mod pace;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use afterimage_contract::config::DEFAULT_PATH;
+use afterimage_contract::log::LogFormat;
 use clap::Parser;
 
 const EXAMPLES: &str = "Examples:
@@ -27,4 +28,7 @@ pub struct Arguments {
     /// What to log: a level (error, warn, info, debug, trace) or a filter as RUST_LOG has it, which it overrides.
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// How to log it: text, or json for a JSON object on each line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log: LogFormat,
 }

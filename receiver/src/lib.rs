@@ -14,6 +14,7 @@
 //! | `link` | a session as the group's thread sees it |
 //! | `group` | a group: inputs, state machine, files, its thread and the helper threads |
 //! | `admin`, `status` | what the operator asks for and sees |
+//! | `numbers` | what the metrics count beside the status |
 //! | `hooks` | what the operator's programs are told around a promotion |
 
 mod admin;
@@ -24,6 +25,7 @@ mod group;
 mod hooks;
 mod link;
 mod node;
+mod numbers;
 mod session;
 mod status;
 mod streams;

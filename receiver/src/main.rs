@@ -12,7 +12,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let args = Arguments::parse();
     daemon::keep_buffers();
-    let started = daemon::start(&args.config, args.log_level.as_deref());
+    let started = daemon::start(&args.config, args.log_level.as_deref(), args.log);
     let status = started.as_ref().map_or_else(DaemonError::exit_status, |_| ExitCode::FAILURE);
     match started.map_err(anyhow::Error::new).and_then(|config| run(config, &args)) {
         Ok(()) => ExitCode::SUCCESS,

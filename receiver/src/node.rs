@@ -9,6 +9,8 @@ use afterimage_contract::config::{Config, Daemon};
 use afterimage_contract::hooks::Hooks;
 use afterimage_contract::reload::{Reloader, Source};
 use afterimage_contract::service::{self, Doing, Manager, Pulses};
+use afterimage_events::{Event, event};
+use afterimage_metrics::Pages;
 use afterimage_protocol::Time;
 use afterimage_storage::lock::DirLock;
 use afterimage_transport::{
@@ -19,7 +21,6 @@ use anyhow::Context;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
 
 use crate::group::{Group, Input, Phase, Setup, make_private_dir};
 use crate::link::SESSION_ENDED;
@@ -86,7 +87,7 @@ pub async fn run_with(
     mut shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     for warning in &config.warnings {
-        warn!("configuration: {warning}");
+        event!(Event::ConfigDoubtful, "{warning}");
     }
     let state_dir = config.node.state_dir.clone();
     let own_dir = state_dir.join(OWN_DIR);
@@ -115,12 +116,13 @@ pub async fn run_with(
     };
     let pulses = pulses(&endpoint, &groups);
     let node = Arc::new(Node { hooks, config, pins, reloader, started: clock::now(), groups });
-    info!(
+    event!(
+        Event::Started,
         node = node.config.node.name,
         listen = %node.config.node.listen,
         key = %identity.fingerprint(),
         groups = node.groups.len(),
-        "the receiver runs"
+        "the receiver starts"
     );
     let handler = {
         let node = node.clone();
@@ -135,8 +137,23 @@ pub async fn run_with(
         }
         manager.stopping();
     };
+    let metrics = {
+        let pages =
+            node.config.receiver_metrics().map(|at| (at, Pages::of_receiver(&node.config, node.clone())));
+        let shutdown = stop.clone();
+        async move {
+            if let Some((address, pages)) = pages {
+                afterimage_metrics::serve(address, pages, shutdown).await;
+            }
+        }
+    };
     // Not tasks of their own: dropping this future ends them, and with them the groups.
-    tokio::join!(accept(endpoint, node.clone(), stop.clone()), server.run(handler, stopped(stop)), beside);
+    tokio::join!(
+        accept(endpoint, node.clone(), stop.clone()),
+        server.run(handler, stopped(stop)),
+        beside,
+        metrics
+    );
     let groups = tokio::task::spawn_blocking(move || {
         node.groups().for_each(|group| group.begin_stop());
         node.groups().for_each(|group| group.stop());
@@ -145,7 +162,7 @@ pub async fn run_with(
         ended = groups => ended.context("cannot stop the groups")?,
         () = manager.ask_for_time() => {}
     }
-    info!("the receiver has stopped");
+    event!(Event::Stopped, "the receiver has stopped");
     Ok(())
 }
 
@@ -230,7 +247,13 @@ async fn peer(node: Arc<Node>, connection: Connection) {
     let (address, key) = (connection.remote_address(), connection.peer_fingerprint());
     if !node.is_the_peer(key) {
         let text = format!("the peer of this host is {}", node.config.peer.name);
-        warn!(%address, %key, "refused: the key is pinned, but not as that of the configured peer {}", node.config.peer.name);
+        event!(
+            Event::KeyRefused,
+            %address,
+            %key,
+            "refused: the key is pinned, but not as that of the configured peer {}",
+            node.config.peer.name
+        );
         connection.close(CloseCode::NOT_PINNED, &text);
         return;
     }
@@ -242,12 +265,14 @@ async fn pair(node: Arc<Node>, pairing: PairingConnection) {
     let name: NodeName = match node.config.node.name.parse() {
         Ok(name) => name,
         Err(error) => {
-            warn!(%address, %error, "cannot pair under this node's name");
+            event!(Event::PairingFailed, %address, %error, "cannot pair under this node's name");
             return;
         }
     };
     match pairing.answer(&name).await {
-        Ok(paired) => info!(%address, peer = %paired.peer.name, key = %paired.peer.fingerprint, "paired"),
-        Err(error) => warn!(%address, key = %joiner, %error, "pairing failed"),
+        Ok(paired) => {
+            event!(Event::Paired, %address, peer = %paired.peer.name, key = %paired.peer.fingerprint, "paired");
+        }
+        Err(error) => event!(Event::PairingFailed, %address, key = %joiner, %error, "pairing failed"),
     }
 }

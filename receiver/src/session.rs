@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afterimage_contract::config::MAX_NAME_LEN;
+use afterimage_events::{Event, event};
+use afterimage_protocol::frame::FrameError;
 use afterimage_protocol::message::{self, MAX_MESSAGE_BYTES, Open, Refusal, SourceMessage, TargetMessage};
 use afterimage_transport::{
     CloseCode, Connection, ConnectionLost, MessageError, RecvStream, SendStream, read_message, write_message,
 };
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::group::{Group, Input};
 use crate::link::{Link, SESSION_ENDED, VIOLATION};
@@ -55,7 +57,7 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
         Ok(opened) => opened,
         Err(error) => {
             let address = connection.remote_address();
-            warn!(%address, %error, "a connection ended before a session was asked for");
+            event!(Event::ProtocolViolated, %address, %error, "a connection ended before a session was asked for");
             connection.close(VIOLATION, &error.to_string());
             return;
         }
@@ -63,7 +65,12 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
     let Some(group) = node.group(&open.group) else {
         let name: String = open.group.chars().take(MAX_NAME_LEN).collect();
         let text = format!("group {name} is not configured here");
-        warn!(group = name, address = %connection.remote_address(), "session refused: no such group");
+        event!(
+            Event::SessionRefused,
+            wanted = name,
+            address = %connection.remote_address(),
+            "session refused: no such group"
+        );
         let refused = TargetMessage::Refused { code: Refusal::UnknownGroup, text, standing: None };
         refuse(control.0, &connection, &refused).await;
         return;
@@ -107,6 +114,9 @@ async fn converse(
         }
         Err(error) => (VIOLATION, error.to_string()),
     };
+    if let Err(error) = &ended {
+        tell(group.name(), &link, error);
+    }
     // A connection that is closed already keeps its reason.
     link.close(code, &text);
     let reason = match ended {
@@ -115,6 +125,24 @@ async fn converse(
     };
     info!(group = group.name(), session = link.session.0, address = %link.address(), reason, "connection closed");
     group.send(Input::Disconnected { serial: link.serial, reason });
+}
+
+/// Logs an error that is none of the link's.
+fn tell(group: &str, link: &Link, error: &SessionError) {
+    let address = link.address();
+    match error {
+        SessionError::Stream(StreamError::Frame {
+            source: FrameError::Checksum | FrameError::Content,
+            ..
+        }) => {
+            event!(Event::ChecksumError, group = group, %address, %error, "a frame is not the one that was sent");
+        }
+        SessionError::Lost(_) | SessionError::Stopping | SessionError::Control(_) => {}
+        SessionError::Stream(StreamError::Lost(_) | StreamError::Read(_) | StreamError::Stopping) => {}
+        _ => {
+            event!(Event::ProtocolViolated, group = group, %address, %error, "the source broke the protocol")
+        }
+    }
 }
 
 /// Writes what the group's thread has to say. Returns once a refusal was read, or on an error.

@@ -4,6 +4,7 @@
 //! entry by entry up to the place of its check, and compared then: the volume is only read. The caller sees to it that the
 //! volumes are not ahead of any of the checks, and are not written meanwhile.
 
+use afterimage_events::{Event, event};
 use std::collections::BTreeMap;
 
 use afterimage_protocol::frame::{Block, Check, Content, Frame, HASH_BYTES, Record};
@@ -96,7 +97,7 @@ fn read(volumes: &[VolumeFile], check: &Check, part: BlockRange) -> Option<Vec<u
     match volume.read_at(&mut bytes, offset) {
         Ok(()) => Some(bytes),
         Err(error) => {
-            tracing::error!(%error, volume = part.volume.0, block = part.first, "cannot read for a verification");
+            event!(Event::IoFailed, %error, volume = part.volume.0, block = part.first, "cannot read for a verification");
             None
         }
     }

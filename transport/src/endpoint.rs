@@ -4,6 +4,7 @@
 //! first answer of the [`Gate`], the second answer, and only then streams and windows. What is refused on the way is
 //! logged here, once, and the application never hears of it.
 
+use afterimage_events::{Event, event};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{debug, error, warn};
+use tracing::debug;
 
 use crate::admission::{Admission, Gate, Refusal};
 use crate::connection::{CloseCode, Connection, ConnectionLost, Places};
@@ -395,18 +396,18 @@ impl Doorman {
         let offered = offered.join(" ");
         match refusal {
             Refusal::PinsUnreadable(_) | Refusal::OfferUnreadable(_) => {
-                error!(%address, key, offered, unlogged, "connection refused: {refusal}");
+                event!(limited: Event::PinsUnreadable, %address, key, offered, unlogged, "connection refused: {refusal}");
             }
             Refusal::NotPinned => {
                 let pinned = self.pinned_keys();
-                warn!(%address, key, pinned, offered, unlogged, "connection refused: {refusal}");
+                event!(limited: Event::KeyRefused, %address, key, pinned, offered, unlogged, "connection refused: {refusal}");
             }
             Refusal::NoOffer
             | Refusal::UnknownProtocol
             | Refusal::NoKey
             | Refusal::KeyNotProved
             | Refusal::DoesNotTrustThisHost => {
-                warn!(%address, key, offered, unlogged, "connection refused: {refusal}");
+                event!(limited: Event::KeyRefused, %address, key, offered, unlogged, "connection refused: {refusal}");
             }
         }
     }
@@ -414,7 +415,7 @@ impl Doorman {
     fn busy(&self, connection: &quinn::Connection, key: Fingerprint, address: SocketAddr) {
         connection.close(CloseCode::BUSY.0.into(), b"too many connections");
         if let Some(unlogged) = self.refusals.count(Instant::now()) {
-            warn!(%address, %key, unlogged, "connection refused: too many are open");
+            event!(limited: Event::BusyRefused, %address, %key, unlogged, "connection refused: too many are open");
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use afterimage_contract::config::Peer;
+use afterimage_events::{Event, event};
 use afterimage_transport::{
     ConnectError, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, Lane, NodeName, Pins,
 };
@@ -109,7 +110,13 @@ impl Link {
     pub fn no_session(&self, text: String) {
         let mut state = self.lock();
         if state.last_error.as_ref() != Some(&text) {
-            tracing::warn!(error = text, "no session with the peer");
+            let group = &self.group;
+            match state.refused {
+                true => {
+                    event!(Event::PeerRefuses, group = group, reason = text, "the peer refuses a session")
+                }
+                false => event!(Event::LinkDown, group = group, reason = text, "no session with the peer"),
+            }
         }
         state.last_error = Some(text);
         state.rtt_us = None;

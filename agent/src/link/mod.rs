@@ -68,6 +68,8 @@ pub(crate) struct LinkState {
 
 /// The link of one group: its state, and the switch that an operator has.
 pub(crate) struct Link {
+    /// The group's name.
+    group: String,
     state: Mutex<LinkState>,
     paused: watch::Sender<bool>,
     /// Whether the peer has agreed to a session since the group was opened: then it was not promoted.
@@ -96,8 +98,10 @@ pub(crate) enum Outcome {
 }
 
 impl Link {
-    pub fn new() -> Self {
+    /// Of a group, by its name.
+    pub fn new(group: &str) -> Self {
         Self {
+            group: group.to_owned(),
             state: Mutex::default(),
             paused: watch::Sender::new(false),
             agreed: watch::Sender::new(false),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use afterimage_events::{Event, event};
 use afterimage_protocol::lineage::Standing;
 use afterimage_protocol::message::{
     MAX_MESSAGE_BYTES, Refusal, SourceMessage, TargetMessage, decode, encode,
@@ -124,7 +125,13 @@ impl Link {
                 }
             }
         }
-        tracing::info!(group = group.name, peer = %connection.remote_address(), "session with the peer");
+        event!(
+            Event::LinkUp,
+            group = group.name,
+            peer = %connection.remote_address(),
+            key = %connection.peer_fingerprint(),
+            "session with the peer"
+        );
         self.note(|state| {
             state.refused = false;
             state.split_brain = false;

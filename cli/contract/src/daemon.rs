@@ -1,10 +1,10 @@
 //! What every daemon does alike: its log, the signals that end it, and what a bug does to it.
 
-use std::io::{IsTerminal, stderr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use afterimage_events::{Event, event};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{Config, ConfigError};
+use crate::log::{self, LogFormat};
 
 /// Why a daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -49,19 +50,19 @@ impl DaemonError {
     }
 }
 
-/// Reads the configuration and starts the log; `level` is what the command line says of it.
-pub fn start(config: &Path, level: Option<&str>) -> Result<Config, DaemonError> {
+/// Reads the configuration and starts the log, in this shape; `level` is what the command line says of it.
+pub fn start(config: &Path, level: Option<&str>, shape: LogFormat) -> Result<Config, DaemonError> {
     let config = Config::load(config)?;
-    start_log(level, &config.log.level)?;
+    start_log(level, &config.log.level, shape)?;
     Ok(config)
 }
 
 /// How to change the filter of the log while the process runs; not there if it was fixed at the start.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Logs to stderr, in colour on a terminal only, unless `NO_COLOR` is set (<https://no-color.org>): what `level` says, else
-/// the environment's `RUST_LOG`, else what is `configured`, which [`set_log_level`] changes.
-pub fn start_log(level: Option<&str>, configured: &str) -> Result<(), DaemonError> {
+/// Logs to stderr in this shape: what `level` says, else the environment's `RUST_LOG`, else what is `configured`, which
+/// [`set_log_level`] changes.
+pub fn start_log(level: Option<&str>, configured: &str, shape: LogFormat) -> Result<(), DaemonError> {
     let environment = EnvFilter::try_from_default_env().ok();
     let is_fixed = level.is_some() || environment.is_some();
     let filter = match (level, environment) {
@@ -70,10 +71,7 @@ pub fn start_log(level: Option<&str>, configured: &str) -> Result<(), DaemonErro
         (None, None) => parse(configured)?,
     };
     let (filter, handle) = reload::Layer::new(filter);
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal() && !no_color);
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    tracing_subscriber::registry().with(filter).with(log::lines(shape)).init();
     if !is_fixed {
         // It is the first: a second start of the log panics above.
         let _ = FILTER.set(handle);
@@ -147,7 +145,11 @@ pub fn signals() -> Result<Signals, DaemonError> {
 pub fn or_abort<R>(group: &str, work: impl FnOnce() -> R) -> R {
     // Nothing that it may have left half done is looked at any more.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        tracing::error!(group, "a thread of the group has panicked: the process ends, to be started again");
+        event!(
+            Event::Panicked,
+            group = group,
+            "a thread of the group has panicked: the process ends, to be started again"
+        );
         std::process::abort();
     })
 }
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_named() {
-        let error = start_log(Some("afterimage=loud"), "info").unwrap_err().to_string();
+        let error = start_log(Some("afterimage=loud"), "info", LogFormat::Text).unwrap_err().to_string();
         assert!(error.contains("afterimage=loud") && error.contains("debug"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! What Afterimage promises to the people and programs outside it, as code that its binaries share: the
 //! configuration file ([`config`]), the units people write in it ([`units`]), the local administration
-//! protocol ([`admin`]), the status document ([`status`]), the operator's hooks ([`hooks`]), how a daemon logs and
-//! ends ([`daemon`]), what it tells the service manager
+//! protocol ([`admin`]), the status document ([`status`]), the operator's hooks ([`hooks`]), how a daemon logs ([`log`])
+//! and ends ([`daemon`]), what it tells the service manager
 //! ([`service`]), and how its configuration is read again ([`reload`]). None of it knows how replication works.
 
 pub mod admin;
@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod hooks;
+pub mod log;
 pub mod reload;
 pub mod service;
 pub mod status;

@@ -2,9 +2,10 @@
 //! the service manager. What a daemon does with it is its own.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Mutex, watch};
+use afterimage_events::{Event, event};
+use tokio::sync::watch;
 
 use crate::admin::{ErrorCode, Reloaded, Response};
 use crate::config::{Config, Daemon, Reload, reload};
@@ -29,7 +30,9 @@ pub struct Reloader {
     source: Source,
     manager: Arc<Manager>,
     /// What is in force.
-    running: Mutex<Config>,
+    running: Mutex<Arc<Config>>,
+    /// Held while the configuration is read again.
+    turn: tokio::sync::Mutex<()>,
     apply: Apply,
 }
 
@@ -42,7 +45,13 @@ impl Reloader {
         running: Config,
         apply: impl Fn(&Config) + Send + Sync + 'static,
     ) -> Self {
-        Self { daemon, source, manager, running: Mutex::new(running), apply: Box::new(apply) }
+        let running = Mutex::new(Arc::new(running));
+        Self { daemon, source, manager, running, turn: tokio::sync::Mutex::default(), apply: Box::new(apply) }
+    }
+
+    /// The configuration that is in force now.
+    pub fn running(&self) -> Arc<Config> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reads it again with each signal that asks for it. Never returns.
@@ -67,7 +76,7 @@ impl Reloader {
                 "start it again to change its configuration",
             );
         };
-        let mut running = self.running.lock().await;
+        let _turn = self.turn.lock().await;
         self.manager.reloading();
         let loaded = tokio::task::spawn_blocking(move || Config::load(path)).await;
         let found = match loaded {
@@ -75,18 +84,19 @@ impl Reloader {
             Ok(Err(error)) => return self.refused(&error.to_string()),
             Err(panic) => return self.refused(&panic.to_string()),
         };
-        let Reload { config, applied, mut restart } = reload(&running, &found, self.daemon);
+        let Reload { config, applied, mut restart } = reload(&self.running(), &found, self.daemon);
         if applied.iter().any(|key| key == "log.level") && !daemon::set_log_level(&config.log.level) {
             tracing::info!("log.level has no effect: RUST_LOG or --log-level was given at the start");
         }
         (self.apply)(&config);
-        *running = config;
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         restart.sort();
         let warnings: Vec<String> = found.warnings.iter().map(ToString::to_string).collect();
         for warning in &warnings {
-            tracing::warn!("configuration: {warning}");
+            event!(Event::ConfigDoubtful, "{warning}");
         }
-        tracing::info!(
+        event!(
+            Event::ConfigReloaded,
             applied = applied.join(", "),
             needs_restart = restart.join(", "),
             "the configuration was read again"
@@ -96,7 +106,10 @@ impl Reloader {
     }
 
     fn refused(&self, why: &str) -> Response {
-        tracing::error!("the configuration was not taken over, and the old one stays in force: {why}");
+        event!(
+            Event::ConfigNotReloaded,
+            "the configuration was not taken over, and the old one stays in force: {why}"
+        );
         let first = why.lines().next().unwrap_or_default();
         self.manager.reloaded(Some(format!("the configuration was not taken over: {first}")));
         Response::error(

@@ -1,7 +1,8 @@
 //! What a state means for the operator, and what to do about it.
 
-use afterimage_contract::status::{GroupStatus, HeldBackBy, Protection, Role};
+use afterimage_contract::status::{GroupStatus, HeldBackBy, Protection, Role, Warning};
 use afterimage_contract::units::ByteSize;
+use afterimage_events::Event;
 
 use crate::text::{lag, span};
 
@@ -11,15 +12,22 @@ pub(super) struct Note {
     pub(super) text: String,
     /// What to do; `None` if it ends by itself.
     pub(super) action: Option<String>,
+    /// What `docs/events.md` calls it, and the log.
+    pub(super) event: Option<Event>,
 }
 
 impl Note {
-    fn new(text: impl Into<String>, action: impl Into<String>) -> Self {
-        Self { text: text.into(), action: Some(action.into()) }
+    fn new(event: Event, text: impl Into<String>, action: impl Into<String>) -> Self {
+        Self { text: text.into(), action: Some(action.into()), event: Some(event) }
     }
 
-    fn passing(text: impl Into<String>) -> Self {
-        Self { text: text.into(), action: None }
+    fn passing(event: Event, text: impl Into<String>) -> Self {
+        Self { text: text.into(), action: None, event: Some(event) }
+    }
+
+    /// What a daemon warns of.
+    pub(super) fn warning(warning: &Warning) -> Self {
+        Self { text: warning.text.clone(), action: warning.action.clone(), event: event_of(&warning.id) }
     }
 }
 
@@ -28,22 +36,37 @@ pub(super) fn notes(group: &GroupStatus) -> Vec<Note> {
     let mut notes: Vec<_> = state(group).into_iter().collect();
     for volume in &group.volumes {
         if let Some(error) = &volume.error {
+            let wrong = group.protection == Protection::WrongVolume;
             notes.push(Note::new(
+                if wrong { Event::WrongVolume } else { Event::IoFailed },
                 format!("volume {}: {error}", volume.name),
                 format!("check {}; the kernel's log may say more", volume.device),
             ));
         }
         if let Some(blocks) = volume.unreadable_blocks.filter(|n| *n > 0) {
             notes.push(Note::new(
+                Event::UnreadableBlocks,
                 format!("volume {}: {blocks} blocks cannot be read, and the standby lacks them", volume.name),
                 format!("replace the disk behind {}, or restore these blocks by writing them", volume.device),
             ));
         }
     }
     for warning in &group.warnings {
-        notes.push(Note { text: warning.text.clone(), action: warning.action.clone() });
+        notes.push(Note::warning(warning));
     }
     notes
+}
+
+/// The event behind a warning of a daemon's.
+fn event_of(warning: &str) -> Option<Event> {
+    match warning {
+        "copies_differ" => Some(Event::VerifyFound),
+        "reinstate_required" => Some(Event::Fenced),
+        "rpo_exceeded" => Some(Event::RpoBreached),
+        "standby_failed" => Some(Event::GroupFailed),
+        "agent_silent" | "receiver_silent" => Some(Event::Stopped),
+        other => Event::by_id(&other.replace('_', "-")),
+    }
 }
 
 fn state(group: &GroupStatus) -> Option<Note> {
@@ -51,22 +74,25 @@ fn state(group: &GroupStatus) -> Option<Note> {
     let daemon = if group.role == Role::Standby { "afterimage-receiver" } else { "afterimage-agent" };
     Some(match group.protection {
         Protection::InSync | Protection::AsyncStreaming => return None,
-        Protection::CatchingUp => Note::passing(format!("catch-up {}", progress(group))),
-        Protection::FirstSync => Note::passing(format!(
-            "first sync {}; the standby cannot be promoted before it ends",
-            progress(group)
-        )),
+        Protection::CatchingUp => Note::passing(Event::CatchUpBegun, format!("catch-up {}", progress(group))),
+        Protection::FirstSync => Note::passing(
+            Event::FirstSyncBegun,
+            format!("first sync {}; the standby cannot be promoted before it ends", progress(group)),
+        ),
         Protection::Degraded => Note::new(
+            Event::Degraded,
             format!("writes are acknowledged that {peer} does not have; at risk: {}", lag(group.lag)),
             format!("run `afterimage status` on {peer}, and check the link to it"),
         ),
         Protection::Blocked => Note::new(
+            Event::Blocked,
             format!("writes wait until {peer} has them, as on_link_loss = \"block\" asks"),
             format!(
                 "bring {peer} or the link back; or set on_link_loss = \"degrade\" and restart afterimage-agent"
             ),
         ),
         Protection::Disconnected if group.role == Role::Standby => Note::new(
+            Event::LinkDown,
             format!("{peer} does not connect{}", reason(group)),
             format!(
                 "check afterimage-agent on {peer}; if {peer} is lost: afterimage promote {} --dry-run",
@@ -74,33 +100,42 @@ fn state(group: &GroupStatus) -> Option<Note> {
             ),
         ),
         Protection::Disconnected => Note::new(
+            Event::LinkDown,
             format!("no connection to {peer}{}{}", at(group), reason(group)),
             format!("check that {peer} is up, runs afterimage-receiver, and can be reached by UDP"),
         ),
         Protection::Refused => Note::new(
+            if group.role == Role::Standby { Event::SessionRefused } else { Event::PeerRefuses },
             format!("there is no session with {peer}: one side refuses the other{}", reason(group)),
             "do what the reason says; if it is about keys, pair the hosts again".to_owned(),
         ),
         Protection::Fenced => Note::new(
+            Event::Fenced,
             format!("this host was replaced by a promotion on {peer}, and serves nothing"),
             format!("use the volumes on {peer}; this host must be reinstated before it replicates again"),
         ),
         Protection::WrongVolume => Note::new(
+            Event::WrongVolume,
             "a device holds another volume than the one that was replicated; nothing is served or overwritten",
             "compare each volume's `device` in the configuration with what is on the host",
         ),
         Protection::JournalFull => Note::new(
+            Event::JournalFull,
             format!("the standby's journal is full{}", journal(group)),
             "raise journal.max_size or shorten history on the standby; check that its volume's disk keeps up",
         ),
         Protection::Failed => Note::new(
+            Event::GroupFailed,
             "the group stopped on an error",
             format!("read the log: journalctl -u {daemon}; after the repair: systemctl restart {daemon}"),
         ),
-        Protection::Unrecognized => Note::new(
-            "the daemon reports a state that this command does not know",
-            "use the command and the daemons of one release; status --json has the details",
-        ),
+        Protection::Unrecognized => Note {
+            text: "the daemon reports a state that this command does not know".to_owned(),
+            action: Some(
+                "use the command and the daemons of one release; status --json has the details".to_owned(),
+            ),
+            event: None,
+        },
     })
 }
 

@@ -26,7 +26,7 @@ pub fn render(status: &Status, detail: bool, paint: Paint) -> String {
     }
     let mut out = String::new();
     for warning in &status.warnings {
-        push_note(&mut out, "", &Note { text: warning.text.clone(), action: warning.action.clone() }, paint);
+        push_note(&mut out, "", &Note::warning(warning), paint);
     }
     if rows.is_empty() {
         out += "no group to show\n";
@@ -82,7 +82,8 @@ fn push_row(
 
 fn push_note(out: &mut String, indent: &str, note: &Note, paint: Paint) {
     let mark = if note.action.is_some() { paint.bad("!") } else { paint.doubtful("~") };
-    *out += &format!("{indent}{mark} {}\n", printable(&note.text));
+    let event = note.event.map(|event| format!(" [{}]", event.id())).unwrap_or_default();
+    *out += &format!("{indent}{mark} {}{event}\n", printable(&note.text));
     if let Some(action) = &note.action {
         *out += &format!("{indent}  do: {}\n", printable(action));
     }

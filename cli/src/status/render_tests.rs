@@ -72,7 +72,7 @@ fn catching_up_shows_how_far_it_is() {
         group,
         "\
 orders  primary  sync  catching up  3h 12m  unknown  beta (1.2 ms)
-  ~ catch-up 75% of 4 GiB, 100 MiB/s, 10s to go
+  ~ catch-up 75% of 4 GiB, 100 MiB/s, 10s to go [catch-up-begun]
 ",
     );
 }
@@ -115,7 +115,7 @@ fn first_sync_says_that_there_is_nothing_to_promote() {
         group,
         "\
 orders  standby  sync  first sync  3h 12m  unknown  beta (1.2 ms)
-  ~ first sync 99% of 1000 B, time to go unknown; the standby cannot be promoted before it ends
+  ~ first sync 99% of 1000 B, time to go unknown; the standby cannot be promoted before it ends [first-sync-begun]
 ",
     );
 }
@@ -128,7 +128,7 @@ fn degraded_says_what_is_at_risk() {
         disconnected(group),
         "\
 orders  primary  sync  DEGRADED    3h 12m  1m 15s, 12 MiB  beta (not connected)
-  ! writes are acknowledged that beta does not have; at risk: 1m 15s, 12 MiB
+  ! writes are acknowledged that beta does not have; at risk: 1m 15s, 12 MiB [degraded]
     do: run `afterimage status` on beta, and check the link to it
 ",
     );
@@ -140,7 +140,7 @@ fn blocked_says_who_asked_for_it() {
         disconnected(group(Role::Primary, Protection::Blocked)),
         "\
 orders  primary  sync  BLOCKED     3h 12m  unknown  beta (not connected)
-  ! writes wait until beta has them, as on_link_loss = \"block\" asks
+  ! writes wait until beta has them, as on_link_loss = \"block\" asks [blocked]
     do: bring beta or the link back; or set on_link_loss = \"degrade\" and restart afterimage-agent
 ",
     );
@@ -152,7 +152,7 @@ fn disconnected_differs_by_role() {
         disconnected(group(Role::Primary, Protection::Disconnected)),
         "\
 orders  primary  sync  DISCONNECTED  3h 12m  unknown  beta (not connected)
-  ! no connection to beta at 192.0.2.2:7789: timed out
+  ! no connection to beta at 192.0.2.2:7789: timed out [link-down]
     do: check that beta is up, runs afterimage-receiver, and can be reached by UDP
 ",
     );
@@ -160,7 +160,7 @@ orders  primary  sync  DISCONNECTED  3h 12m  unknown  beta (not connected)
         disconnected(group(Role::Standby, Protection::Disconnected)),
         "\
 orders  standby  sync  DISCONNECTED  3h 12m  unknown  beta (not connected)
-  ! beta does not connect: timed out
+  ! beta does not connect: timed out [link-down]
     do: check afterimage-agent on beta; if beta is lost: afterimage promote orders --dry-run
 ",
     );
@@ -174,7 +174,7 @@ fn refused_gives_the_reason() {
         group,
         "\
 orders  primary  sync  REFUSED     3h 12m  unknown  beta (not connected)
-  ! there is no session with beta: one side refuses the other: the key of the peer is not the pinned one
+  ! there is no session with beta: one side refuses the other: the key of the peer is not the pinned one [peer-refuses]
     do: do what the reason says; if it is about keys, pair the hosts again
 ",
     );
@@ -186,7 +186,7 @@ fn fenced_says_where_the_volumes_are() {
         group(Role::Fenced, Protection::Fenced),
         "\
 orders  fenced  sync  FENCED      3h 12m  unknown  beta (1.2 ms)
-  ! this host was replaced by a promotion on beta, and serves nothing
+  ! this host was replaced by a promotion on beta, and serves nothing [fenced]
     do: use the volumes on beta; this host must be reinstated before it replicates again
 ",
     );
@@ -202,9 +202,9 @@ fn wrong_volume_names_the_device() {
         group,
         "\
 orders  standby  sync  WRONG VOLUME  3h 12m  unknown  beta (1.2 ms)
-  ! a device holds another volume than the one that was replicated; nothing is served or overwritten
+  ! a device holds another volume than the one that was replicated; nothing is served or overwritten [wrong-volume]
     do: compare each volume's `device` in the configuration with what is on the host
-  ! volume pgdata: the superblock belongs to volume wal
+  ! volume pgdata: the superblock belongs to volume wal [wrong-volume]
     do: check /dev/vg0/pgdata; the kernel's log may say more
 ",
     );
@@ -218,7 +218,7 @@ fn journal_full_gives_the_numbers() {
         group,
         "\
 orders  standby  sync  JOURNAL FULL  3h 12m  unknown  beta (1.2 ms)
-  ! the standby's journal is full: 8 GiB of 8 GiB
+  ! the standby's journal is full: 8 GiB of 8 GiB [journal-full]
     do: raise journal.max_size or shorten history on the standby; check that its volume's disk keeps up
 ",
     );
@@ -230,7 +230,7 @@ fn failed_names_the_log() {
         group(Role::Standby, Protection::Failed),
         "\
 orders  standby  sync  FAILED      3h 12m  unknown  beta (1.2 ms)
-  ! the group stopped on an error
+  ! the group stopped on an error [group-failed]
     do: read the log: journalctl -u afterimage-receiver; after the repair: systemctl restart afterimage-receiver
 ",
     );
@@ -258,6 +258,25 @@ fn every_state_that_is_not_healthy_has_a_note() {
 }
 
 #[test]
+fn every_warning_of_the_documentation_has_an_event() {
+    let page = include_str!("../../../docs/status.md");
+    let (_, table) = page.split_once("The agent warns of a group with").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let ids = rows
+        .flat_map(|line| line.split('|').nth(1).unwrap().split(',').map(|id| id.trim().trim_matches('`')));
+    let mut found = 0;
+    for id in ids {
+        let mut group = group(Role::Primary, Protection::InSync);
+        group.warnings.push(Warning::new(id, "text", "action"));
+        let text = render(&with(vec![group]), false, Paint::PLAIN);
+        assert!(text.contains("  ! text ["), "{id}: {text}");
+        found += 1;
+    }
+    assert!(found >= 9, "only {found} warnings were found");
+}
+
+#[test]
 fn warnings_come_with_what_to_do_and_cannot_drive_the_terminal() {
     let mut status = with(vec![group(Role::Primary, Protection::InSync)]);
     status.warnings.push(Warning::new("receiver_silent", "afterimage-receiver is not running", "start it"));
@@ -268,11 +287,11 @@ fn warnings_come_with_what_to_do_and_cannot_drive_the_terminal() {
     assert_eq!(
         render(&status, false, Paint::PLAIN),
         "\
-! afterimage-receiver is not running
+! afterimage-receiver is not running [stopped]
   do: start it
 GROUP   ROLE     MODE  PROTECTION  FOR     LAG      PEER
 orders  primary  sync  in sync     3h 12m  unknown  beta (1.2 ms)
-  ! volume pgdata: 3 blocks cannot be read, and the standby lacks them
+  ! volume pgdata: 3 blocks cannot be read, and the standby lacks them [unreadable-blocks]
     do: replace the disk behind /dev/vg0/pgdata, or restore these blocks by writing them
   ! a?[2Jb
     do: c

@@ -149,6 +149,7 @@ impl Source {
             }
             records = false;
         }
+        self.counters.admitted(write.range);
         self.locks.hold(blocks);
         self.hot.write_started(blocks);
         self.set_bits(blocks);

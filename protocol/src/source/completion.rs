@@ -123,7 +123,7 @@ impl Source {
     pub fn local_done(&mut self, now: Time, sequence: Sequence, result: Result<(), LocalError>) {
         self.now = self.now.max(now);
         let Some(f) = self.in_flight.get_mut(&sequence) else { return };
-        let (request, blocks, since) = (f.request, f.blocks, f.since);
+        let (request, blocks, since, admitted) = (f.request, f.blocks, f.since, f.admitted);
         f.local_done = true;
         self.hot.write_ended(blocks);
         let keep_lock =
@@ -141,6 +141,7 @@ impl Source {
                 if self.config.mode == Mode::Async {
                     self.in_flight.remove(&sequence);
                     self.acknowledge(sequence, blocks.volume, since);
+                    self.counters.answered(self.now, admitted);
                     self.outputs.push_back(Output::Complete { request, result: Ok(()) });
                 }
             }
@@ -324,6 +325,7 @@ impl Source {
                 self.promised = self.promised.max(sequence);
             }
             self.acknowledge(sequence, f.blocks.volume, f.since);
+            self.counters.answered(self.now, f.admitted);
             self.outputs.push_back(Output::Complete { request: f.request, result: Ok(()) });
         }
     }

@@ -72,7 +72,7 @@ pub(super) struct Epoch {
     outbox: VecDeque<Frame>,
     outbox_bytes: u64,
     outstanding: BTreeMap<FrameId, Outstanding>,
-    outstanding_bytes: u64,
+    pub outstanding_bytes: u64,
     next_frame: u64,
     frames: u64,
     digest: u64,
@@ -277,6 +277,7 @@ impl Source {
         self.now = self.now.max(now);
         let Some(r) = self.reads.remove(&read) else { return };
         self.locks.release(r.blocks);
+        self.counters.read(r.blocks, &outcome);
         let (disk_bytes, sent_bytes) = match &outcome {
             ReadOutcome::Data(bytes, _) => (bytes.len() as u64, bytes.len() as u64),
             ReadOutcome::Hashes { blocks, hashes } => (blocks * BLOCK_BYTES, hashes.len() as u64),

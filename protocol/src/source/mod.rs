@@ -15,6 +15,7 @@
 //! | `session` | the handshake and what the target says afterwards |
 //! | `clearing` | when bits clear and what is noted before |
 //! | `completion` | when a client is answered |
+//! | `counters` | what has happened, for metrics |
 //! | `handover` | the planned change of roles |
 //! | `growth` | volumes that grow |
 //! | `lease` | what the target may promise when it is promoted |
@@ -26,6 +27,7 @@
 mod admission;
 mod clearing;
 mod completion;
+mod counters;
 mod doubt;
 mod epoch;
 mod growth;
@@ -55,6 +57,7 @@ use crate::state::{CannotRollBack, GroupState, LostBlocks, Role};
 use admission::Waiting;
 use clearing::Clearing;
 use completion::{Approach, FlushHabit, InFlight, PendingFlush};
+pub use counters::Counters;
 use epoch::Epoch;
 use growth::Growing;
 pub use growth::{CannotGrow, Growth};
@@ -361,6 +364,7 @@ pub struct Source {
     /// Per volume: a flush has failed, and what was to be flushed may be lost. No later flush can tell.
     flush_failed: Vec<bool>,
     verifier: Verifier,
+    counters: Counters,
     outputs: VecDeque<Output>,
 }
 
@@ -488,6 +492,7 @@ impl Source {
             peer_clock: None,
             flush_failed: vec![!settled; volumes],
             verifier: Verifier::default(),
+            counters: Counters::new(volumes),
             outputs: VecDeque::new(),
         };
         source.next_epoch = source.state.incarnation.0 << 32;
@@ -694,8 +699,10 @@ pub struct Status {
     pub dirty_blocks: Vec<u64>,
     /// Blocks that could not be read for the catch-up.
     pub unreadable_blocks: u64,
-    /// Bytes in the queue.
+    /// Bytes in the queue, sent or not.
     pub queued_bytes: u64,
+    /// Bytes of records and blocks that were sent and that the target does not have on stable storage yet.
+    pub in_flight_bytes: u64,
     /// When the oldest write that is not durable at the target was admitted; `None` when all are, or it is not known.
     pub oldest_unsafe: Option<Time>,
     /// Whether it is known what the target lacks.
@@ -739,6 +746,8 @@ impl Source {
             dirty_blocks,
             unreadable_blocks: self.unreadable.len(),
             queued_bytes: self.queue.bytes(),
+            in_flight_bytes: self.queue.sent_bytes()
+                + self.epoch.as_ref().map_or(0, |epoch| epoch.outstanding_bytes),
             oldest_unsafe: self.queue.oldest(),
             lag_known: self.phase == Phase::Streaming && self.received >= self.recovery,
             catch_up,

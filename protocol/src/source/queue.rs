@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use crate::frame::{Frame, HEADER_BYTES, Record};
 use crate::ids::{Sequence, Time};
+use crate::latency::Latencies;
 
 /// Bytes counted for a record besides its payload: what it costs in memory, roughly.
 const OVERHEAD_BYTES: u64 = 256;
@@ -16,6 +17,7 @@ pub(super) struct Queue {
     sent: VecDeque<Record>,
     unsent: VecDeque<Frame>,
     bytes: u64,
+    sent_bytes: u64,
 }
 
 fn cost(record: &Record) -> u64 {
@@ -29,6 +31,11 @@ fn cost(record: &Record) -> u64 {
 impl Queue {
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Those of them that were sent.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     /// What a record would add to [`Queue::bytes`].
@@ -61,6 +68,7 @@ impl Queue {
         let mut frame = self.unsent.pop_front()?;
         if let Frame::Record(r) = &mut frame {
             r.floor = floor;
+            self.sent_bytes += cost(r);
             self.sent.push_back(r.clone());
         }
         Some(frame)
@@ -73,11 +81,23 @@ impl Queue {
 
     /// Frees sent records up to `sequence`.
     pub fn free(&mut self, sequence: Sequence) {
-        while self.sent.front().is_some_and(|r| r.position.sequence <= sequence) {
-            if let Some(r) = self.sent.pop_front() {
-                self.bytes -= cost(&r);
-            }
+        while self.free_first(sequence).is_some() {}
+    }
+
+    /// [`Queue::free`], of records that are on stable storage at the target; how long that took each is noted.
+    pub fn free_durable(&mut self, sequence: Sequence, now: Time, took: &mut Latencies) {
+        while let Some(admitted) = self.free_first(sequence) {
+            took.note(now.since_us(admitted));
         }
+    }
+
+    /// Frees the first record that was sent, if it is at or below `sequence`; when it was admitted.
+    fn free_first(&mut self, sequence: Sequence) -> Option<Time> {
+        self.sent.front().filter(|r| r.position.sequence <= sequence)?;
+        let r = self.sent.pop_front()?;
+        self.bytes -= cost(&r);
+        self.sent_bytes -= cost(&r);
+        Some(r.time)
     }
 
     pub fn clear(&mut self) {
@@ -99,6 +119,7 @@ impl Queue {
         self.free(have);
         let unsent = std::mem::take(&mut self.unsent);
         let sent = std::mem::take(&mut self.sent);
+        self.sent_bytes = 0;
         let records = unsent.into_iter().filter(|f| matches!(f, Frame::Record(_)));
         self.unsent = sent.into_iter().map(Frame::Record).chain(records).collect();
         while let Some(Frame::Record(r)) = self.unsent.front() {

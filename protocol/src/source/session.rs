@@ -103,7 +103,7 @@ impl Source {
         self.received = self.received.max(sequence);
         if durable {
             self.durable = self.durable.max(sequence);
-            self.queue.free(sequence);
+            self.queue.free_durable(sequence, self.now, &mut self.counters.durable);
             let done = self.epoch.as_ref().and_then(|e| e.committed).is_some_and(|s| s <= sequence);
             if done {
                 // What was staged by frame is covered by the commit.

@@ -58,8 +58,7 @@ impl Target {
             self.write_batch(base.lsn, None);
             return;
         }
-        let full = self.journal_full
-            || self.points.end().0 - self.journal_start.0 > self.config.journal_bytes / 8 * FULL_EIGHTHS;
+        let full = self.is_full();
         let aged = match self.config.history_us {
             0 => Time(u64::MAX),
             _ if full => Time(u64::MAX),
@@ -81,6 +80,7 @@ impl Target {
 
     pub(super) fn begin_batch(&mut self, point: Checkpoint) {
         let raised = BasePoint { position: point.position, lsn: point.lsn };
+        self.raised = Some(point);
         if self.rules.on(Rule::OldestFirst) {
             self.state.base = Some(raised);
             let version = self.persist();
@@ -146,6 +146,16 @@ impl Target {
         self.skip.retain(|(_, end)| *end > to);
         self.overlay.applied(to);
         self.outputs.push_back(Output::Trim { before: to });
+    }
+
+    /// Whether less than the configured history is kept because the journal has no room for it.
+    pub fn cuts_history(&self) -> bool {
+        self.config.history_us > 0 && self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.journal_full
+            || self.points.end().0 - self.journal_start.0 > self.config.journal_bytes / 8 * FULL_EIGHTHS
     }
 
     /// Whether a batch is under way.

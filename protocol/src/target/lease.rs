@@ -121,6 +121,13 @@ impl Target {
         self.pings.covered(self.newest_sequence(), self.rules).loss(self.now, self.rules)
     }
 
+    /// Until when, by the source's clock, all that it had admitted is here: later with every ping, also when nobody writes.
+    /// `None` if it has said nothing yet.
+    pub fn covered_until(&self) -> Option<Time> {
+        let newest = self.newest_sequence();
+        self.pings.heard.iter().filter(|heard| heard.sequence <= newest).map(|heard| heard.time).max()
+    }
+
     pub(super) fn newest_sequence(&self) -> Sequence {
         self.points.newest().map_or(Sequence(0), |point| point.position.sequence)
     }

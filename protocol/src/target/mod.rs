@@ -276,6 +276,8 @@ pub struct Target {
     checks: Checks,
     /// A batch that nobody waits for begins no sooner.
     next_batch: Time,
+    /// Up to where the last batch went.
+    raised: Option<Checkpoint>,
     promoting: Option<promote::Step>,
     pings: Pings,
     state_version: u64,
@@ -318,6 +320,7 @@ impl Target {
             apply: Apply::Idle,
             checks: Checks::default(),
             next_batch: Time(0),
+            raised: None,
             promoting: None,
             pings: Pings::default(),
             state_version: 0,

@@ -141,6 +141,17 @@ impl Points {
 }
 
 impl Target {
+    /// Since when there are checkpoints that are not in the base; `None` when all are.
+    pub fn unapplied_since(&self) -> Option<Time> {
+        self.points.applicable.iter().find(|point| point.lsn > self.journal_start).map(|point| point.time)
+    }
+
+    /// When this host got to the oldest position that may be offered, by its clock; `None` when that was in an earlier run.
+    pub fn oldest_time(&self) -> Option<Time> {
+        let base = self.state.base?.position;
+        self.raised.filter(|point| point.position == base).map(|point| point.time)
+    }
+
     pub(super) fn checkpoint(&mut self, position: Position, lsn: Lsn) {
         self.points.found(Checkpoint { position, lsn, time: self.now });
         self.checks.reached(position, lsn);

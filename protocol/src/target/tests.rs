@@ -1,6 +1,7 @@
 //! The target alone, fed by hand: what the simulator meets rarely or not at all.
 
 mod choose;
+mod lags;
 mod lease;
 mod sizes;
 mod verify;

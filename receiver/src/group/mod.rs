@@ -25,6 +25,7 @@ use std::thread::JoinHandle;
 
 use afterimage_contract::config;
 use afterimage_contract::daemon::or_abort;
+use afterimage_events::{Event, event};
 use anyhow::Context;
 use tokio::sync::Semaphore;
 
@@ -143,7 +144,7 @@ impl Group {
         if let Some(thread) = thread
             && thread.join().is_err()
         {
-            tracing::error!(group = self.name(), "the group's thread has panicked");
+            event!(Event::Panicked, group = self.name(), "the group's thread has panicked");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use afterimage_protocol::latency::Latencies;
 use afterimage_protocol::{Generation, Position, Sequence, Time};
 
 use crate::link::Link;
@@ -50,6 +51,29 @@ pub struct Numbers {
     pub journal_full: bool,
 }
 
+/// What the metrics show of a group whose standby this host is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Details {
+    /// It could be promoted.
+    pub promotable: bool,
+    /// Until when, by the source's clock, all that it had admitted is here.
+    pub covered_until: Option<Time>,
+    /// When this host got to the newest checkpoint.
+    pub newest_time: Option<Time>,
+    /// When it got to the newest one on stable storage.
+    pub durable_time: Option<Time>,
+    /// When it got to the oldest one that can be recovered.
+    pub oldest_time: Option<Time>,
+    /// Since when there are checkpoints that are not in the base.
+    pub unapplied_since: Option<Time>,
+    /// Bytes of the frames that came.
+    pub received_bytes: u64,
+    /// Bytes that were written from the journal to the base.
+    pub applied_bytes: u64,
+    /// How long each batch took from the journal to the base.
+    pub applied: Latencies,
+}
+
 /// The state of a group when its thread last came to rest.
 #[derive(Clone, Default)]
 pub struct Snapshot {
@@ -59,6 +83,8 @@ pub struct Snapshot {
     pub since: Time,
     /// Numbers of a standby; the last known ones otherwise.
     pub numbers: Numbers,
+    /// Up to a second old.
+    pub details: Details,
     /// Sizes of the volumes, when they are open.
     pub volume_bytes: Vec<u64>,
     /// The connection of the session.

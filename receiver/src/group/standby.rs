@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use afterimage_events::{Event, event};
 use afterimage_protocol::frame::{Frame, Record};
 use afterimage_protocol::message::TargetMessage;
 use afterimage_protocol::target::{CannotPromote, Choice, NoSuchPoint, Output, Promotion, Search, Target};
@@ -15,10 +16,10 @@ use afterimage_storage::apply::ApplyError;
 use afterimage_storage::group::{TargetStore, VolumeFile, compare_base, write_base};
 use afterimage_storage::journal::JournalError;
 use afterimage_storage::volume::Volume;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::jobs::{Done, Jobs};
-use super::snapshot::Numbers;
+use super::snapshot::{Details, Numbers};
 use crate::clock;
 use crate::link::{Link, SESSION_ENDED};
 
@@ -60,6 +61,10 @@ pub struct Standby {
     /// What the machine asked for while an append waited for room.
     deferred: VecDeque<Output>,
     wrote_base: bool,
+    /// What the metrics count.
+    details: Details,
+    /// When the batch under way was begun.
+    apply_began: Option<Instant>,
     /// Whoever is at work may wait for a short sync of the journal.
     pub may_sync_here: bool,
     /// A sync of the journal is due that nobody has started.
@@ -109,6 +114,8 @@ impl Standby {
             append_bytes: 0,
             deferred: VecDeque::new(),
             wrote_base: false,
+            details: Details::default(),
+            apply_began: None,
             may_sync_here: false,
             sync_due: false,
             slow_syncs: 0,
@@ -139,7 +146,7 @@ impl Standby {
                 Ok(size) if size > room => size,
                 Ok(_) => continue,
                 Err(error) => {
-                    warn!(group = self.group, %error, "a volume cannot be measured");
+                    event!(Event::IoFailed, group = self.group, %error, "a volume cannot be measured");
                     continue;
                 }
             };
@@ -157,6 +164,7 @@ impl Standby {
 
     /// A frame of the session came.
     pub fn frame(&mut self, session: SessionId, frame: Frame) {
+        self.details.received_bytes += frame.encoded_len() as u64;
         match &frame {
             Frame::Record(Record { position, time, .. }) | Frame::EpochCommit { position, time, .. } => {
                 self.came = Some((*position, *time));
@@ -164,7 +172,13 @@ impl Standby {
             _ => {}
         }
         if let Err(violation) = self.target.frame(clock::now(), session, frame) {
-            warn!(group = self.group, session = session.0, %violation, "the source broke the protocol");
+            event!(
+                Event::ProtocolViolated,
+                group = self.group,
+                session = session.0,
+                %violation,
+                "the source broke the protocol"
+            );
         }
     }
 
@@ -228,7 +242,7 @@ impl Standby {
             self.settle(link);
         }
         if let Err(error) = self.sync_journal() {
-            error!(group = self.group, error = %chain(&error), "the journal cannot be synced");
+            event!(Event::JournalFailed, group = self.group, error = %chain(&error), "the journal cannot be synced");
         }
     }
 
@@ -267,6 +281,31 @@ impl Standby {
         }
     }
 
+    /// Whether the journal is so full that less than the configured history is kept.
+    pub fn cuts_history(&self) -> bool {
+        self.target.cuts_history()
+    }
+
+    /// What the metrics show.
+    pub fn details(&self) -> Details {
+        Details {
+            promotable: self.target.may_promote().is_ok(),
+            covered_until: self.target.covered_until(),
+            newest_time: self.target.newest().map(|point| point.time),
+            durable_time: self.target.durable().map(|point| point.time),
+            oldest_time: self.target.oldest_time(),
+            unapplied_since: self.target.unapplied_since(),
+            ..self.details
+        }
+    }
+
+    fn batch_applied(&mut self, bytes: u64) {
+        self.details.applied_bytes += bytes;
+        if let Some(began) = self.apply_began.take() {
+            self.details.applied.note(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+
     /// When the source reached the newest checkpoint, by its clock.
     pub fn newest_time(&self) -> Option<Time> {
         let newest = self.target.newest()?.position;
@@ -300,6 +339,7 @@ impl Standby {
             }
             Output::SyncBase => self.jobs.sync_base(self.volumes.clone()),
             Output::Apply { to, skip } => {
+                self.apply_began = Some(Instant::now());
                 self.jobs.apply(self.store.read_to(to), skip, self.volumes.clone());
             }
             Output::Verify(comparison) => {
@@ -376,10 +416,12 @@ impl Standby {
     fn send(&self, session: SessionId, message: TargetMessage, link: Option<&Link>) {
         let Some(link) = link.filter(|l| l.session == session) else { return };
         if let TargetMessage::Opened(opened) = &message {
-            info!(
+            event!(
+                Event::LinkUp,
                 group = self.group,
                 session = session.0,
                 address = %link.address(),
+                key = %link.fingerprint(),
                 received = opened.received.map(|p| p.sequence.0),
                 durable = opened.durable.map(|p| p.sequence.0),
                 "session begins"
@@ -390,7 +432,7 @@ impl Standby {
 
     fn end_session(&mut self, session: SessionId, reason: String, link: &mut Option<Arc<Link>>) {
         if let Some(link) = link.take_if(|l| l.session == session) {
-            info!(group = self.group, session = session.0, reason, "session ends");
+            event!(Event::LinkDown, group = self.group, session = session.0, reason, "session ends");
             link.close(SESSION_ENDED, &reason);
             self.ended = Some(reason);
         }
@@ -408,7 +450,10 @@ impl Standby {
             },
             Done::Search(found) => self.searched(found),
             Done::State(version, ok) => self.target.state_persisted(now, version, ok),
-            Done::Apply(Ok(_)) => self.target.applied(now, true),
+            Done::Apply(Ok(stats)) => {
+                self.batch_applied(stats.written_bytes);
+                self.target.applied(now, true);
+            }
             Done::Apply(Err(error)) => {
                 self.damaged |= matches!(&error, ApplyError::Journal(JournalError::Damaged { .. }));
                 self.note("cannot apply the journal", &error);
@@ -439,7 +484,7 @@ impl Standby {
     /// Notes what the disk said, for the log and the status.
     fn note(&mut self, what: &str, error: &dyn std::error::Error) {
         let text = format!("{what}: {}", chain(error));
-        error!(group = self.group, "{text}");
+        event!(Event::IoFailed, group = self.group, "{text}");
         self.trouble = Some(text);
     }
 

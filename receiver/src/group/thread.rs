@@ -7,10 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use afterimage_events::{Event, event};
 use afterimage_protocol::frame::Frame;
 use afterimage_protocol::message::{Open, Ping, Refusal, TargetMessage};
 use afterimage_storage::volume::VolumeError;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::input::Input;
 use super::open::{self, Elsewhere, Found, Setup};
@@ -28,6 +29,8 @@ const BATCH_BYTES: usize = 1 << 20;
 const SHORTEST_WAIT: Duration = Duration::from_micros(500);
 /// A group that failed is opened again after this long.
 const RETRY: Duration = Duration::from_secs(5);
+/// What only metrics show is looked at this often, in microseconds, while there is a session: its pings see to it.
+const DETAILS_US: u64 = 500_000;
 
 /// The lock of a group.
 pub struct Owner(Mutex<Thread>);
@@ -48,6 +51,8 @@ impl Owner {
             refused: false,
             last_refusal: None,
             had_checkpoint: false,
+            history_cut: false,
+            detailed: Time(0),
             wakes_at: None,
         }))
     }
@@ -121,6 +126,10 @@ pub struct Thread {
     /// Why a session was refused, since the last one that was not.
     last_refusal: Option<String>,
     had_checkpoint: bool,
+    /// The journal has no room for the history that is configured.
+    history_cut: bool,
+    /// When the details of the snapshot were made.
+    detailed: Time,
     /// Until when the group's thread sleeps if nothing comes; `None`: for ever.
     wakes_at: Option<Instant>,
 }
@@ -298,13 +307,14 @@ impl Thread {
     /// A host that is refused asks again every few seconds, for as long as nobody does anything about it.
     fn log_refusal(&mut self, link: &Link, code: Refusal, text: &str) {
         if self.last_refusal.as_deref() != Some(text) {
-            warn!(group = self.name(), session = link.session.0, address = %link.address(), ?code, reason = text, "session refused");
+            event!(Event::SessionRefused, group = self.name(), address = %link.address(), key = %link.fingerprint(), ?code, reason = text, "session refused");
             self.last_refusal = Some(text.to_owned());
         }
     }
 
     fn disconnected(&mut self, serial: u64, reason: String) {
         if self.link.as_ref().is_some_and(|l| l.serial == serial) {
+            event!(Event::LinkDown, group = self.name(), reason, "the session has ended");
             self.end_session(&reason);
             self.last_error = Some(reason);
         }
@@ -353,7 +363,7 @@ impl Thread {
         }
         let newest = standby.target.newest();
         if let Some(point) = newest.filter(|_| !self.had_checkpoint) {
-            info!(group = self.setup.group.name, position = %point.position, "first sync done");
+            event!(Event::FirstSyncEnded, group = self.setup.group.name, position = %point.position, "the first sync is over");
         }
         self.had_checkpoint = newest.is_some();
         if std::mem::take(&mut standby.handed_over) {
@@ -366,6 +376,7 @@ impl Thread {
         }
         let failure = standby.target.failure();
         if standby.damaged {
+            event!(Event::ChecksumError, group = self.setup.group.name, "the journal is damaged");
             self.give_up("the journal is damaged: opening the group again", Duration::ZERO);
         } else if let Some(reason) = failure {
             self.give_up(reason, RETRY);
@@ -380,7 +391,7 @@ impl Thread {
         {
             text += &format!(" ({trouble})");
         }
-        error!(group = self.name(), reason = text, "the group failed");
+        event!(Event::GroupFailed, group = self.name(), reason = text, "the group failed");
         self.end_session(reason);
         if let Some(request) = self.promotion.take() {
             let _ = request.answer.send(Err(PromoteError::Failed(text.clone())));
@@ -404,7 +415,7 @@ impl Thread {
             Ok(Found::Standby(standby)) => {
                 let newest = standby.target.newest();
                 let position = newest.map(|p| p.position.to_string());
-                info!(group = self.name(), position, "opened as standby");
+                event!(Event::StandingBy, group = self.name(), position, "this host is the standby");
                 self.had_checkpoint = newest.is_some();
                 self.place = Place::Standby(standby);
                 self.phase = Phase::Standby;
@@ -422,7 +433,21 @@ impl Thread {
                 let wrong_volume = matches!(error.downcast_ref(), Some(VolumeError::WrongVolume { .. }));
                 let phase = Phase::Failed { text: text.clone(), wrong_volume };
                 if self.phase != phase {
-                    error!(group = self.name(), error = text, "the group cannot be opened");
+                    let group = self.name();
+                    match wrong_volume {
+                        true => event!(
+                            Event::WrongVolume,
+                            group = group,
+                            error = text,
+                            "the group cannot be opened"
+                        ),
+                        false => event!(
+                            Event::GroupFailed,
+                            group = group,
+                            error = text,
+                            "the group cannot be opened"
+                        ),
+                    }
                 }
                 self.place = Place::Failed { retry_at: Instant::now() + RETRY };
                 self.phase = phase;
@@ -439,14 +464,34 @@ impl Thread {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let now = clock::now();
+        let details = match &self.place {
+            Place::Standby(standby) if self.link.is_none() || now.since_us(self.detailed) >= DETAILS_US => {
+                self.detailed = now;
+                let cut = standby.cuts_history();
+                if cut && !std::mem::replace(&mut self.history_cut, cut) {
+                    event!(
+                        Event::HistoryCut,
+                        group = self.setup.group.name,
+                        "the journal has no room for the whole history"
+                    );
+                }
+                self.history_cut = cut;
+                Some(standby.details())
+            }
+            _ => None,
+        };
         self.shared.update(|s| {
             if s.phase != self.phase {
                 s.phase = self.phase.clone();
-                s.since = clock::now();
+                s.since = now;
             }
             if let Place::Standby(standby) = &self.place {
                 s.numbers = standby.numbers();
+            }
+            if let Some(details) = details {
+                s.details = details;
             }
             s.link = self.link.clone();
             s.source_seen = self.source_seen;

@@ -1,5 +1,6 @@
 //! What a source has on its disk: bitmaps, the hot-extent log, and the reads of its catch-up.
 
+use afterimage_events::{Event, event};
 use std::io;
 
 use afterimage_protocol::bitmap::Bitmap;
@@ -77,7 +78,7 @@ impl SourceStore {
                     return Err(error.into());
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a bitmap is damaged: every block counts as dirty");
+                    event!(Event::TrackingLost, %error, "a bitmap is damaged: every block counts as dirty");
                     distrust(&mut group, state)?;
                     quarantine(&*dir, &name)?;
                     open_bitmap(&*dir, &name, blocks, same_boot)?
@@ -94,7 +95,7 @@ impl SourceStore {
         let (hot_log, hot) = match HotLog::open(&*dir, HOT_LOG, hot_capacity) {
             Ok(found) => found,
             Err(error @ HotLogError::Damaged { .. }) => {
-                tracing::warn!(%error, "the hot-extent log is damaged: every block counts as dirty");
+                event!(Event::TrackingLost, %error, "the hot-extent log is damaged: every block counts as dirty");
                 distrust(&mut group, state)?;
                 whole = false;
                 (HotLog::replace(&*dir, HOT_LOG, hot_capacity)?, Vec::new())
@@ -171,7 +172,7 @@ impl SourceStore {
 
 pub(super) fn report<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> bool {
     if let Err(error) = &result {
-        tracing::error!(%error, "{what} of a group cannot be made durable");
+        event!(Event::StateFailed, %error, "{what} of a group cannot be made durable");
     }
     result.is_ok()
 }
@@ -229,7 +230,14 @@ pub fn read_run(volume: &VolumeFile, size_bytes: u64, blocks: BlockRange, hash: 
     match try_read_run(volume, size_bytes, blocks, hash) {
         Ok(outcome) => outcome,
         Err(error) => {
-            tracing::error!(%error, volume = blocks.volume.0, block = blocks.first, count = blocks.count, "cannot read for the catch-up");
+            event!(
+                Event::IoFailed,
+                %error,
+                volume = blocks.volume.0,
+                block = blocks.first,
+                count = blocks.count,
+                "cannot read for the catch-up"
+            );
             ReadOutcome::Failed
         }
     }

@@ -1,5 +1,6 @@
 //! What a target has on its disk: the journal and the bases.
 
+use afterimage_events::{Event, event};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,12 +38,19 @@ impl TargetStore {
     ) -> Result<(Self, Target), GroupError> {
         let lost =
             if state.lost == LostBlocks::Bitmaps { lost_bitmaps(&group, &mut state) } else { Vec::new() };
+        let name = config.group.clone();
         let mut recovery = Target::recover(config, state, now);
         recovery.lost_bitmaps(lost);
         let (journal, found) =
             Journal::open(journal_dir, options, &mut |e| recovery.entry(e.start, e.end, e.frame))?;
         let damage = found.damage.map(|d| {
-            tracing::error!(at = d.at.0, durable_end = d.durable_end.0, "the journal is damaged: it was cut");
+            event!(
+                Event::ChecksumError,
+                group = name,
+                at = d.at.0,
+                durable_end = d.durable_end.0,
+                "the journal is damaged: it was cut"
+            );
             FoundDamage { lost: lost_blocks(d.lost) }
         });
         let target = recovery.finish(found.start, found.end, damage, now);
@@ -144,10 +152,12 @@ fn bitmaps_to_read(group: &GroupStore, state: &GroupState) -> Option<Vec<Bitmap>
         let name = bitmap_name(index);
         let adopted = adopt_grown(&*group.dir, &name, volume.size_bytes);
         let file = adopted.and_then(|()| open_bitmap(&*group.dir, &name, blocks_in(volume.size_bytes), true));
-        file.inspect_err(|error| tracing::warn!(%error, "a bitmap is damaged: every block counts as lost"))
-            .ok()
-            .filter(|file| !file.created)
-            .map(|file| file.bitmap)
+        file.inspect_err(
+            |error| event!(Event::TrackingLost, %error, "a bitmap is damaged: every block counts as lost"),
+        )
+        .ok()
+        .filter(|file| !file.created)
+        .map(|file| file.bitmap)
     };
     state.volumes.iter().enumerate().map(open).collect()
 }
@@ -162,7 +172,7 @@ impl StateWriter {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).write(state) {
             Ok(()) => true,
             Err(error) => {
-                tracing::error!(%error, "the state of a group cannot be made durable");
+                event!(Event::StateFailed, %error, "the state of a group cannot be made durable");
                 false
             }
         }

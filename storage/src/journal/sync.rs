@@ -4,6 +4,7 @@
 //! fsync failed, another one of the same bytes may report success although they are lost, so no other may run before
 //! that failure is known.
 
+use afterimage_events::{Event, event};
 use std::io;
 use std::sync::Arc;
 
@@ -97,7 +98,7 @@ impl Journal {
             }
             Err(error) => {
                 let (durable, end) = (self.durable.0, self.end().0);
-                tracing::warn!(durable, end, %error, "a journal sync failed; writing again");
+                event!(Event::JournalFailed, durable, end, %error, "a journal sync failed; writing again");
                 self.rewrite_unsynced()?;
             }
         }

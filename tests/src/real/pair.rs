@@ -78,6 +78,7 @@ pub struct PairOptions {
     /// The network namespace of each host, and its address there.
     places: [Option<(String, IpAddr)>; 2],
     bin_dir: Option<PathBuf>,
+    metrics: bool,
 }
 
 impl Default for PairOptions {
@@ -98,6 +99,7 @@ impl PairOptions {
             routes: [None, None],
             places: [None, None],
             bin_dir: None,
+            metrics: false,
         }
     }
 
@@ -157,6 +159,12 @@ impl PairOptions {
         )
     }
 
+    /// Has each host show its metrics ([`Host::metrics`]).
+    pub fn metrics(mut self) -> Self {
+        self.metrics = true;
+        self
+    }
+
     /// Takes the product's programs from a directory.
     pub fn bin_dir(mut self, dir: &Path) -> Self {
         self.bin_dir = Some(dir.to_owned());
@@ -194,6 +202,10 @@ impl PairOptions {
             quote(host.side.peer().name()),
             quote(&address.to_string()),
         );
+        if let Some(metrics) = host.metrics {
+            let line = format!("[node]\nmetrics = {}\n", quote(&metrics.to_string()));
+            text = text.replacen("[node]\n", &line, 1);
+        }
         for group in self.groups() {
             text.push_str(&group.group_config(host));
         }
@@ -245,6 +257,8 @@ pub struct Host {
     pub dir: PathBuf,
     /// Where its receiver listens.
     pub listen: SocketAddr,
+    /// Where its agent shows its metrics, and on the next port its receiver; nowhere unless that was asked for.
+    pub metrics: Option<SocketAddr>,
     /// Its agent, while there is one.
     pub agent: Option<Process>,
     /// Its receiver, while there is one.
@@ -315,7 +329,8 @@ impl Pair {
         let scratch = Scratch::new(options.disk_bytes())?;
         let host = |side: Side| -> Result<Host> {
             let dir = scratch.path().join(side.name());
-            Ok(Host { side, dir, listen: options.listen(side)?, agent: None, receiver: None })
+            let metrics = options.metrics.then(ports::free_tcp_twice).transpose()?;
+            Ok(Host { side, dir, listen: options.listen(side)?, metrics, agent: None, receiver: None })
         };
         let hosts = [host(Side::Alpha)?, host(Side::Beta)?];
         for host in &hosts {

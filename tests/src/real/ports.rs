@@ -22,6 +22,21 @@ pub fn free_tcp() -> Result<SocketAddr> {
     free(|any| TcpListener::bind(any)?.local_addr())
 }
 
+/// An address on which a TCP socket can listen, on its port and on the next one; neither is given out twice by this process.
+pub fn free_tcp_twice() -> Result<SocketAddr> {
+    for _ in 0..TRIES {
+        let first = free_tcp()?;
+        let Some(port) = first.port().checked_add(1) else { continue };
+        let next = SocketAddr::new(first.ip(), port);
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if !given.contains(&port) && TcpListener::bind(next).is_ok() {
+            given.insert(port);
+            return Ok(first);
+        }
+    }
+    bail!("no two free ports in {TRIES} tries")
+}
+
 fn free(bind: impl Fn(SocketAddr) -> std::io::Result<SocketAddr>) -> Result<SocketAddr> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,5 +59,8 @@ mod tests {
         assert!(a != b && b.port() != c.port());
         UdpSocket::bind(a).unwrap();
         TcpListener::bind(c).unwrap();
+        let d = free_tcp_twice().unwrap();
+        let next = SocketAddr::new(d.ip(), d.port() + 1);
+        let _held = [TcpListener::bind(d).unwrap(), TcpListener::bind(next).unwrap()];
     }
 }

@@ -2,6 +2,7 @@
 //! asked for even when an earlier one was wrong, so that one run shows everything.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use super::model::*;
 use super::read::{Findings, Place, Section, closest, shorten};
 use super::unique::Unique;
 use super::values::{
-    absolute_path, boolean, capture, choice, duration, hot_extents, log_level, max_rate, name, name_rule,
-    nbd_device, say, size, socket_path, text,
+    absolute_path, boolean, capture, choice, duration, hot_extents, log_level, max_rate, metrics_address,
+    name, name_rule, nbd_device, say, size, socket_path, text,
 };
 use super::{AGENT_SOCKET_NAME, Problem, RECEIVER_SOCKET_NAME};
 use crate::units::{ByteSize, HostPort, parse_listen_address};
@@ -37,7 +38,8 @@ pub(super) fn config(input: &str, file: &str) -> Result<Config, Vec<Problem>> {
 
 fn root(document: &DeTable<'_>, findings: &mut Findings) -> Option<Config> {
     let mut root = Section::new(Place::file(), document);
-    let node = required_section(&mut root, "node", findings).and_then(|s| node(s, findings));
+    let mut unique = Unique::default();
+    let node = required_section(&mut root, "node", findings).and_then(|s| node(s, &mut unique, findings));
     let peer = required_section(&mut root, "peer", findings).and_then(|s| peer(s, node.as_ref(), findings));
     let log = root.section("log", findings).map_or_else(Log::default, |s| log(s, findings));
     let hooks = root.section("hooks", findings).map(|s| hooks(s, findings));
@@ -45,7 +47,6 @@ fn root(document: &DeTable<'_>, findings: &mut Findings) -> Option<Config> {
     root.finish(findings);
 
     let state_dir = node.as_ref().map_or_else(|| DEFAULT_STATE_DIR.into(), |n| n.state_dir.clone());
-    let mut unique = Unique::default();
     let state_dir_place = Place { key: "node.state_dir".to_owned(), line: None };
     for socket in [AGENT_SOCKET_NAME, RECEIVER_SOCKET_NAME] {
         unique.claim("socket", &state_dir.join(socket).display().to_string(), &state_dir_place, findings);
@@ -69,12 +70,17 @@ fn required_section<'t>(
     Some(Section::new(place, table))
 }
 
-fn node(mut section: Section, findings: &mut Findings) -> Option<Node> {
+fn node(mut section: Section, unique: &mut Unique, findings: &mut Findings) -> Option<Node> {
     let name = section.required("name", "name = \"alpha\"", findings, name);
     let listen = section.optional("listen", findings, |v| parse_listen_address(text(v)?).map_err(say));
     let state_dir = section.optional("state_dir", findings, absolute_path);
-    let metrics = section.optional("metrics", findings, |v| parse_listen_address(text(v)?).map_err(say));
+    let metrics = section.optional("metrics", findings, metrics_address);
     section.finish(findings);
+    if let Some((address, place)) = &metrics {
+        for port in [address.port(), address.port() + 1] {
+            unique.claim("address", &SocketAddr::new(address.ip(), port).to_string(), place, findings);
+        }
+    }
 
     let state_dir = state_dir.map_or_else(
         || DEFAULT_STATE_DIR.into(),

@@ -125,6 +125,17 @@ impl Config {
     pub fn receiver_socket(&self) -> PathBuf {
         self.node.state_dir.join(crate::config::RECEIVER_SOCKET_NAME)
     }
+
+    /// Where the agent of this host shows its metrics.
+    pub fn agent_metrics(&self) -> Option<SocketAddr> {
+        self.node.metrics
+    }
+
+    /// Where the receiver of this host shows its metrics: on the port after the agent's.
+    pub fn receiver_metrics(&self) -> Option<SocketAddr> {
+        // The last port is refused where the configuration is read.
+        self.node.metrics.map(|address| SocketAddr::new(address.ip(), address.port().saturating_add(1)))
+    }
 }
 
 /// `[node]`: this host.
@@ -136,7 +147,7 @@ pub struct Node {
     pub listen: SocketAddr,
     /// Where identity, bitmaps, superblocks and administration sockets are. Absolute.
     pub state_dir: PathBuf,
-    /// Where metrics and the status page are served over HTTP; nowhere by default.
+    /// Where the agent shows metrics over HTTP, and on the next port the receiver; nowhere by default.
     pub metrics: Option<SocketAddr>,
 }
 

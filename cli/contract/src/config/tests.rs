@@ -54,6 +54,21 @@ fn a_short_file_gets_the_documented_defaults() {
 }
 
 #[test]
+fn metrics_take_two_ports() {
+    let with = |address: &str| GOOD.replacen("[node]\n", &format!("[node]\nmetrics = \"{address}\"\n"), 1);
+    let config = parse(&with("127.0.0.1:9789")).unwrap();
+    assert_eq!(config.agent_metrics(), Some("127.0.0.1:9789".parse().unwrap()));
+    assert_eq!(config.receiver_metrics(), Some("127.0.0.1:9790".parse().unwrap()));
+    for port in [0, 65535] {
+        let errors = parse(&with(&format!("127.0.0.1:{port}"))).unwrap_err();
+        assert!(errors[0].contains("node.metrics: expected a port from 1 to 65534"), "{errors:?}");
+    }
+    let taken = with("[::1]:10808").replacen("attach = \"/dev/nbd0\"", "tcp = \"[::1]:10809\"", 1);
+    let errors = parse(&taken).unwrap_err();
+    assert!(errors[0].contains("\"[::1]:10809\" is already used by node.metrics"), "{errors:?}");
+}
+
+#[test]
 fn hooks_are_run_only_where_they_are_asked_for() {
     assert_eq!(parse(GOOD).unwrap().hooks, None);
     let with = |section: &str| parse(&format!("{GOOD}{section}")).map(|config| config.hooks.unwrap());

@@ -1,5 +1,6 @@
 //! What each kind of value may be: from a TOML value to a checked one, or to what is wrong with it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use toml::de::DeValue;
 
 use super::model::*;
 use super::read::{closest, shorten};
-use crate::units::{ByteRate, ByteSize, format_duration, parse_duration};
+use crate::units::{ByteRate, ByteSize, format_duration, parse_duration, parse_listen_address};
 
 /// The levels that `log.level` may have.
 const LOG_LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -45,6 +46,15 @@ pub(super) fn choice<'t, T: Copy>(
 
 pub(super) fn say(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+/// The first of two ports: one daemon each.
+pub(super) fn metrics_address(value: &DeValue) -> Result<SocketAddr, String> {
+    let address = parse_listen_address(text(value)?).map_err(say)?;
+    match address.port() {
+        0 | u16::MAX => Err("expected a port from 1 to 65534: the receiver takes the next one".to_owned()),
+        _ => Ok(address),
+    }
 }
 
 pub(super) fn name(value: &DeValue) -> Result<String, String> {

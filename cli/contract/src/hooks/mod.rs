@@ -21,6 +21,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use afterimage_events::event;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -157,7 +158,13 @@ impl Hooks {
         match inner.run(group, event, facts).await {
             Err(error) if event.on_failure(&inner.hooks) == OnFailure::Abort => Err(error),
             Err(error) => {
-                tracing::error!(group = facts.group, event = event.name(), %error, "a hook failed");
+                event!(
+                    afterimage_events::Event::HookFailed,
+                    group = facts.group,
+                    hook = event.name(),
+                    %error,
+                    "a hook failed"
+                );
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -189,7 +196,13 @@ impl Inner {
             let next = group.queue().pop();
             let Some((event, facts)) = next else { return };
             if let Err(error) = self.run(group, event, &facts).await {
-                tracing::error!(group = facts.group, event = event.name(), %error, "a hook failed");
+                event!(
+                    afterimage_events::Event::HookFailed,
+                    group = facts.group,
+                    hook = event.name(),
+                    %error,
+                    "a hook failed"
+                );
             }
         }
     }
@@ -242,7 +255,14 @@ fn judge(
     match status {
         Some(status) if status.success() => {
             let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            tracing::info!(group = facts.group, event = event.name(), took_ms, output, "a hook has run");
+            event!(
+                afterimage_events::Event::HookRun,
+                group = facts.group,
+                hook = event.name(),
+                took_ms,
+                output,
+                "a hook has run"
+            );
             Ok(())
         }
         Some(status) => Err(HookError::Failed { path, status, output }),

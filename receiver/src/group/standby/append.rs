@@ -1,10 +1,10 @@
 //! Frames on their way into the journal: together where they fit, one by one where not, and what is done when there is no room.
 
+use afterimage_events::{Event, event};
 use afterimage_protocol::Lsn;
 use afterimage_protocol::frame::Frame;
 use afterimage_protocol::target::Output;
 use afterimage_storage::journal::{JournalError, SyncTicket};
-use tracing::warn;
 
 use super::{Standby, chain};
 use crate::clock;
@@ -29,7 +29,7 @@ impl Standby {
             match self.try_append(std::slice::from_ref(frame)) {
                 Ok(ends) => self.target.appended(clock::now(), frame, ends.first().copied()),
                 Err(error @ JournalError::Full { .. }) => {
-                    warn!(group = self.group, error = %chain(&error), "the journal is full");
+                    event!(Event::JournalFull, group = self.group, error = %chain(&error), "the journal is full");
                     self.journal_full = true;
                     // What comes after it must not be appended without it.
                     self.deferred.retain(|o| !matches!(o, Output::Append(_)));

@@ -1,7 +1,7 @@
 //! A promotion as the group's thread does it: asked for, under way in the state machine, done.
 
+use afterimage_events::{Event, event};
 use afterimage_protocol::target::{CannotPromote, Choice, Promotion};
-use tracing::{error, info};
 
 use super::{Place, Thread};
 use crate::group::open::Elsewhere;
@@ -106,7 +106,13 @@ impl Thread {
                 }
                 self.phase = Phase::Elsewhere;
                 self.end_session("the standby was promoted");
-                info!(group = self.name(), position = %promotion.position, generation = %promotion.generation, "promoted");
+                event!(
+                    Event::Promoted,
+                    group = self.name(),
+                    position = %promotion.position,
+                    generation = %promotion.generation,
+                    "this host is the primary"
+                );
                 let Promotion { position, loss, discarded, .. } = promotion;
                 Ok(Promoted {
                     position,
@@ -118,7 +124,7 @@ impl Thread {
                 })
             }
             Err(error) => {
-                error!(group = self.name(), %error, "not promoted");
+                event!(Event::NotPromoted, group = self.name(), %error, "not promoted");
                 Err(error.into())
             }
         };
