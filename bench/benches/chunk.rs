@@ -40,8 +40,9 @@ fn records(kind: &str) -> Vec<Frame> {
     (1..=RECORDS)
         .map(|sequence| {
             let sparse = kind == "pages";
-            let byte =
-                |n: usize, random: &mut Random| if sparse && n % 4 != 0 { 0 } else { random.next() as u8 };
+            let byte = |n: usize, random: &mut Random| {
+                if sparse && !n.is_multiple_of(4) { 0 } else { random.next() as u8 }
+            };
             let bytes: Bytes = (0..BYTES).map(|n| byte(n, &mut random)).collect();
             let checksum = content_checksum(&bytes);
             Frame::Record(Record {

@@ -41,7 +41,7 @@ fn volumes() -> impl Iterator<Item = (u64, u64)> {
 fn options() -> PairOptions {
     let one = |n: u64| {
         let options = PairOptions::new(&group(n)).journal_max_bytes(16 << 20);
-        let options = if n % 2 == 0 { options.sync() } else { options };
+        let options = if n.is_multiple_of(2) { options.sync() } else { options };
         (0..VOLUMES).fold(options, |options, v| options.volume(&volume(n, v), SIZE))
     };
     (1..GROUPS).fold(one(0), |options, n| options.and(one(n)))
