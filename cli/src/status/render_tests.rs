@@ -96,7 +96,7 @@ fn a_catch_up_that_gives_way_says_so() {
         group,
         "\
 orders  primary  sync  catching up  3h 12m  unknown  beta (1.2 ms)
-  ~ catch-up 75% of 4 GiB, 16 MiB/s, 1m 4s to go, held back for clients
+  ~ catch-up 75% of 4 GiB, 16 MiB/s, 1m 4s to go, held back for clients [catch-up-begun]
 ",
     );
 }
