@@ -8,7 +8,7 @@
 //!
 //! What clients waited without background work is out of date once they do something else. So when they seem to suffer, or
 //! nothing is known yet, background work pauses for a moment now and then, and what they wait meanwhile is what counts from
-//! there on ([`QUIET_US`] in [`MEASURE_AGAIN_US`] at most).
+//! there on (`QUIET_US` in `MEASURE_AGAIN_US` at most).
 
 use crate::ids::Time;
 
