@@ -420,12 +420,14 @@ impl Group {
     }
 
     /// At the end of a stop: [`Group::sync_all`], and then notes that no extent is hot, so that the next start has nothing to
-    /// read again, even after a power cut. Not while a request waits that a server has given up: it may still be admitted, and
-    /// then its extent has to be hot. Blocks. Whether all of it is durable.
+    /// read again, even after a power cut. Not if a request was left that a server has given up: it may still be admitted, or its
+    /// write may have ended after the volumes were synced, and then its extent has to be hot. Blocks. Whether all of it is
+    /// durable.
     pub fn end_clean(&self) -> bool {
+        // Nothing comes after this: the group is closed, and its clients are gone. What ended before the sync is covered by it.
+        let was_idle = self.look(Source::is_idle);
         let is_durable = self.sync_all();
-        // Nothing comes after this: the group is closed, and its clients are gone.
-        let is_idle = self.look(Source::is_idle);
+        let is_idle = was_idle && self.look(Source::is_idle);
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         is_durable && (!is_idle || store.persist_hot(&[]))
     }

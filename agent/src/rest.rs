@@ -9,7 +9,7 @@ use afterimage_contract::daemon::give_back_buffers;
 use crate::group::Group;
 
 /// So many looks without anything sent are rest.
-const QUIET_LOOKS: u32 = 5;
+const QUIET_LOOKS: u32 = 3;
 /// And after so many a bitmap is let go of in any case: what is in use costs a few page faults.
 const BUSY_LOOKS: u32 = 60;
 
