@@ -34,10 +34,13 @@ impl Daemon for Standby {
 async fn start() -> (SocketAddr, watch::Sender<bool>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let config = CONFIG.replace("STATE", dir.path().to_str().unwrap());
-    let config = Arc::new(Config::parse(&config, "a.toml").unwrap());
+    // It was read again since the daemon was started.
+    let in_force = config.replace("mode =", "objectives = { rpo = \"7s\" }\nmode =");
+    let in_force = Arc::new(Config::parse(&in_force, "a.toml").unwrap());
+    let config = Config::parse(&config, "a.toml").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let pages = Arc::new(Pages::of_receiver(&config, Arc::new(Standby(config.clone()))));
+    let pages = Arc::new(Pages::of_receiver(&config, Arc::new(Standby(in_force))));
     let (stop, mut stopped) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
@@ -118,4 +121,12 @@ async fn who_holds_all_connections_loses_them() {
     // The clock runs on while nothing else happens, so this takes no real time.
     let (code, _) = get(address, "/metrics").await;
     assert_eq!(code, 200);
+}
+
+#[tokio::test]
+async fn the_objectives_are_those_that_are_in_force() {
+    let (address, _stop, _dir) = start().await;
+    let (code, page) = get(address, "/metrics").await;
+    assert_eq!(code, 200);
+    assert!(page.contains("afterimage_objective_rpo_seconds{group=\"orders\"} 7.0"), "{page}");
 }

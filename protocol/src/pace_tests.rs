@@ -150,6 +150,17 @@ fn what_clients_wait_without_it_is_found_out_on_the_way_too() {
 }
 
 #[test]
+fn another_setting_counts_at_once() {
+    let mut world = World::new(Background::Gentle);
+    world.run(20, true);
+    assert!(world.pace.held_back().is_some_and(|(_, by)| by == HeldBy::Clients));
+    world.pace.follow(Background::Fast, Some(900 * MIB), world.now);
+    assert_eq!(world.pace.held_back(), Some((900 * MIB, HeldBy::MaxRate)));
+    let held = world.run(5, true).rate;
+    assert!((800 * MIB..=910 * MIB).contains(&held), "{held}");
+}
+
+#[test]
 fn once_clients_are_gone_nothing_is_held_back() {
     let mut world = World::new(Background::Gentle);
     world.run(3, false);
