@@ -186,6 +186,13 @@ pub enum Frame {
     Check(Check),
 }
 
+/// Ties a header to where it is kept, or loosens it again: with another `bond` its checksum is wrong.
+pub fn bind(header: &mut [u8; HEADER_BYTES], bond: u64) {
+    for (byte, bond) in header[AT_CHECKSUM..].iter_mut().zip(bond.to_le_bytes()) {
+        *byte ^= bond;
+    }
+}
+
 /// What one frame adds to its epoch's digest.
 pub fn frame_digest(frame: FrameId, read_at: Sequence) -> u64 {
     let mut bytes = [0; 16];

@@ -116,6 +116,15 @@ impl EntryHeader {
     }
 }
 
+/// What the frame behind an entry's header is bound with ([`frame::bind`]): a file that was another segment before holds whole
+/// frames, and after a crash one of them may lie behind a header that is new.
+pub(super) fn bond(segment: SegmentId, salt: u64, lsn: Lsn) -> u64 {
+    let mut place = [0; 16];
+    place[..8].copy_from_slice(&segment.0.to_le_bytes());
+    place[8..].copy_from_slice(&lsn.0.to_le_bytes());
+    xxh3_64_with_seed(&place, salt)
+}
+
 /// Bytes that a frame of `frame_bytes` takes in a journal, with its header and padding.
 pub(super) fn entry_bytes(frame_bytes: u64) -> u64 {
     (ENTRY_HEADER_BYTES + frame_bytes).next_multiple_of(ALIGNMENT)

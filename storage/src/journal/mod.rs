@@ -47,7 +47,7 @@ pub use self::error::JournalError;
 pub use self::reader::Reader;
 pub use self::sync::SyncTicket;
 
-use self::entry::{BLOCK_BYTES, EntryHeader};
+use self::entry::{BLOCK_BYTES, EntryHeader, bond};
 use self::mark::Mark;
 use self::segment::{Birth, BirthFailed, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentId, SegmentName};
 use crate::io::{Dir, File, Open};
@@ -240,6 +240,7 @@ impl Journal {
         self.ahead.make_room(self.segments.last().expect("a journal has a segment"), bytes);
         if let Err(error) = self.write(&parts) {
             self.closed = true;
+            self.active_mut().suspect = true;
             return Err(error.or_full(self.bytes(), self.options.max_bytes));
         }
         let mut ends = Vec::with_capacity(frames.len());
@@ -274,7 +275,8 @@ impl Journal {
         self.start
     }
 
-    /// Bytes that the segments take on the disk, with what is reserved.
+    /// Bytes that the segments take on the disk, with what is reserved; a spare one is not counted, as it gives way to the next
+    /// segment.
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|s| s.file_bytes).sum()
     }
@@ -410,11 +412,13 @@ impl Journal {
         let mut headers = Vec::with_capacity(parts.len());
         for part in parts {
             let header = part.entry_header(active.name.id, lsn, self.durable);
+            let mut frame_header = part.header;
+            frame::bind(&mut frame_header, bond(active.name.id, active.salt, lsn));
+            headers.push((header.encode(active.salt), frame_header));
             lsn = header.end();
-            headers.push(header.encode(active.salt));
         }
-        let slices = headers.iter().zip(parts).flat_map(|(header, part)| {
-            [&header[..], &part.header[..], &part.payload[..], &ZEROES[..part.padding()]]
+        let slices = headers.iter().zip(parts).flat_map(|((header, frame_header), part)| {
+            [&header[..], &frame_header[..], &part.payload[..], &ZEROES[..part.padding()]]
         });
         let mut slices: Vec<&[u8]> = slices.filter(|s| !s.is_empty()).collect();
         let mut at = active.offset(active.end);
@@ -518,7 +522,7 @@ impl Journal {
 
     /// Keeps a segment that does not count any more for the next one to be made of it, if nobody reads it.
     fn keep_spare(&mut self, old: &Segment) -> bool {
-        let usable = !self.spare && old.file_bytes <= self.options.segment_bytes;
+        let usable = !self.spare && !old.suspect && old.file_bytes <= self.options.segment_bytes;
         let unused = Arc::strong_count(&old.file) == 1;
         self.spare |= usable && unused && self.dir.rename(&old.name.file(), SPARE).is_ok();
         // What was renamed now is not there to be removed.

@@ -8,7 +8,7 @@ use afterimage_protocol::frame::{self, Frame, FrameError};
 use bytes::Bytes;
 
 use super::bytes::Window;
-use super::entry::{ENTRY_HEADER_BYTES, EntryHeader};
+use super::entry::{ENTRY_HEADER_BYTES, EntryHeader, bond};
 use super::error::JournalError;
 use super::recent::RecentEntry;
 use super::segment::{SEGMENT_HEADER_BYTES, Segment};
@@ -124,9 +124,16 @@ pub(super) fn read_entry(window: &mut Window, segment: &Segment, lsn: Lsn) -> st
     let Some(bytes) = window.get(at, u64::from(header.frame_bytes))? else {
         return Ok(EntryRead::BadFrame(FrameError::Short));
     };
-    let frame = frame::Header::parse(bytes).and_then(|h| {
+    let Some((frame_header, payload)) = bytes.split_first_chunk() else {
+        return Ok(EntryRead::BadFrame(FrameError::Short));
+    };
+    let mut frame_header = *frame_header;
+    if segment.binds {
+        frame::bind(&mut frame_header, bond(segment.name.id, segment.salt, lsn));
+    }
+    let frame = frame::Header::parse(&frame_header).and_then(|h| {
         // A copy, because a slice of the read-ahead buffer would keep all of that in memory.
-        h.open(Bytes::copy_from_slice(bytes.get(frame::HEADER_BYTES..).unwrap_or_default()))
+        h.open(Bytes::copy_from_slice(payload))
     });
     Ok(match frame {
         Ok(frame) => EntryRead::Whole(header, frame),

@@ -67,10 +67,13 @@ pub(super) fn recover(dir: &dyn Dir, visit: &mut dyn FnMut(Entry<'_>)) -> Result
     // claim says so.
     let ever_was = start_exists || durable_exists;
     let beheaded = ever_was && first_base != Some(start);
-    let damage = if known > stop.at || beheaded {
-        let lost = if beheaded { Lost::Unknown } else { account(&mut chain, stop.at, known)? };
+    // A segment gets its name after its header is on stable storage, and without the header nothing in it can be made out.
+    let headless = chain.iter().skip(stop.link).any(|link| matches!(link.header, SegmentHeader::Damaged));
+    let damage = if known > stop.at || beheaded || headless {
+        let unknown = beheaded || headless;
+        let lost = if unknown { Lost::Unknown } else { account(&mut chain, stop.at, known)? };
         let damaged = chain.get(stop.link).map(|link| link.segment.clone());
-        Some((Damage { at: stop.at, durable_end: known, lost }, damaged))
+        Some((Damage { at: stop.at, durable_end: known.max(stop.at), lost }, damaged))
     } else {
         None
     };
@@ -160,6 +163,8 @@ fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Li
         name: name.clone(),
         end: limit.unwrap_or(Lsn(u64::MAX)),
         salt: 0,
+        binds: false,
+        suspect: false,
         file_bytes,
         file: Arc::clone(&file),
     };
@@ -170,8 +175,8 @@ fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Li
     if let SegmentHeader::Version(version) = header {
         return Err(JournalError::Version { file: path, version });
     }
-    if let SegmentHeader::Whole { salt, .. } = header {
-        segment.salt = salt;
+    if let SegmentHeader::Whole { salt, binds, .. } = header {
+        (segment.salt, segment.binds) = (salt, binds);
     }
     segment.end = limit.unwrap_or(name.base);
     Ok(Link { segment, header, window, limit })

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use afterimage_protocol::Lsn;
-use afterimage_protocol::frame::Frame;
+use afterimage_protocol::frame::{Frame, bind};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::bytes::{get_u32, get_u64, put_u32, put_u64};
-use super::entry::{ALIGNMENT, EntryHeader};
+use super::entry::{ALIGNMENT, EntryHeader, bond};
 use super::error::JournalError;
 use crate::io::{Dir, File, Open};
 
@@ -83,6 +83,10 @@ pub(super) struct Segment {
     pub end: Lsn,
     /// What the checksums of its entries' headers are seeded with: nobody who writes to a volume knows it.
     pub salt: u64,
+    /// Whether its frames are bound to their places: not in version 1.
+    pub binds: bool,
+    /// A write or a sync of it has failed.
+    pub suspect: bool,
     /// Bytes it takes on the disk.
     pub file_bytes: u64,
     pub file: Arc<dyn File>,
@@ -115,7 +119,7 @@ impl Segment {
 /// What a segment's header says, if it can be read.
 pub(super) enum SegmentHeader {
     /// It is whole; when the segment was made, this much was durable.
-    Whole { durable: Lsn, salt: u64 },
+    Whole { durable: Lsn, salt: u64, binds: bool },
     /// It is not what was written.
     Damaged,
     /// Another version wrote it.
@@ -141,7 +145,8 @@ impl SegmentHeader {
         if get_u64(b, AT_ID)? != name.id.0 || get_u64(b, AT_BASE)? != name.base.0 {
             return None;
         }
-        Some(Self::Whole { durable: Lsn(get_u64(b, AT_DURABLE)?), salt: get_u64(b, AT_SALT)? })
+        let (durable, salt) = (Lsn(get_u64(b, AT_DURABLE)?), get_u64(b, AT_SALT)?);
+        Some(Self::Whole { durable, salt, binds: version > OLDEST_VERSION })
     }
 }
 
@@ -205,7 +210,15 @@ impl Birth {
                 BirthFailed { error, may_exist: true }
             })?;
         let end = Lsn(self.name.base.0 + self.entry_bytes);
-        Ok(Segment { name: self.name.clone(), end, salt: self.salt, file_bytes, file })
+        Ok(Segment {
+            name: self.name.clone(),
+            end,
+            salt: self.salt,
+            binds: true,
+            suspect: false,
+            file_bytes,
+            file,
+        })
     }
 
     /// The file to be made a segment, and how long it is: what is in it is of no use but for having its place.
@@ -249,7 +262,9 @@ impl Birth {
             let mut header = EntryHeader::new(self.name.id, lsn, self.name.base, &frame);
             header.pad = (end.0 - header.end().0) as u32;
             out.extend_from_slice(&header.encode(self.salt));
-            out.extend_from_slice(&frame.header());
+            let mut frame_header = frame.header();
+            bind(&mut frame_header, bond(self.name.id, self.salt, lsn));
+            out.extend_from_slice(&frame_header);
             out.extend_from_slice(&frame.payload());
             out.resize(out.len().next_multiple_of(ALIGNMENT as usize) + header.pad as usize, 0);
             lsn = end;
@@ -296,7 +311,7 @@ mod tests {
         let good = encode_header(&name(), Lsn(9), 5);
         assert!(matches!(
             SegmentHeader::decode(&good, &name()),
-            SegmentHeader::Whole { durable: Lsn(9), salt: 5 }
+            SegmentHeader::Whole { durable: Lsn(9), salt: 5, binds: true }
         ));
         let other = SegmentName { id: SegmentId(8), base: Lsn(4096) };
         assert!(matches!(SegmentHeader::decode(&good, &other), SegmentHeader::Damaged));
@@ -311,7 +326,10 @@ mod tests {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let found = SegmentHeader::decode(&bad, &name());
-            assert!(matches!(found, SegmentHeader::Whole { durable: Lsn(9), salt: 5 }), "bit {bit}");
+            assert!(
+                matches!(found, SegmentHeader::Whole { durable: Lsn(9), salt: 5, binds: true }),
+                "bit {bit}"
+            );
             bad[AT_COPY + bit / 8] ^= 1 << (bit % 8);
             assert!(matches!(SegmentHeader::decode(&bad, &name()), SegmentHeader::Damaged), "bit {bit}");
         }

@@ -98,6 +98,7 @@ impl Journal {
             }
             Err(error) => {
                 let (durable, end) = (self.durable.0, self.end().0);
+                self.segments.iter_mut().filter(|s| s.end.0 > durable).for_each(|s| s.suspect = true);
                 event!(Event::JournalFailed, durable, end, %error, "a journal sync failed; writing again");
                 self.rewrite_unsynced()?;
             }

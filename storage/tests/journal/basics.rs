@@ -5,7 +5,9 @@ use afterimage_protocol::*;
 use afterimage_storage::journal::{Journal, JournalError, JournalOptions};
 use bytes::Bytes;
 
-use crate::disk::Disk;
+use afterimage_storage::io::{Dir, Open};
+
+use crate::disk::{Disk, Fault};
 use crate::frames::*;
 
 fn filled(disk: &Disk, count: u64) -> (Journal, Vec<Held>) {
@@ -271,4 +273,69 @@ fn a_segment_that_somebody_reads_is_not_made_another() {
     assert_eq!(disk.names_with("spare").len(), 0);
     let read: Vec<_> = reader.map(Result::unwrap).collect();
     assert_eq!(read, all);
+}
+
+#[test]
+fn a_long_batch_ends_at_a_block() {
+    const LONG: JournalOptions = JournalOptions { segment_bytes: 64 << 10, ..OPTIONS };
+    let disk = Disk::default();
+    let (mut journal, ..) = open(disk.dir(), LONG).unwrap();
+    let mut random = Random::new(3);
+    let mut all = Vec::new();
+    for n in 0..12 {
+        let batch: Vec<_> = (0..1 + n % 6).map(|i| write(&mut random, i, 0, 700)).collect();
+        let start = journal.end();
+        let ends = journal.append_batch(&batch).unwrap();
+        let bytes: u64 = batch.iter().map(Journal::entry_bytes).sum();
+        let is_long = bytes >= OPTIONS.long_write_bytes;
+        assert_eq!(is_long, journal.end().0 % 4096 == 0, "{n}");
+        assert_eq!(is_long, journal.end().0 > start.0 + bytes, "{n}");
+        let starts = [start].into_iter().chain(ends.iter().copied());
+        all.extend(starts.zip(ends.clone()).zip(batch).map(|((start, end), frame)| (start, end, frame)));
+    }
+    assert_eq!(held(&journal), all);
+    // Written again, they are where they were.
+    disk.fail(Fault::Sync(0));
+    let ticket = journal.start_sync().unwrap();
+    let result = ticket.run();
+    journal.finish_sync(ticket, result).unwrap();
+    assert_eq!((journal.rewrites(), held(&journal)), (1, all.clone()));
+    drop(journal);
+    assert_eq!(open(disk.dir(), LONG).unwrap().2, all);
+}
+
+#[test]
+fn a_frame_of_what_the_file_was_before_is_not_one_of_the_new_segment() {
+    let disk = Disk::default();
+    let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
+    let mut random = Random::new(5);
+    let mut append = |journal: &mut Journal| {
+        let frame = write(&mut random, 1, 0, 700);
+        (journal.end(), journal.append(&frame).unwrap(), frame)
+    };
+    while disk.names_with("segment-").len() < 3 {
+        append(&mut journal);
+    }
+    sync(&mut journal).unwrap();
+    journal.trim(journal.end()).unwrap();
+    let old = disk.bytes_of("spare");
+    while !disk.names_with("spare").is_empty() {
+        append(&mut journal);
+    }
+    sync(&mut journal).unwrap();
+    let mut kept = held(&journal);
+    kept.push(append(&mut journal));
+    drop(journal);
+    // The power fails: of the last entry the header is on the disk, and behind it is still what was there before.
+    let name = disk.names_with("segment-").pop().unwrap();
+    let base = u64::from_str_radix(name.rsplit('-').next().unwrap(), 16).unwrap();
+    let last = kept.last().unwrap();
+    let at = 4096 + (last.0.0 - base) as usize;
+    let frame = at + 64..at + 64 + last.2.encoded_len();
+    assert_eq!(old[at..][..4], *b"AIJE", "the places are the same");
+    disk.open(&name, Open::Existing).unwrap().write_at(&old[frame.clone()], frame.start as u64).unwrap();
+    let (_, recovered, found) = open(disk.dir(), OPTIONS).unwrap();
+    kept.pop();
+    assert!(found == kept);
+    assert_eq!(recovered.damage, None);
 }

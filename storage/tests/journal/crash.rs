@@ -108,7 +108,7 @@ fn step(
             let ends = journal.append_batch(&frames)?;
             for (frame, end) in frames.into_iter().zip(ends) {
                 let bytes = (64 + frame.encoded_len() as u64).next_multiple_of(8);
-                // A long batch ends at a block.
+                // A long batch ends at a block: see `a_long_batch_ends_at_a_block`.
                 assert!(at.0 + bytes <= end.0 && end.0 < at.0 + bytes + 4096);
                 model.entries.push((at, end, frame));
                 at = end;

@@ -93,6 +93,19 @@ fn every_byte_of_a_durable_entry_and_of_its_segments_header_counts() {
 }
 
 #[test]
+fn without_its_header_a_segment_is_damaged_whatever_is_known_of_it() {
+    let (disk, all, _) = filled(6, 0);
+    let (name, _) = place(&disk, all[3].0);
+    for at in [20, 2048 + 20] {
+        disk.flip(&name, at, 1);
+    }
+    disk.lose("durable");
+    let (recovered, found) = reopen(&disk);
+    assert_eq!(found, []);
+    assert_eq!(recovered.damage.map(|damage| damage.lost), Some(Lost::Unknown));
+}
+
+#[test]
 fn a_header_that_cannot_be_read_leaves_unknown_what_is_lost() {
     let (disk, all, durable) = filled(30, 0);
     let (name, at) = place(&disk, all[12].0);
