@@ -147,20 +147,32 @@ pub async fn run_with(
             }
         }
     };
-    // Not tasks of their own: dropping this future ends them, and with them the groups.
-    tokio::join!(
-        accept(endpoint, node.clone(), stop.clone()),
-        server.run(handler, stopped(stop)),
-        beside,
-        metrics
-    );
-    let groups = tokio::task::spawn_blocking(move || {
-        node.groups().for_each(|group| group.begin_stop());
-        node.groups().for_each(|group| group.stop());
-    });
+    let asking = {
+        let stop = stop.clone();
+        async {
+            stopped(stop).await;
+            manager.ask_for_time().await;
+        }
+    };
+    let stopping_node = node.clone();
+    let running = async {
+        // Not tasks of their own: dropping this future ends them, and with them the groups.
+        tokio::join!(
+            accept(endpoint, node.clone(), stop.clone()),
+            server.run(handler, stopped(stop)),
+            beside,
+            metrics
+        );
+        let groups = tokio::task::spawn_blocking(move || {
+            stopping_node.groups().for_each(|group| group.begin_stop());
+            stopping_node.groups().for_each(|group| group.stop());
+        });
+        groups.await.context("cannot stop the groups")
+    };
+    // From the moment it is to stop: a peer's connection may be at a disk that takes its time.
     tokio::select! {
-        ended = groups => ended.context("cannot stop the groups")?,
-        () = manager.ask_for_time() => {}
+        ended = running => ended?,
+        () = asking => {}
     }
     event!(Event::Stopped, "the receiver has stopped");
     Ok(())
