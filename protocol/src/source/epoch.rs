@@ -192,7 +192,8 @@ impl Source {
     }
 
     pub(super) fn read_again_at(&self) -> Option<Time> {
-        let at = self.pace.next_at(self.epoch.as_ref()?.closes());
+        let urgent = self.epoch.as_ref()?.closes() || self.needs_peer();
+        let at = self.pace.next_at(urgent);
         (at > self.now).then_some(at)
     }
 
@@ -231,10 +232,12 @@ impl Source {
         let window = self.config.window_bytes;
         let unsynced = window.saturating_mul(UNSYNCED_WINDOWS).min(UNSYNCED_BYTES.max(window));
         let reading = self.reading_bytes();
+        // Where clients wait for the peer, nothing helps them more than the end of the catch-up.
+        let needed = self.needs_peer();
         let Some(e) = &mut self.epoch else { return false };
         let reads = self.reads.len() >= MAX_READS || reading >= MAX_READ_BYTES;
         let full = e.outbox_bytes >= window || e.outstanding_bytes >= unsynced;
-        let waits = !self.pace.may_read(self.now, reading, e.closes());
+        let waits = !self.pace.may_read(self.now, reading, e.closes() || needed);
         if e.committed.is_some() || reads || full || waits {
             return false;
         }
