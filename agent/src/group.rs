@@ -25,6 +25,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::clock::Clock;
 use crate::link::Wire;
 use crate::locals::Locals;
+use crate::perform::Readings;
 use crate::volume::LocalVolume;
 use crate::waiters::{Answer, Waiters};
 
@@ -94,6 +95,8 @@ pub(crate) struct Group {
     flushes_asked: AtomicUsize,
     /// How long clients' reads took, since the source was last told.
     reads: Mutex<Waits>,
+    /// Reads for a catch-up or a verification.
+    pub(crate) readings: Mutex<Readings>,
     pub(crate) locals: Locals,
     _lock: DirLock,
 }
@@ -154,6 +157,7 @@ impl Group {
             name,
             flushes_asked: AtomicUsize::new(0),
             reads: Mutex::default(),
+            readings: Mutex::default(),
             volumes,
             clock,
             wire,
@@ -424,10 +428,12 @@ impl Group {
     /// write may have ended after the volumes were synced, and then its extent has to be hot. Blocks. Whether all of it is
     /// durable.
     pub fn end_clean(&self) -> bool {
-        // Nothing comes after this: the group is closed, and its clients are gone. What ended before the sync is covered by it.
-        let was_idle = self.look(Source::is_idle);
+        // The group is closed and its clients are gone. What ended before the sync is covered by it; a request that had passed
+        // the door before it was closed may still have come in meanwhile.
+        let rest = || self.look(|source| source.is_idle().then(|| source.position().sequence));
+        let before = rest();
         let is_durable = self.sync_all();
-        let is_idle = was_idle && self.look(Source::is_idle);
+        let is_idle = before.is_some() && rest() == before;
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         is_durable && (!is_idle || store.persist_hot(&[]))
     }

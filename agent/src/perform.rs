@@ -1,5 +1,6 @@
 //! Does what a source wants done, and tells it how that ended.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
 use afterimage_contract::daemon::or_abort;
@@ -20,6 +21,47 @@ pub(crate) const SHORT_BYTES: u64 = 64 << 10;
 /// Small reads that one thread does one after the other, in number and in bytes: as many threads are busy as with large ones.
 const BATCH_READS: usize = 16;
 const BATCH_BYTES: u64 = 256 << 10;
+
+/// Threads that read for one group: a few keep a disk busy, and many groups leave room for each other and for clients.
+const READ_THREADS: usize = 4;
+
+/// Reads that no thread has taken, and the threads that take them.
+#[derive(Default)]
+pub(crate) struct Readings {
+    waiting: VecDeque<Reading>,
+    threads: usize,
+}
+
+impl Readings {
+    /// Counts threads that are to come, as many as what waits is worth; how many.
+    fn call_threads(&mut self) -> usize {
+        let bytes: u64 = self.waiting.iter().map(Reading::bytes).sum();
+        let batches = self.waiting.len().div_ceil(BATCH_READS).max(bytes.div_ceil(BATCH_BYTES) as usize);
+        let more = batches.min(READ_THREADS).saturating_sub(self.threads);
+        self.threads += more;
+        more
+    }
+
+    /// The next reads for one thread; `None` counts it as gone.
+    fn next_batch(&mut self) -> Option<Vec<Reading>> {
+        let mut bytes = 0;
+        let batch: Vec<Reading> = std::iter::from_fn(|| {
+            let next = self.waiting.front()?.bytes();
+            if bytes > 0 && bytes + next > BATCH_BYTES {
+                return None;
+            }
+            bytes += next;
+            self.waiting.pop_front()
+        })
+        .take(BATCH_READS)
+        .collect();
+        if batch.is_empty() {
+            self.threads -= 1;
+            return None;
+        }
+        Some(batch)
+    }
+}
 
 /// A read that the source wants.
 struct Reading {
@@ -102,20 +144,29 @@ impl Group {
         self.read_together(reads);
     }
 
-    /// Gives `reads` to other threads, several small ones to one: reading a block takes less than having a thread wake up.
+    /// Gives `reads` to a few threads, which take several small ones at a time: reading a block takes less than having a thread
+    /// wake up.
     fn read_together(self: &Arc<Self>, reads: Vec<Reading>) {
-        let mut reads = reads.into_iter().peekable();
-        while reads.peek().is_some() {
-            let mut bytes = 0;
-            let batch: Vec<Reading> = std::iter::from_fn(|| {
-                let next = reads.next_if(|next| bytes == 0 || bytes + next.bytes() <= BATCH_BYTES)?;
-                bytes += next.bytes();
-                Some(next)
-            })
-            .take(BATCH_READS)
-            .collect();
-            self.job(move |group| group.read_batch(&batch));
+        if reads.is_empty() {
+            return;
         }
+        let more = {
+            let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+            readings.waiting.extend(reads);
+            readings.call_threads()
+        };
+        for _ in 0..more {
+            self.job(|group| {
+                while let Some(batch) = group.next_batch() {
+                    group.read_batch(&batch);
+                }
+            });
+        }
+    }
+
+    /// What a thread reads next; `None` if it is to end.
+    fn next_batch(&self) -> Option<Vec<Reading>> {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner).next_batch()
     }
 
     fn read_batch(self: &Arc<Self>, batch: &[Reading]) {

@@ -4,6 +4,9 @@
 //! comes back by itself, page by page, so this is done once nothing was sent for a while, and for the bitmaps now and then in any
 //! case: those of a busy group may be of large volumes, of which only little is in use.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use afterimage_contract::daemon::give_back_buffers;
 
 use crate::group::Group;
@@ -12,6 +15,26 @@ use crate::group::Group;
 const QUIET_LOOKS: u32 = 3;
 /// And after so many a bitmap is let go of in any case: what is in use costs a few page faults.
 const BUSY_LOOKS: u32 = 60;
+
+/// The allocator's memory is that of all groups: it is gone over no more often than this, whichever of them comes to rest.
+const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+
+static TRIMS: Trims = Trims(Mutex::new(None));
+
+/// When the allocator's memory was gone over last.
+struct Trims(Mutex<Option<Instant>>);
+
+impl Trims {
+    /// Whether it may be now; then it counts as done.
+    fn allow(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= TRIM_INTERVAL);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
 
 /// What the last looks have shown.
 #[derive(Debug, Default)]
@@ -40,8 +63,11 @@ impl Rest {
         let bitmaps = group.bitmaps.clone();
         // Nobody waits for it.
         drop(group.blocking.spawn_blocking(move || {
-            bitmaps.let_go();
-            if back == Back::All {
+            // A page that could not be written must not be read again from the disk: the next sync is told of that.
+            if bitmaps.sync_all().is_ok() {
+                bitmaps.let_go();
+            }
+            if back == Back::All && TRIMS.allow() {
                 give_back_buffers();
             }
         }));

@@ -272,6 +272,7 @@ impl Supervisor {
         } else {
             let now = serve(dialer.lane(), &group, &self.config).await;
             self.enter(phase(Some(now.exported().into())));
+            self.retune(Some(&self.current()));
             serving = Some(now);
         }
         asked.map(|done| done.send(()));
@@ -295,6 +296,7 @@ impl Supervisor {
                 () = is_true(&mut agreement), if serving.is_none() => {
                     let now = serve(dialer.lane(), &group, &self.config).await;
                     self.enter(phase(Some(now.exported().into())));
+                    self.retune(Some(&self.current()));
                     serving = Some(now);
                 }
                 // It is served already.
