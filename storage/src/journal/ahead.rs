@@ -1,7 +1,7 @@
 //! Zeroes written in front of small appends, for those who wait for each of them to be durable.
 //!
 //! A segment is allocated when it is made, and yet the first write to a place in it changes what the file system notes of the
-//! file, which a sync then has to write too: it takes twice as long as one of a place that was written before. So where
+//! file, which a sync then has to write too: it takes longer than one of a place that was written before. So where
 //! syncs are small and many, the next piece of the segment is written with zeroes at once, and one sync in hundreds pays for
 //! all. What is written so is what is read there anyway.
 

@@ -15,7 +15,7 @@
 //!   failed, so it is written again.
 //! - **truncate** and **reset** make an empty segment. **trim** removes segments after it noted the new start, and keeps the file
 //!   of one for the next segment: places on the disk that were written before are written without changing anything else, and
-//!   a sync of them takes half as long.
+//!   a sync of them is shorter.
 //!
 //! Invariant: `start <= durable <= end`, and `end - durable` is at most [`JournalOptions::max_unsynced_bytes`] (or one
 //! batch).
