@@ -17,10 +17,12 @@
 //! | `link` | the session with the peer |
 //! | `admin`, `status`, `verify`, `divergence`, `resize` | what the operator asks and is told |
 //! | `numbers` | what the metrics count beside the status |
+//! | `admitted` | when writes were admitted, to tell how far behind the standby's base is |
 //! | `watcher`, `alarm` | what is seen of a group from time to time, and what of that the hooks are told |
 //! | `rest` | memory of a group that has come to rest |
 
 mod admin;
+mod admitted;
 mod alarm;
 mod arguments;
 mod clock;

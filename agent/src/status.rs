@@ -2,7 +2,7 @@
 
 use afterimage_contract::config::{self, Mode, OnLinkLoss};
 use afterimage_contract::status::{
-    BackgroundStatus, CatchUp, CompressionEffort, CompressionStatus, GroupStatus, HeldBackBy, Lag,
+    ApplyLag, BackgroundStatus, CatchUp, CompressionEffort, CompressionStatus, GroupStatus, HeldBackBy, Lag,
     PeerStatus, Position, Protection, Role, VolumeStatus, Warning,
 };
 use afterimage_protocol::effort::Effort;
@@ -30,11 +30,13 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
         Phase::Fenced => {
             let mut status = blank(Role::Fenced, Protection::Fenced);
             status.volumes = volumes(config);
-            status.warnings.push(Warning::new(
+            let split_brain = split_brain(&link, config, peer);
+            let reinstate = Warning::new(
                 "reinstate_required",
                 format!("{} was promoted, and this host's copy of {} is out of date", peer.name, config.name),
                 format!("run `afterimage reinstate {}`", config.name),
-            ));
+            );
+            status.warnings.push(split_brain.unwrap_or(reinstate));
             return Some(status);
         }
         Phase::Failed(error) => {
@@ -64,6 +66,7 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
             status
         }
     };
+    status.warnings.extend(split_brain(&link, config, peer));
     if supervisor.link.is_paused() {
         status.warnings.push(Warning::new(
             "stream_paused",
@@ -72,6 +75,20 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
         ));
     }
     Some(status)
+}
+
+fn split_brain(link: &LinkState, config: &config::Group, peer: &config::Peer) -> Option<Warning> {
+    link.split_brain.then(|| {
+        Warning::new(
+            "split_brain",
+            format!(
+                "clients were answered on both hosts after the histories of {} parted: this host and {} each have writes \
+                 that the other lacks, and nothing flows",
+                config.name, peer.name
+            ),
+            format!("run `afterimage resolve {}` on both hosts, and name the side that stays", config.name),
+        )
+    })
 }
 
 /// How well the group is protected now.
@@ -127,7 +144,10 @@ fn served(
     exports: Option<&[Exported]>,
     watched: &Watched,
 ) -> GroupStatus {
-    let (source, parent) = group.look(|source| (source.status(), source.state().parent()));
+    let (source, parent, written_bytes) = group.look(|source| {
+        let written_bytes = source.counters().written_bytes.iter().sum();
+        (source.status(), source.state().parent(), written_bytes)
+    });
     let now = group.clock.now();
     let protection = protection(&source, link, config, now);
     let mut status = GroupStatus::new(
@@ -143,12 +163,16 @@ fn served(
     status.position = Some(position(source.position));
     let seconds = source.oldest_unsafe.map_or(0.0, |oldest| now.since_us(oldest) as f64 / 1e6);
     status.lag = source.lag_known.then_some(Lag { seconds, bytes: source.queued_bytes });
+    let applied = source.applied.0;
+    status.apply_lag =
+        watched.apply_lag(now, source.connected.then_some(applied)).map(|seconds| ApplyLag { seconds });
     // 0 is "none yet".
     status.received_sequence = Some(source.received.0).filter(|s| *s > 0);
     status.durable_sequence = Some(source.durable.0).filter(|s| *s > 0);
     status.dirty_bytes = Some(source.dirty_blocks.iter().sum::<u64>() * BLOCK_BYTES);
     status.queued_bytes = Some(source.queued_bytes);
     status.queue_limit_bytes = Some(config.queue_size.bytes());
+    status.written_bytes = Some(written_bytes);
     status.compression = Some(compression(config, group));
     status.catchup = source.catch_up.map(|(done_bytes, left_bytes)| {
         let rate_bytes_per_s = watched.rate();

@@ -9,6 +9,7 @@ use afterimage_contract::status::{Protection, Role};
 use afterimage_events::{Event as Logged, event};
 use afterimage_protocol::{Time, source};
 
+use crate::admitted::Admitted;
 use crate::alarm::{Alarms, Look};
 use crate::group::Group;
 use crate::link::LinkState;
@@ -24,6 +25,7 @@ const NEW_WEIGHT: f64 = 0.3;
 pub(crate) struct Watched {
     seen: Mutex<Seen>,
     alarms: Mutex<Alarms>,
+    admitted: Mutex<Admitted>,
 }
 
 #[derive(Clone, Copy)]
@@ -55,7 +57,7 @@ impl Watched {
             faults: [false; 3],
             first_sync: false,
         };
-        Self { seen: Mutex::new(seen), alarms: Mutex::new(Alarms::new(now, rpo)) }
+        Self { seen: Mutex::new(seen), alarms: Mutex::new(Alarms::new(now, rpo)), admitted: Mutex::default() }
     }
 
     /// The objective is another from now on.
@@ -77,6 +79,13 @@ impl Watched {
     /// The standby lacks nothing that was admitted before this; `None` while that was never known.
     pub fn safe_until(&self) -> Option<Time> {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner).safe_until()
+    }
+
+    /// Age, in seconds, of the oldest write that is not in the base of the standby, which has applied this sequence; `None`
+    /// when it is not known.
+    pub fn apply_lag(&self, now: Time, applied: Option<u64>) -> Option<f64> {
+        let admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.age_us(now, applied?).map(|us| us as f64 / 1e6)
     }
 
     /// What the catch-up under way sends in a second, in bytes; `None` until it was measured.
@@ -105,6 +114,9 @@ impl Watched {
         let status = group.status();
         let (now, link) = (group.clock.now(), supervisor.link.state());
         let protection = protection(&status, &link, &supervisor.config, now);
+        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        admitted.note(now, status.position.sequence.0, status.applied.0);
+        drop(admitted);
         self.note_first_sync(group, status.first_sync);
         self.note(group, now, protection, status.catch_up.map(|(sent, _)| sent));
         self.note_faults(group, &status);

@@ -1,6 +1,8 @@
 //! What can be typed.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use afterimage_contract::admin::At;
 use afterimage_contract::config::DEFAULT_PATH;
@@ -21,8 +23,14 @@ See also: afterimage-agent(8), afterimage-receiver(8)";
 const STATUS_EXAMPLES: &str = "Examples:
   afterimage status                 one line for each group, and what is wrong
   afterimage status orders          one group in detail
-  afterimage status --watch         again every second, until interrupted
+  afterimage status -x              only what is not healthy: quiet in cron, loud when it matters
+  afterimage status --watch         a live view with lag and throughput; q leaves it
+  afterimage status --watch=5       the same every 5 seconds; plain text where stdout is no terminal
   afterimage status --json | jq '.groups[] | select(.protection != \"in_sync\") | .name'
+
+Every line about something that is wrong ends in the id of its event, which docs/events.md explains, and says below what to do.
+The transport lag is what a loss of the primary would cost, and the primary knows it; the apply lag is how far the standby's
+base is behind what the standby has, which loses nothing. What is not known is shown as unknown.
 
 The exit status says whether the status could be read, not whether it is good; programs read --json.";
 
@@ -125,6 +133,9 @@ const PAIR_EXAMPLES: &str = "Examples:
   afterimage pair TOKEN        on the other host
 
 The token holds the first host's key and a secret that works once, for 15 minutes.";
+
+/// What `--watch` takes: the daemons look at most things once a second, and nobody waits for longer than an hour.
+const WATCH_SECONDS: RangeInclusive<f64> = 0.1..=3600.0;
 
 /// Block-level replication: keeps a second site ready to take over.
 #[derive(Debug, Parser)]
@@ -341,9 +352,26 @@ pub struct StatusArgs {
     /// Print the status document (docs/status.md).
     #[arg(long)]
     pub json: bool,
-    /// Print again every second, until interrupted.
-    #[arg(long)]
-    pub watch: bool,
+    /// Show only what is not healthy.
+    #[arg(short = 'x', long)]
+    pub unhealthy: bool,
+    /// Look again every second, or every SECONDS, until q or Ctrl-C.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1",
+          value_parser = interval)]
+    pub watch: Option<Duration>,
+}
+
+/// Seconds between two looks.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    if !WATCH_SECONDS.contains(&seconds) {
+        return Err(format!(
+            "it has to be between {} and {} seconds",
+            WATCH_SECONDS.start(),
+            WATCH_SECONDS.end()
+        ));
+    }
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// Arguments of `reinstate`.

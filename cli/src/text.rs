@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
-use afterimage_contract::status::Lag;
+use afterimage_contract::status::{ApplyLag, Lag};
 use afterimage_contract::units::ByteSize;
 
 use crate::exit::CommandError;
@@ -21,6 +21,11 @@ impl Paint {
     pub fn for_stdout() -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { colour: !refused && std::io::stdout().is_terminal() }
+    }
+
+    /// Whether there are colours.
+    pub fn is_coloured(self) -> bool {
+        self.colour
     }
 
     /// In order.
@@ -88,14 +93,26 @@ pub fn lag(lag: Option<Lag>) -> String {
             let bytes = ByteSize::from_bytes(lag.bytes).approximate();
             if lag.seconds == 0.0 && lag.bytes == 0 {
                 "none".to_owned()
-            } else if lag.seconds < 10.0 {
-                format!("{:.1}s, {bytes}", lag.seconds)
             } else {
-                format!("{}, {bytes}", span(lag.seconds as u64))
+                format!("{}, {bytes}", short_span(lag.seconds))
             }
         }
         _ => "unknown".to_owned(),
     }
+}
+
+/// How far a standby's base is behind what the standby has.
+pub fn apply_lag(lag: Option<ApplyLag>) -> String {
+    match lag {
+        Some(ApplyLag { seconds }) if seconds == 0.0 => "none".to_owned(),
+        Some(ApplyLag { seconds }) if seconds.is_finite() && seconds > 0.0 => short_span(seconds),
+        _ => "unknown".to_owned(),
+    }
+}
+
+/// A span of time, with tenths of a second while it is short.
+fn short_span(seconds: f64) -> String {
+    if seconds < 10.0 { format!("{seconds:.1}s") } else { span(seconds as u64) }
 }
 
 #[cfg(test)]
@@ -125,6 +142,15 @@ mod tests {
         assert_eq!(lag(Some(Lag { seconds: 0.0, bytes: 0 })), "none");
         assert_eq!(lag(Some(Lag { seconds: 0.26, bytes: 4096 })), "0.3s, 4 KiB");
         assert_eq!(lag(Some(Lag { seconds: 75.0, bytes: 1 << 30 })), "1m 15s, 1 GiB");
+    }
+
+    #[test]
+    fn an_unknown_apply_lag_is_not_a_number() {
+        assert_eq!(apply_lag(None), "unknown");
+        assert_eq!(apply_lag(Some(ApplyLag { seconds: f64::INFINITY })), "unknown");
+        assert_eq!(apply_lag(Some(ApplyLag { seconds: 0.0 })), "none");
+        assert_eq!(apply_lag(Some(ApplyLag { seconds: 0.26 })), "0.3s");
+        assert_eq!(apply_lag(Some(ApplyLag { seconds: 86_400.5 })), "1d");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use afterimage_protocol::Time;
 use afterimage_storage::lock::DirLock;
 use afterimage_transport::{
     Accepted, CloseCode, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, NodeName,
-    PairingConnection, Pins,
+    PairingConnection, Pins, RefusedKeys,
 };
 use anyhow::Context;
 use tokio::runtime::Handle;
@@ -42,6 +42,8 @@ pub struct Node {
     pub pins: Arc<Pins>,
     /// The operator's programs.
     pub hooks: Hooks,
+    /// The key that was last refused.
+    pub refused_keys: RefusedKeys,
     /// How the configuration is read again.
     pub reloader: Arc<Reloader>,
     /// When the receiver started.
@@ -115,7 +117,15 @@ pub async fn run_with(
         Arc::new(Reloader::new(Daemon::Receiver, source, manager.clone(), config.clone(), apply))
     };
     let pulses = pulses(&endpoint, &groups);
-    let node = Arc::new(Node { hooks, config, pins, reloader, started: clock::now(), groups });
+    let node = Arc::new(Node {
+        hooks,
+        config,
+        pins,
+        refused_keys: endpoint.refused_keys(),
+        reloader,
+        started: clock::now(),
+        groups,
+    });
     event!(
         Event::Started,
         node = node.config.node.name,

@@ -1,14 +1,19 @@
 //! The receiver's part of the status document: the groups whose standby this host is.
 
+use std::time::Duration;
+
 use afterimage_contract::status::{
-    CatchUp, Daemon, GroupStatus, JournalPoint, JournalStatus, PeerStatus, Position, Protection, Role,
-    Status, VolumeStatus, Warning,
+    ApplyLag, CatchUp, Daemon, GroupStatus, JournalPoint, JournalStatus, PeerStatus, Position, Protection,
+    Role, Status, VolumeStatus, Warning,
 };
 use afterimage_protocol::Generation;
 
 use crate::clock;
 use crate::group::{Group, Phase, Snapshot};
 use crate::node::Node;
+
+/// A peer that is refused tries again within a second or two.
+const REFUSED_SHOWN: Duration = Duration::from_secs(15);
 
 /// The status as the receiver sees it now.
 pub fn report(node: &Node) -> Status {
@@ -49,6 +54,11 @@ fn group_status(node: &Node, group: &Group) -> Option<GroupStatus> {
     status.position = n.newest.map(position);
     status.received_sequence = n.newest.map(|p| p.sequence.0);
     status.durable_sequence = n.durable.map(|p| p.sequence.0);
+    if snapshot.phase == Phase::Standby {
+        let unapplied_us = snapshot.details.unapplied_since.map_or(0, |since| clock::now().since_us(since));
+        status.apply_lag = n.newest.map(|_| ApplyLag { seconds: unapplied_us as f64 / 1e6 });
+        status.received_bytes = Some(snapshot.details.received_bytes);
+    }
     status.catchup = first_sync(&snapshot);
     status.journal = Some(JournalStatus {
         bytes: n.journal_bytes,
@@ -61,6 +71,7 @@ fn group_status(node: &Node, group: &Group) -> Option<GroupStatus> {
     });
     status.volumes = volumes(group, &snapshot);
     status.warnings = warnings(group, &snapshot);
+    status.warnings.extend(refused_key(node, &snapshot, status.peer.fingerprint.as_deref()));
     Some(status)
 }
 
@@ -104,6 +115,28 @@ fn volumes(group: &Group, snapshot: &Snapshot) -> Vec<VolumeStatus> {
         error: None,
     };
     group.config().volumes.iter().enumerate().map(volume).collect()
+}
+
+/// The key that was refused while the primary has no session: perhaps it is the primary's.
+fn refused_key(node: &Node, snapshot: &Snapshot, pinned: Option<&str>) -> Option<Warning> {
+    if snapshot.link.is_some() {
+        return None;
+    }
+    let refused = node.refused_keys.within(REFUSED_SHOWN)?;
+    let peer = &node.config.peer.name;
+    let pinned =
+        pinned.map_or_else(|| "no key of it is pinned".to_owned(), |key| format!("that of {peer} is {key}"));
+    Some(Warning::new(
+        "key_refused",
+        format!(
+            "a connection from {} shows the key {}, and {pinned}: {}",
+            refused.address, refused.key, refused.reason
+        ),
+        format!(
+            "compare it with what `afterimage identity` shows on {peer}; if it is the same: run `afterimage pair --new` here, \
+             and what it says on {peer}"
+        ),
+    ))
 }
 
 fn warnings(group: &Group, snapshot: &Snapshot) -> Vec<Warning> {

@@ -28,7 +28,7 @@ use crate::lane::{Crowd, Lane};
 use crate::options::{EndpointOptions, MAX_UDP_PAYLOAD_BYTES};
 use crate::pairing::{OfferStore, PairingConnection};
 use crate::pins::Pins;
-use crate::refusals::Refusals;
+use crate::refusals::{Refusals, RefusedKeys};
 use crate::text::shown;
 use crate::tls::{self, ALPN_PEER, Seen, Watch};
 
@@ -151,6 +151,11 @@ impl Endpoint {
         self.doorman.refusals.total()
     }
 
+    /// The key that was last refused, now and later.
+    pub fn refused_keys(&self) -> RefusedKeys {
+        self.doorman.refused_keys.clone()
+    }
+
     /// Closes all connections and takes no more; the peers see code and text.
     pub fn close(&self, code: CloseCode, text: &str) {
         self.sockets.iter().for_each(|socket| socket.quic.close(code.0.into(), text.as_bytes()));
@@ -231,6 +236,7 @@ struct Doorman {
     connections: Arc<Semaphore>,
     pairings: Arc<Semaphore>,
     refusals: Refusals,
+    refused_keys: RefusedKeys,
 }
 
 impl Doorman {
@@ -253,6 +259,7 @@ impl Doorman {
             connections: Arc::new(Semaphore::new(options.max_connections)),
             pairings: Arc::new(Semaphore::new(MAX_PAIRING)),
             refusals: Refusals::default(),
+            refused_keys: RefusedKeys::default(),
             options,
         }
     }
@@ -390,6 +397,9 @@ impl Doorman {
     }
 
     fn refused(&self, refusal: &Refusal, seen: &Seen, address: SocketAddr) {
+        if let (Refusal::NotPinned | Refusal::DoesNotTrustThisHost, Some(key)) = (refusal, seen.key) {
+            self.refused_keys.note(address, key, refusal.to_string());
+        }
         let Some(unlogged) = self.refusals.count(Instant::now()) else { return };
         let key = seen.key.map_or_else(|| "none".to_owned(), |key| key.to_string());
         let offered: Vec<_> = seen.offered.iter().map(|offered| shown(offered, 32)).collect();

@@ -40,5 +40,6 @@ pub use pairing::{
 };
 pub use pins::{MAX_PEERS, PINS_FILE, PinError, PinStore, PinnedPeer, Pins};
 pub use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
+pub use refusals::{RefusedKey, RefusedKeys};
 pub use state_file::StateFileError;
 pub use tls::{ALPN_PAIRING, ALPN_PEER};

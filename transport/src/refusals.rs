@@ -1,8 +1,11 @@
 //! Telling of refused connections without letting strangers fill the log.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::Fingerprint;
 
 /// Lines that may be logged in one [`WINDOW`].
 const LINES: u32 = 10;
@@ -41,6 +44,35 @@ impl Refusals {
 
     pub(crate) fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that was refused because of its key.
+#[derive(Clone, Debug)]
+pub struct RefusedKey {
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// The key that was seen.
+    pub key: Fingerprint,
+    /// Why it was refused.
+    pub reason: String,
+    at: Instant,
+}
+
+/// The newest [`RefusedKey`] of an endpoint. Copies show the same one.
+#[derive(Clone, Debug, Default)]
+pub struct RefusedKeys(Arc<Mutex<Option<RefusedKey>>>);
+
+impl RefusedKeys {
+    /// The newest, if it came within this time.
+    pub fn within(&self, time: Duration) -> Option<RefusedKey> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone().filter(|refused| refused.at.elapsed() <= time)
+    }
+
+    pub(crate) fn note(&self, address: SocketAddr, key: Fingerprint, reason: String) {
+        let refused = RefusedKey { address, key, reason, at: Instant::now() };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
     }
 }
 

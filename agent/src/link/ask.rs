@@ -1,7 +1,7 @@
 //! The question of a fenced host: a promotion of its peer can be rolled back as long as nothing was written there, and the
 //! peer is then the standby of this host's history as before.
 
-use afterimage_protocol::message::{Open, SourceMessage, TargetMessage, VolumeInfo, encode};
+use afterimage_protocol::message::{Open, Refusal, SourceMessage, TargetMessage, VolumeInfo, encode};
 use afterimage_protocol::state::GroupState;
 use afterimage_protocol::{Generation, SessionId};
 use afterimage_transport::{CloseCode, Connection, write_message};
@@ -25,7 +25,10 @@ impl Link {
         match answer {
             Ok(TargetMessage::RolledBack { generations }) => Some(generations),
             Ok(TargetMessage::Refused { code, text, standing }) => {
-                self.note(|state| state.standing = standing.clone().or(state.standing.take()));
+                self.note(|state| {
+                    state.standing = standing.clone().or(state.standing.take());
+                    state.split_brain = code == Refusal::SplitBrain;
+                });
                 self.failed(End::Refused(code, standing), text);
                 None
             }

@@ -1,5 +1,6 @@
 //! What a state means for the operator, and what to do about it.
 
+use afterimage_contract::admin::format_time;
 use afterimage_contract::status::{GroupStatus, HeldBackBy, Protection, Role, Warning};
 use afterimage_contract::units::ByteSize;
 use afterimage_events::Event;
@@ -10,38 +11,46 @@ use crate::text::{lag, span};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) text: String,
-    /// What to do; `None` if it ends by itself.
+    /// What to do, if the one who noticed knows.
     pub(super) action: Option<String>,
+    /// It ends by itself.
+    pub(super) passing: bool,
     /// What `docs/events.md` calls it, and the log.
     pub(super) event: Option<Event>,
 }
 
 impl Note {
     fn new(event: Event, text: impl Into<String>, action: impl Into<String>) -> Self {
-        Self { text: text.into(), action: Some(action.into()), event: Some(event) }
+        Self { text: text.into(), action: Some(action.into()), passing: false, event: Some(event) }
     }
 
     fn passing(event: Event, text: impl Into<String>) -> Self {
-        Self { text: text.into(), action: None, event: Some(event) }
+        let action = "nothing; it ends by itself, and faster the less is written meanwhile".to_owned();
+        Self { text: text.into(), action: Some(action), passing: true, event: Some(event) }
     }
 
     /// What a daemon warns of.
     pub(super) fn warning(warning: &Warning) -> Self {
-        Self { text: warning.text.clone(), action: warning.action.clone(), event: event_of(&warning.id) }
+        Self {
+            text: warning.text.clone(),
+            action: warning.action.clone(),
+            passing: false,
+            event: event_of(&warning.id),
+        }
     }
 }
 
 /// The notes of a group: its state unless that is healthy, its volumes, then what the daemons warn of.
 pub(super) fn notes(group: &GroupStatus) -> Vec<Note> {
-    let mut notes: Vec<_> = state(group).into_iter().collect();
+    let mut notes: Vec<_> = state(group).filter(|_| !says_more(group)).into_iter().collect();
     for volume in &group.volumes {
         if let Some(error) = &volume.error {
-            let wrong = group.protection == Protection::WrongVolume;
-            notes.push(Note::new(
-                if wrong { Event::WrongVolume } else { Event::IoFailed },
-                format!("volume {}: {error}", volume.name),
-                format!("check {}; the kernel's log may say more", volume.device),
-            ));
+            let (event, action) = match group.protection {
+                Protection::WrongVolume => (Event::WrongVolume, mend(&volume.device)),
+                Protection::Failed => (Event::GroupFailed, mend(&volume.device)),
+                _ => (Event::IoFailed, format!("check {}; the kernel's log may say more", volume.device)),
+            };
+            notes.push(Note::new(event, format!("volume {}: {error}", volume.name), action));
         }
         if let Some(blocks) = volume.unreadable_blocks.filter(|n| *n > 0) {
             notes.push(Note::new(
@@ -51,10 +60,49 @@ pub(super) fn notes(group: &GroupStatus) -> Vec<Note> {
             ));
         }
     }
-    for warning in &group.warnings {
-        notes.push(Note::warning(warning));
-    }
+    let said = |warning: &&Warning| {
+        matches!(
+            (group.protection, warning.id.as_str()),
+            (Protection::Fenced, "reinstate_required") | (Protection::JournalFull, "journal_full")
+        )
+    };
+    notes.extend(group.warnings.iter().filter(|warning| !said(warning)).map(Note::warning));
     notes
+}
+
+/// Whether nobody needs to look at a group.
+pub(super) fn is_healthy(group: &GroupStatus) -> bool {
+    group.protection.is_healthy() && notes(group).is_empty()
+}
+
+/// Whether clients were answered on both hosts after the histories had parted.
+pub(super) fn is_split(group: &GroupStatus) -> bool {
+    warns(group, "split_brain")
+}
+
+fn warns(group: &GroupStatus, id: &str) -> bool {
+    group.warnings.iter().any(|warning| warning.id == id)
+}
+
+/// Whether a volume or a warning says what the state is about.
+fn says_more(group: &GroupStatus) -> bool {
+    let of_volume = group.volumes.iter().any(|volume| volume.error.is_some());
+    is_split(group)
+        || match group.protection {
+            Protection::WrongVolume => of_volume || warns(group, "wrong_volume"),
+            Protection::Failed => {
+                of_volume
+                    || ["group_failed", "standby_failed", "state_failed"].iter().any(|id| warns(group, id))
+            }
+            _ => false,
+        }
+}
+
+fn mend(device: &str) -> String {
+    format!(
+        "put the right volume back at {device}, or mend its `device` in the configuration; it is tried again every few \
+         seconds"
+    )
 }
 
 /// The event behind a warning of a daemon's.
@@ -64,7 +112,9 @@ fn event_of(warning: &str) -> Option<Event> {
         "reinstate_required" => Some(Event::Fenced),
         "rpo_exceeded" => Some(Event::RpoBreached),
         "standby_failed" => Some(Event::GroupFailed),
-        "agent_silent" | "receiver_silent" => Some(Event::Stopped),
+        "agent_silent" | "receiver_silent" | "group_not_reported" => Some(Event::Stopped),
+        // They agree once the slower one has noticed a change of the role.
+        "roles_disagree" => Some(Event::Promoted),
         other => Event::by_id(&other.replace('_', "-")),
     }
 }
@@ -81,7 +131,11 @@ fn state(group: &GroupStatus) -> Option<Note> {
         ),
         Protection::Degraded => Note::new(
             Event::Degraded,
-            format!("writes are acknowledged that {peer} does not have; at risk: {}", lag(group.lag)),
+            format!(
+                "protection lost {}: writes are acknowledged that {peer} does not have; at risk: {}",
+                since(group),
+                lag(group.lag)
+            ),
             format!("run `afterimage status` on {peer}, and check the link to it"),
         ),
         Protection::Blocked => Note::new(
@@ -112,7 +166,10 @@ fn state(group: &GroupStatus) -> Option<Note> {
         Protection::Fenced => Note::new(
             Event::Fenced,
             format!("this host was replaced by a promotion on {peer}, and serves nothing"),
-            format!("use the volumes on {peer}; this host must be reinstated before it replicates again"),
+            format!(
+                "use the volumes on {peer}; to make this host its standby: afterimage reinstate {}",
+                group.name
+            ),
         ),
         Protection::WrongVolume => Note::new(
             Event::WrongVolume,
@@ -134,9 +191,17 @@ fn state(group: &GroupStatus) -> Option<Note> {
             action: Some(
                 "use the command and the daemons of one release; status --json has the details".to_owned(),
             ),
+            passing: false,
             event: None,
         },
     })
+}
+
+/// Since when the state is as it is, to the second.
+fn since(group: &GroupStatus) -> String {
+    let Some(since_us) = group.since_us else { return "at an unknown time".to_owned() };
+    let time = format_time(since_us);
+    format!("since {}Z", time.split_once('.').map_or(time.trim_end_matches('Z'), |(seconds, _)| seconds))
 }
 
 /// How far a transfer is, such as `42% of 1 GiB, 100 MiB/s, 6s to go`. It never says 100 % before the end.

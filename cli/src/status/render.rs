@@ -8,10 +8,11 @@ use afterimage_contract::status::{
 };
 use afterimage_contract::units::ByteSize;
 
-use super::advice::{Note, notes};
-use crate::text::{Paint, lag, printable, span};
+use super::advice::{Note, is_split, notes};
+use crate::text::{Paint, apply_lag, lag, printable, span};
 
-const HEADINGS: [&str; 7] = ["GROUP", "ROLE", "MODE", "PROTECTION", "FOR", "LAG", "PEER"];
+const HEADINGS: [&str; 8] =
+    ["GROUP", "ROLE", "MODE", "PROTECTION", "FOR", "TRANSPORT LAG", "APPLY LAG", "PEER"];
 /// The column whose text is coloured.
 const PROTECTION: usize = 3;
 
@@ -29,13 +30,15 @@ pub fn render(status: &Status, detail: bool, paint: Paint) -> String {
         push_note(&mut out, "", &Note::warning(warning), paint);
     }
     if rows.is_empty() {
-        out += "no group to show\n";
+        if status.warnings.is_empty() {
+            out += "no group to show\n";
+        }
         return out;
     }
     push_row(&mut out, &HEADINGS.map(str::to_owned), &widths, |_, cell| paint.heading(cell));
     for (group, row) in status.groups.iter().zip(&rows) {
         push_row(&mut out, row, &widths, |column, cell| match column {
-            PROTECTION => colour(group.protection, cell, paint),
+            PROTECTION => colour(group, cell, paint),
             _ => cell.to_owned(),
         });
         for note in notes(group) {
@@ -56,9 +59,10 @@ fn row(group: &GroupStatus, now_us: u64) -> [String; HEADINGS.len()] {
         printable(&group.name),
         role(group.role).to_owned(),
         mode(group.mode).to_owned(),
-        protection(group.protection).to_owned(),
+        state(group).to_owned(),
         since.unwrap_or_else(|| "-".to_owned()),
         lag(group.lag),
+        apply_lag(group.apply_lag),
         printable(&group.peer.name) + &peer,
     ]
 }
@@ -81,7 +85,7 @@ fn push_row(
 }
 
 fn push_note(out: &mut String, indent: &str, note: &Note, paint: Paint) {
-    let mark = if note.action.is_some() { paint.bad("!") } else { paint.doubtful("~") };
+    let mark = if note.passing { paint.doubtful("~") } else { paint.bad("!") };
     let event = note.event.map(|event| format!(" [{}]", event.id())).unwrap_or_default();
     *out += &format!("{indent}{mark} {}{event}\n", printable(&note.text));
     if let Some(action) = &note.action {
@@ -158,7 +162,7 @@ fn bytes(n: u64) -> String {
     ByteSize::from_bytes(n).approximate()
 }
 
-fn role(role: Role) -> &'static str {
+pub(super) fn role(role: Role) -> &'static str {
     match role {
         Role::Primary => "primary",
         Role::Standby => "standby",
@@ -167,15 +171,19 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn mode(mode: Mode) -> &'static str {
+pub(super) fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Sync => "sync",
         Mode::Async => "async",
     }
 }
 
-fn protection(protection: Protection) -> &'static str {
-    match protection {
+/// The level of protection, in one or two words.
+pub(super) fn state(group: &GroupStatus) -> &'static str {
+    if is_split(group) {
+        return "SPLIT BRAIN";
+    }
+    match group.protection {
         Protection::InSync => "in sync",
         Protection::AsyncStreaming => "streaming",
         Protection::CatchingUp => "catching up",
@@ -192,9 +200,9 @@ fn protection(protection: Protection) -> &'static str {
     }
 }
 
-fn colour(protection: Protection, text: &str, paint: Paint) -> String {
-    match protection {
-        _ if protection.is_healthy() => paint.good(text),
+fn colour(group: &GroupStatus, text: &str, paint: Paint) -> String {
+    match group.protection {
+        protection if protection.is_healthy() => paint.good(text),
         Protection::CatchingUp | Protection::FirstSync => paint.doubtful(text),
         _ => paint.bad(text),
     }

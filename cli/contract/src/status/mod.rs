@@ -82,8 +82,10 @@ pub struct GroupStatus {
     pub position: Option<Position>,
     /// The other host, as this one sees it.
     pub peer: PeerStatus,
-    /// What a loss of the primary now would cost; `null` when that is unknown.
+    /// The transport lag: what a loss of the primary now would cost; `null` when that is unknown.
     pub lag: Option<Lag>,
+    /// How far the base is behind what the standby has; `null` when that is unknown.
+    pub apply_lag: Option<ApplyLag>,
     /// The newest sequence that the standby has received.
     pub received_sequence: Option<u64>,
     /// The newest sequence that the standby has on stable storage.
@@ -94,6 +96,10 @@ pub struct GroupStatus {
     pub queued_bytes: Option<u64>,
     /// The bound of that queue.
     pub queue_limit_bytes: Option<u64>,
+    /// Bytes that clients wrote since the group was opened; `null` on a standby.
+    pub written_bytes: Option<u64>,
+    /// Bytes that the standby was sent since it was opened there; `null` on a primary.
+    pub received_bytes: Option<u64>,
     /// What is done to send fewer bytes; `null` on a standby.
     pub compression: Option<CompressionStatus>,
     /// The catch-up or first sync under way.
@@ -130,11 +136,14 @@ impl GroupStatus {
             position: None,
             peer,
             lag: None,
+            apply_lag: None,
             received_sequence: None,
             durable_sequence: None,
             dirty_bytes: None,
             queued_bytes: None,
             queue_limit_bytes: None,
+            written_bytes: None,
+            received_bytes: None,
             compression: None,
             catchup: None,
             background: None,
@@ -252,6 +261,13 @@ pub struct Lag {
     pub seconds: f64,
     /// Bytes that the standby lacks.
     pub bytes: u64,
+}
+
+/// What is in the standby's journal and not in its base. A configured history keeps it back on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ApplyLag {
+    /// Age of the oldest checkpoint that is not in the base.
+    pub seconds: f64,
 }
 
 /// A transfer of dirty blocks.

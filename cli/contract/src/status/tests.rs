@@ -31,11 +31,13 @@ fn full() -> Status {
     group.since_us = Some(1_789_999_000_000_000);
     group.position = Some(position(42));
     group.lag = Some(Lag { seconds: 0.25, bytes: 4096 });
+    group.apply_lag = Some(ApplyLag { seconds: 3.5 });
     group.received_sequence = Some(41);
     group.durable_sequence = Some(40);
     group.dirty_bytes = Some(8 << 20);
     group.queued_bytes = Some(4096);
     group.queue_limit_bytes = Some(64 << 20);
+    group.written_bytes = Some(1_610_612_736);
     group.compression = Some(CompressionStatus {
         setting: Compression::Auto,
         effort: CompressionEffort::ZstdFast,
@@ -114,11 +116,14 @@ fn what_is_unknown_is_null_and_present() {
         "since_us",
         "position",
         "lag",
+        "apply_lag",
         "received_sequence",
         "durable_sequence",
         "dirty_bytes",
         "queued_bytes",
         "queue_limit_bytes",
+        "written_bytes",
+        "received_bytes",
         "compression",
         "catchup",
         "background",

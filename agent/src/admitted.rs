@@ -1,0 +1,89 @@
+//! When writes were admitted, roughly: how old the oldest is that the standby has not applied. The standby says which
+//! sequence it has applied; this keeps what sequence there was at which time.
+
+use std::collections::VecDeque;
+
+use afterimage_protocol::Time;
+
+/// Most times that are kept: with one a second a quarter of an hour to the second, and a day to two minutes.
+const MAX_MARKS: usize = 1024;
+
+/// Times, and the newest sequence that had been admitted at each.
+#[derive(Default)]
+pub(crate) struct Admitted {
+    marks: VecDeque<(Time, u64)>,
+    /// The newest sequence at the last look, even if no mark was made for it.
+    newest: u64,
+}
+
+impl Admitted {
+    /// At `now` the newest sequence is `admitted`, and the standby has applied `applied`.
+    pub fn note(&mut self, now: Time, admitted: u64, applied: u64) {
+        // The last mark that is not beyond what was applied says when the next write came at the earliest.
+        while self.marks.get(1).is_some_and(|(_, sequence)| *sequence <= applied) {
+            self.marks.pop_front();
+        }
+        self.newest = admitted;
+        match self.marks.back_mut() {
+            // Nothing was written since: the next write comes after now.
+            Some((time, sequence)) if *sequence == admitted => *time = now,
+            _ => self.marks.push_back((now, admitted)),
+        }
+        if self.marks.len() > MAX_MARKS {
+            let mut keep = false;
+            self.marks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+    }
+
+    /// Age of the oldest write that is not applied, at most, in microseconds; 0 where all are, `None` if it is older than
+    /// what is remembered.
+    pub fn age_us(&self, now: Time, applied: u64) -> Option<u64> {
+        if self.marks.is_empty() {
+            return None;
+        }
+        if applied >= self.newest {
+            return Some(0);
+        }
+        let before = self.marks.iter().rev().find(|(_, sequence)| *sequence <= applied)?;
+        Some(now.since_us(before.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Time {
+        Time(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn the_oldest_write_that_is_not_applied_counts() {
+        let mut admitted = Admitted::default();
+        assert_eq!(admitted.age_us(at(0), 0), None, "nothing is known yet");
+        admitted.note(at(1), 10, 0);
+        assert_eq!(admitted.age_us(at(1), 0), None, "they were admitted before the first look");
+        assert_eq!(admitted.age_us(at(1), 10), Some(0));
+        admitted.note(at(5), 10, 10);
+        admitted.note(at(6), 20, 10);
+        admitted.note(at(7), 30, 10);
+        assert_eq!(admitted.age_us(at(8), 10), Some(3_000_000), "the 11th came after 5 s");
+        assert_eq!(admitted.age_us(at(8), 25), Some(2_000_000));
+        assert_eq!(admitted.age_us(at(8), 30), Some(0));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_oldest_stays() {
+        let mut admitted = Admitted::default();
+        for second in 0..100_000 {
+            admitted.note(at(second), second, 0);
+        }
+        assert!(admitted.marks.len() <= MAX_MARKS);
+        assert_eq!(admitted.age_us(at(100_000), 0), Some(100_000_000_000));
+        let age = admitted.age_us(at(100_000), 50_000).unwrap();
+        assert!((50_000_000_000..51_000_000_000).contains(&age), "{age}");
+    }
+}
