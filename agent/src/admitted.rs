@@ -12,8 +12,6 @@ const MAX_MARKS: usize = 1024;
 #[derive(Default)]
 pub(crate) struct Admitted {
     marks: VecDeque<(Time, u64)>,
-    /// The newest sequence at the last look, even if no mark was made for it.
-    newest: u64,
 }
 
 impl Admitted {
@@ -23,7 +21,6 @@ impl Admitted {
         while self.marks.get(1).is_some_and(|(_, sequence)| *sequence <= applied) {
             self.marks.pop_front();
         }
-        self.newest = admitted;
         match self.marks.back_mut() {
             // Nothing was written since: the next write comes after now.
             Some((time, sequence)) if *sequence == admitted => *time = now,
@@ -38,13 +35,10 @@ impl Admitted {
         }
     }
 
-    /// Age of the oldest write that is not applied, at most, in microseconds; 0 where all are, `None` if it is older than
-    /// what is remembered.
-    pub fn age_us(&self, now: Time, applied: u64) -> Option<u64> {
-        if self.marks.is_empty() {
-            return None;
-        }
-        if applied >= self.newest {
+    /// Age of the oldest write that the standby has received and not applied, at most, in microseconds; 0 where it has applied
+    /// all of them, `None` if it is older than what is remembered.
+    pub fn age_us(&self, now: Time, applied: u64, received: u64) -> Option<u64> {
+        if applied >= received && received > 0 {
             return Some(0);
         }
         let before = self.marks.iter().rev().find(|(_, sequence)| *sequence <= applied)?;
@@ -63,16 +57,20 @@ mod tests {
     #[test]
     fn the_oldest_write_that_is_not_applied_counts() {
         let mut admitted = Admitted::default();
-        assert_eq!(admitted.age_us(at(0), 0), None, "nothing is known yet");
+        assert_eq!(admitted.age_us(at(0), 0, 0), None, "nothing is known yet");
         admitted.note(at(1), 10, 0);
-        assert_eq!(admitted.age_us(at(1), 0), None, "they were admitted before the first look");
-        assert_eq!(admitted.age_us(at(1), 10), Some(0));
+        assert_eq!(admitted.age_us(at(1), 0, 10), None, "they were admitted before the first look");
+        assert_eq!(admitted.age_us(at(1), 10, 10), Some(0));
         admitted.note(at(5), 10, 10);
         admitted.note(at(6), 20, 10);
         admitted.note(at(7), 30, 10);
-        assert_eq!(admitted.age_us(at(8), 10), Some(3_000_000), "the 11th came after 5 s");
-        assert_eq!(admitted.age_us(at(8), 25), Some(2_000_000));
-        assert_eq!(admitted.age_us(at(8), 30), Some(0));
+        assert_eq!(admitted.age_us(at(8), 10, 30), Some(3_000_000), "the 11th came after 5 s");
+        assert_eq!(admitted.age_us(at(8), 25, 30), Some(2_000_000));
+        assert_eq!(
+            admitted.age_us(at(8), 10, 10),
+            Some(0),
+            "what the standby lacks is no matter of its base"
+        );
     }
 
     #[test]
@@ -82,8 +80,8 @@ mod tests {
             admitted.note(at(second), second, 0);
         }
         assert!(admitted.marks.len() <= MAX_MARKS);
-        assert_eq!(admitted.age_us(at(100_000), 0), Some(100_000_000_000));
-        let age = admitted.age_us(at(100_000), 50_000).unwrap();
+        assert_eq!(admitted.age_us(at(100_000), 0, 99_999), Some(100_000_000_000));
+        let age = admitted.age_us(at(100_000), 50_000, 99_999).unwrap();
         assert!((50_000_000_000..51_000_000_000).contains(&age), "{age}");
     }
 }

@@ -67,6 +67,17 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
         }
     };
     status.warnings.extend(split_brain(&link, config, peer));
+    if link.reinstate {
+        status.warnings.push(Warning::new(
+            "peer_replaced",
+            format!(
+                "{} was replaced by the promotion here, and does not follow before it is reinstated: what is written now is \
+                 on this host only",
+                peer.name
+            ),
+            format!("on {}: afterimage reinstate {}", peer.name, config.name),
+        ));
+    }
     if supervisor.link.is_paused() {
         status.warnings.push(Warning::new(
             "stream_paused",
@@ -163,9 +174,7 @@ fn served(
     status.position = Some(position(source.position));
     let seconds = source.oldest_unsafe.map_or(0.0, |oldest| now.since_us(oldest) as f64 / 1e6);
     status.lag = source.lag_known.then_some(Lag { seconds, bytes: source.queued_bytes });
-    let applied = source.applied.0;
-    status.apply_lag =
-        watched.apply_lag(now, source.connected.then_some(applied)).map(|seconds| ApplyLag { seconds });
+    status.apply_lag = watched.apply_lag(now, &source).map(|seconds| ApplyLag { seconds });
     // 0 is "none yet".
     status.received_sequence = Some(source.received.0).filter(|s| *s > 0);
     status.durable_sequence = Some(source.durable.0).filter(|s| *s > 0);

@@ -81,11 +81,14 @@ impl Watched {
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner).safe_until()
     }
 
-    /// Age, in seconds, of the oldest write that is not in the base of the standby, which has applied this sequence; `None`
-    /// when it is not known.
-    pub fn apply_lag(&self, now: Time, applied: Option<u64>) -> Option<f64> {
+    /// Age, in seconds, of the oldest write that the standby has received and that is not in its base; `None` when it is not
+    /// known.
+    pub fn apply_lag(&self, now: Time, status: &source::Status) -> Option<f64> {
+        if !status.connected {
+            return None;
+        }
         let admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        admitted.age_us(now, applied?).map(|us| us as f64 / 1e6)
+        admitted.age_us(now, status.applied.0, status.received.0).map(|us| us as f64 / 1e6)
     }
 
     /// What the catch-up under way sends in a second, in bytes; `None` until it was measured.

@@ -9,11 +9,14 @@ use afterimage_contract::status::{
 use afterimage_protocol::Generation;
 
 use crate::clock;
-use crate::group::{Group, Phase, Snapshot};
+use crate::group::{Group, Numbers, Phase, Snapshot};
 use crate::node::Node;
 
 /// A peer that is refused tries again within a second or two.
 const REFUSED_SHOWN: Duration = Duration::from_secs(15);
+
+/// A full journal shows for this long at least, so that one that fills up again and again does not look as if it worked.
+const FULL_SHOWN_US: u64 = 10_000_000;
 
 /// The status as the receiver sees it now.
 pub fn report(node: &Node) -> Status {
@@ -82,13 +85,19 @@ fn protection(snapshot: &Snapshot) -> Protection {
     match &snapshot.phase {
         Phase::Failed { wrong_volume: true, .. } => Protection::WrongVolume,
         Phase::Failed { .. } => Protection::Failed,
-        _ if n.journal_full => Protection::JournalFull,
+        _ if journal_full(n) => Protection::JournalFull,
         _ if snapshot.refused => Protection::Refused,
         _ if snapshot.link.is_none() => Protection::Disconnected,
         _ if n.newest.is_none() => Protection::FirstSync,
         _ if n.staging.is_some() => Protection::CatchingUp,
         _ => Protection::AsyncStreaming,
     }
+}
+
+/// Whether the journal has no room, or had none a moment ago: a session that needs more than there is begins again at once.
+fn journal_full(n: &Numbers) -> bool {
+    let now = clock::now();
+    n.journal_full || n.journal_full_at.is_some_and(|at| now.since_us(at) <= FULL_SHOWN_US)
 }
 
 /// How far the first sync is. How large any other catch-up is, only the primary knows.
@@ -147,7 +156,7 @@ fn warnings(group: &Group, snapshot: &Snapshot) -> Vec<Warning> {
         let action = "mend what it says; the receiver tries again by itself every few seconds";
         warnings.push(Warning::new(id, format!("the standby of group {name} takes nothing: {text}"), action));
     }
-    if snapshot.numbers.journal_full {
+    if journal_full(&snapshot.numbers) {
         warnings.push(Warning::new(
             "journal_full",
             format!("the journal of group {name} had no room for what the primary sent"),

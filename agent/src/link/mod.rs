@@ -58,6 +58,8 @@ pub(crate) struct LinkState {
     pub refused: bool,
     /// The peer refuses because both hosts have writes of their own.
     pub split_brain: bool,
+    /// The peer refuses because it was replaced by the promotion of this host.
+    pub reinstate: bool,
     /// What the peer said of its image when it last refused a session.
     pub standing: Option<Standing>,
     /// This host has given way in a split brain, and is about to serve no more.

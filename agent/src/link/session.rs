@@ -75,6 +75,7 @@ impl Link {
                     state.standing = standing.clone().or(state.standing.take());
                     state.refused = !retry;
                     state.split_brain = code == Refusal::SplitBrain;
+                    state.reinstate = code == Refusal::Reinstate;
                 });
                 self.failed(End::Refused(code, standing), text)
             }
@@ -135,6 +136,7 @@ impl Link {
         self.note(|state| {
             state.refused = false;
             state.split_brain = false;
+            state.reinstate = false;
             state.standing = None;
         });
         let heard = Arc::new(Heard::new(group.clock.now()));

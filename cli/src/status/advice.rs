@@ -88,6 +88,7 @@ fn warns(group: &GroupStatus, id: &str) -> bool {
 fn says_more(group: &GroupStatus) -> bool {
     let of_volume = group.volumes.iter().any(|volume| volume.error.is_some());
     is_split(group)
+        || warns(group, "peer_replaced")
         || match group.protection {
             Protection::WrongVolume => of_volume || warns(group, "wrong_volume"),
             Protection::Failed => {
@@ -113,6 +114,7 @@ fn event_of(warning: &str) -> Option<Event> {
         "rpo_exceeded" => Some(Event::RpoBreached),
         "standby_failed" => Some(Event::GroupFailed),
         "agent_silent" | "receiver_silent" | "group_not_reported" => Some(Event::Stopped),
+        "peer_replaced" => Some(Event::PeerRefuses),
         // They agree once the slower one has noticed a change of the role.
         "roles_disagree" => Some(Event::Promoted),
         other => Event::by_id(&other.replace('_', "-")),
@@ -124,6 +126,14 @@ fn state(group: &GroupStatus) -> Option<Note> {
     let daemon = if group.role == Role::Standby { "afterimage-receiver" } else { "afterimage-agent" };
     Some(match group.protection {
         Protection::InSync | Protection::AsyncStreaming => return None,
+        Protection::CatchingUp if has_no_room(group) => Note::new(
+            Event::JournalFull,
+            format!(
+                "catch-up {}, and begins again and again: on {peer} the journal is full",
+                progress(group)
+            ),
+            format!("see what `afterimage status` on {peer} says; raise journal.max_size there"),
+        ),
         Protection::CatchingUp => Note::passing(Event::CatchUpBegun, format!("catch-up {}", progress(group))),
         Protection::FirstSync => Note::passing(
             Event::FirstSyncBegun,
@@ -160,8 +170,14 @@ fn state(group: &GroupStatus) -> Option<Note> {
         ),
         Protection::Refused => Note::new(
             if group.role == Role::Standby { Event::SessionRefused } else { Event::PeerRefuses },
-            format!("there is no session with {peer}: one side refuses the other{}", reason(group)),
-            "do what the reason says; if it is about keys, pair the hosts again".to_owned(),
+            format!("no session with {peer}, one side refuses the other{}", reason(group)),
+            match &group.peer.last_error {
+                Some(reason) if reason.contains(" key ") => format!(
+                    "if a key was replaced on purpose: `afterimage pair --new` on one host, and what it says on the other; \
+                     if not, find out who answers in the place of {peer}"
+                ),
+                _ => "do what the reason says".to_owned(),
+            },
         ),
         Protection::Fenced => Note::new(
             Event::Fenced,
@@ -195,6 +211,12 @@ fn state(group: &GroupStatus) -> Option<Note> {
             event: None,
         },
     })
+}
+
+/// Whether the last session of a primary ended since the standby's journal is full.
+fn has_no_room(group: &GroupStatus) -> bool {
+    let reason = group.peer.last_error.as_deref().unwrap_or_default();
+    group.role == Role::Primary && reason.contains("the journal is full")
 }
 
 /// Since when the state is as it is, to the second.

@@ -1,5 +1,5 @@
 use afterimage_contract::status::{
-    BackgroundStatus, CatchUp, HeldBackBy, JournalStatus, Lag, PeerStatus, Warning,
+    ApplyLag, BackgroundStatus, CatchUp, HeldBackBy, JournalStatus, Lag, PeerStatus, Warning,
 };
 
 use afterimage_contract::config::Background;
@@ -28,6 +28,45 @@ fn disconnected(mut group: GroupStatus) -> GroupStatus {
     group
 }
 
+#[test]
+fn both_lags_are_shown_apart() {
+    let mut group = group(Role::Standby, Protection::AsyncStreaming);
+    group.lag = Some(Lag { seconds: 0.5, bytes: 4096 });
+    group.apply_lag = Some(ApplyLag { seconds: 90.0 });
+    assert_text(
+        group,
+        "orders  standby  sync  streaming   3h 12m  0.5s, 4 KiB    1m 30s     beta (1.2 ms)\n",
+    );
+}
+
+#[test]
+fn a_split_brain_stands_in_the_place_of_the_state() {
+    let mut group = disconnected(group(Role::Primary, Protection::Refused));
+    group.warnings.push(Warning::new("split_brain", "both went on", "name the side that stays"));
+    assert_text(
+        group,
+        "\
+orders  primary  sync  SPLIT BRAIN  3h 12m  unknown        unknown    beta (not connected)
+  ! both went on [split-brain]
+    do: name the side that stays
+",
+    );
+}
+
+#[test]
+fn a_catch_up_that_the_standby_has_no_room_for_says_so() {
+    let mut group = group(Role::Primary, Protection::CatchingUp);
+    group.peer.last_error = Some("the journal is full".into());
+    assert_text(
+        group,
+        "\
+orders  primary  sync  catching up  3h 12m  unknown        unknown    beta (1.2 ms)
+  ! catch-up under way, progress unknown, and begins again and again: on beta the journal is full [journal-full]
+    do: see what `afterimage status` on beta says; raise journal.max_size there
+",
+    );
+}
+
 fn with(groups: Vec<GroupStatus>) -> Status {
     Status { groups, ..Status::new("alpha", NOW_US) }
 }
@@ -51,9 +90,9 @@ fn a_healthy_host_has_one_line_for_each_group() {
     assert_eq!(
         render(&with(vec![mail, orders]), false, Paint::PLAIN),
         "\
-GROUP         ROLE     MODE   PROTECTION  FOR     LAG           PEER
-mail-archive  standby  async  streaming   -       0.2s, 64 KiB  beta (1.2 ms)
-orders        primary  sync   in sync     3h 12m  none          beta (1.2 ms)
+GROUP         ROLE     MODE   PROTECTION  FOR     TRANSPORT LAG  APPLY LAG  PEER
+mail-archive  standby  async  streaming   -       0.2s, 64 KiB   unknown    beta (1.2 ms)
+orders        primary  sync   in sync     3h 12m  none           unknown    beta (1.2 ms)
 "
     );
 }
@@ -71,8 +110,9 @@ fn catching_up_shows_how_far_it_is() {
     assert_text(
         group,
         "\
-orders  primary  sync  catching up  3h 12m  unknown  beta (1.2 ms)
+orders  primary  sync  catching up  3h 12m  unknown        unknown    beta (1.2 ms)
   ~ catch-up 75% of 4 GiB, 100 MiB/s, 10s to go [catch-up-begun]
+    do: nothing; it ends by itself, and faster the less is written meanwhile
 ",
     );
 }
@@ -95,8 +135,9 @@ fn a_catch_up_that_gives_way_says_so() {
     assert_text(
         group,
         "\
-orders  primary  sync  catching up  3h 12m  unknown  beta (1.2 ms)
+orders  primary  sync  catching up  3h 12m  unknown        unknown    beta (1.2 ms)
   ~ catch-up 75% of 4 GiB, 16 MiB/s, 1m 4s to go, held back for clients [catch-up-begun]
+    do: nothing; it ends by itself, and faster the less is written meanwhile
 ",
     );
 }
@@ -114,8 +155,9 @@ fn first_sync_says_that_there_is_nothing_to_promote() {
     assert_text(
         group,
         "\
-orders  standby  sync  first sync  3h 12m  unknown  beta (1.2 ms)
+orders  standby  sync  first sync  3h 12m  unknown        unknown    beta (1.2 ms)
   ~ first sync 99% of 1000 B, time to go unknown; the standby cannot be promoted before it ends [first-sync-begun]
+    do: nothing; it ends by itself, and faster the less is written meanwhile
 ",
     );
 }
@@ -127,8 +169,8 @@ fn degraded_says_what_is_at_risk() {
     assert_text(
         disconnected(group),
         "\
-orders  primary  sync  DEGRADED    3h 12m  1m 15s, 12 MiB  beta (not connected)
-  ! writes are acknowledged that beta does not have; at risk: 1m 15s, 12 MiB [degraded]
+orders  primary  sync  DEGRADED    3h 12m  1m 15s, 12 MiB  unknown    beta (not connected)
+  ! protection lost since 2026-09-21T11:01:20Z: writes are acknowledged that beta does not have; at risk: 1m 15s, 12 MiB [degraded]
     do: run `afterimage status` on beta, and check the link to it
 ",
     );
@@ -139,7 +181,7 @@ fn blocked_says_who_asked_for_it() {
     assert_text(
         disconnected(group(Role::Primary, Protection::Blocked)),
         "\
-orders  primary  sync  BLOCKED     3h 12m  unknown  beta (not connected)
+orders  primary  sync  BLOCKED     3h 12m  unknown        unknown    beta (not connected)
   ! writes wait until beta has them, as on_link_loss = \"block\" asks [blocked]
     do: bring beta or the link back; or set on_link_loss = \"degrade\" and restart afterimage-agent
 ",
@@ -151,7 +193,7 @@ fn disconnected_differs_by_role() {
     assert_text(
         disconnected(group(Role::Primary, Protection::Disconnected)),
         "\
-orders  primary  sync  DISCONNECTED  3h 12m  unknown  beta (not connected)
+orders  primary  sync  DISCONNECTED  3h 12m  unknown        unknown    beta (not connected)
   ! no connection to beta at 192.0.2.2:7789: timed out [link-down]
     do: check that beta is up, runs afterimage-receiver, and can be reached by UDP
 ",
@@ -159,7 +201,7 @@ orders  primary  sync  DISCONNECTED  3h 12m  unknown  beta (not connected)
     assert_text(
         disconnected(group(Role::Standby, Protection::Disconnected)),
         "\
-orders  standby  sync  DISCONNECTED  3h 12m  unknown  beta (not connected)
+orders  standby  sync  DISCONNECTED  3h 12m  unknown        unknown    beta (not connected)
   ! beta does not connect: timed out [link-down]
     do: check afterimage-agent on beta; if beta is lost: afterimage promote orders --dry-run
 ",
@@ -173,9 +215,9 @@ fn refused_gives_the_reason() {
     assert_text(
         group,
         "\
-orders  primary  sync  REFUSED     3h 12m  unknown  beta (not connected)
-  ! there is no session with beta: one side refuses the other: the key of the peer is not the pinned one [peer-refuses]
-    do: do what the reason says; if it is about keys, pair the hosts again
+orders  primary  sync  REFUSED     3h 12m  unknown        unknown    beta (not connected)
+  ! no session with beta, one side refuses the other: the key of the peer is not the pinned one [peer-refuses]
+    do: if a key was replaced on purpose: `afterimage pair --new` on one host, and what it says on the other; if not, find out who answers in the place of beta
 ",
     );
 }
@@ -185,9 +227,9 @@ fn fenced_says_where_the_volumes_are() {
     assert_text(
         group(Role::Fenced, Protection::Fenced),
         "\
-orders  fenced  sync  FENCED      3h 12m  unknown  beta (1.2 ms)
+orders  fenced  sync  FENCED      3h 12m  unknown        unknown    beta (1.2 ms)
   ! this host was replaced by a promotion on beta, and serves nothing [fenced]
-    do: use the volumes on beta; this host must be reinstated before it replicates again
+    do: use the volumes on beta; to make this host its standby: afterimage reinstate orders
 ",
     );
 }
@@ -201,11 +243,9 @@ fn wrong_volume_names_the_device() {
     assert_text(
         group,
         "\
-orders  standby  sync  WRONG VOLUME  3h 12m  unknown  beta (1.2 ms)
-  ! a device holds another volume than the one that was replicated; nothing is served or overwritten [wrong-volume]
-    do: compare each volume's `device` in the configuration with what is on the host
+orders  standby  sync  WRONG VOLUME  3h 12m  unknown        unknown    beta (1.2 ms)
   ! volume pgdata: the superblock belongs to volume wal [wrong-volume]
-    do: check /dev/vg0/pgdata; the kernel's log may say more
+    do: put the right volume back at /dev/vg0/pgdata, or mend its `device` in the configuration; it is tried again every few seconds
 ",
     );
 }
@@ -217,7 +257,7 @@ fn journal_full_gives_the_numbers() {
     assert_text(
         group,
         "\
-orders  standby  sync  JOURNAL FULL  3h 12m  unknown  beta (1.2 ms)
+orders  standby  sync  JOURNAL FULL  3h 12m  unknown        unknown    beta (1.2 ms)
   ! the standby's journal is full: 8 GiB of 8 GiB [journal-full]
     do: raise journal.max_size or shorten history on the standby; check that its volume's disk keeps up
 ",
@@ -229,7 +269,7 @@ fn failed_names_the_log() {
     assert_text(
         group(Role::Standby, Protection::Failed),
         "\
-orders  standby  sync  FAILED      3h 12m  unknown  beta (1.2 ms)
+orders  standby  sync  FAILED      3h 12m  unknown        unknown    beta (1.2 ms)
   ! the group stopped on an error [group-failed]
     do: read the log: journalctl -u afterimage-receiver; after the repair: systemctl restart afterimage-receiver
 ",
@@ -241,7 +281,7 @@ fn a_newer_daemon_is_not_called_healthy() {
     assert_text(
         group(Role::Unrecognized, Protection::Unrecognized),
         "\
-orders  ?     sync  ?           3h 12m  unknown  beta (1.2 ms)
+orders  ?     sync  ?           3h 12m  unknown        unknown    beta (1.2 ms)
   ! the daemon reports a state that this command does not know
     do: use the command and the daemons of one release; status --json has the details
 ",
@@ -289,8 +329,8 @@ fn warnings_come_with_what_to_do_and_cannot_drive_the_terminal() {
         "\
 ! afterimage-receiver is not running [stopped]
   do: start it
-GROUP   ROLE     MODE  PROTECTION  FOR     LAG      PEER
-orders  primary  sync  in sync     3h 12m  unknown  beta (1.2 ms)
+GROUP   ROLE     MODE  PROTECTION  FOR     TRANSPORT LAG  APPLY LAG  PEER
+orders  primary  sync  in sync     3h 12m  unknown        unknown    beta (1.2 ms)
   ! volume pgdata: 3 blocks cannot be read, and the standby lacks them [unreadable-blocks]
     do: replace the disk behind /dev/vg0/pgdata, or restore these blocks by writing them
   ! a?[2Jb
@@ -322,8 +362,8 @@ fn the_detail_of_a_group_shows_what_is_known() {
     assert_eq!(
         render(&with(vec![group]), true, Paint::PLAIN),
         "\
-GROUP   ROLE     MODE  PROTECTION  FOR     LAG      PEER
-orders  standby  sync  in sync     3h 12m  unknown  beta (1.2 ms)
+GROUP   ROLE     MODE  PROTECTION  FOR     TRANSPORT LAG  APPLY LAG  PEER
+orders  standby  sync  in sync     3h 12m  unknown        unknown    beta (1.2 ms)
   position    sequence 42 of generation 5f0c
   forked from sequence 7 of generation 11aa
   received    sequence 42

@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 pub use input::{Input, Permit};
 pub use open::{Setup, make_private_dir};
 pub use promote::{PromoteError, PromoteRequest, Promoted, fresh_generation};
-pub use snapshot::{Phase, Snapshot};
+pub use snapshot::{Numbers, Phase, Snapshot};
 
 use input::BUDGET_BYTES;
 use snapshot::Shared;

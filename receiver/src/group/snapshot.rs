@@ -49,6 +49,8 @@ pub struct Numbers {
     pub staging: Option<(u64, bool)>,
     /// Whether the journal had no room for the last frame.
     pub journal_full: bool,
+    /// When it last had none, by this host's clock.
+    pub journal_full_at: Option<Time>,
 }
 
 /// What the metrics show of a group whose standby this host is.

@@ -75,6 +75,8 @@ pub struct Standby {
     closing: bool,
     journal_limit: u64,
     journal_full: bool,
+    /// When it last had none.
+    journal_full_at: Option<Time>,
     /// The last position that came, and when the source reached it.
     came: Option<(Position, Time)>,
     newest_time: Option<(Position, Time)>,
@@ -122,6 +124,7 @@ impl Standby {
             closing: false,
             journal_limit,
             journal_full: false,
+            journal_full_at: None,
             came: None,
             newest_time: None,
             ended: None,
@@ -278,6 +281,7 @@ impl Standby {
             journal_bytes: self.store.journal_bytes(),
             staging: self.target.staging(),
             journal_full: self.journal_full,
+            journal_full_at: self.journal_full_at,
         }
     }
 

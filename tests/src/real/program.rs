@@ -42,6 +42,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("runuser", "util-linux"),
     ("script", "bsdutils"),
     ("sqlite3", "sqlite3"),
+    ("stty", "coreutils"),
     ("systemd-analyze", "systemd"),
     ("systemd-sysusers", "systemd"),
     ("systemd-tmpfiles", "systemd"),

@@ -5,12 +5,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use afterimage_events::Event;
 use anyhow::{Context, Result, ensure};
 use tests::real::{Pair, Side};
 
 const BLESS: &str = "AFTERIMAGE_BLESS";
+const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
 /// Lines of a terminal that nobody made larger.
 const SCREEN_LINES: usize = 24;
 /// Two tests that write the page would lose what the other wrote.
@@ -22,7 +26,24 @@ fn page() -> PathBuf {
 
 /// Captures what a command prints on a host, and compares it with the page's section.
 pub fn capture(pair: &Pair, section: &str, side: Side, args: &[&str]) -> Result<String> {
-    let done = pair.command(side, args)?;
+    capture_when(pair, section, side, args, |_| true)
+}
+
+/// The same, of a state that comes and goes: once it prints what is `wanted`.
+pub fn capture_when(
+    pair: &Pair,
+    section: &str,
+    side: Side,
+    args: &[&str],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<String> {
+    let started = Instant::now();
+    let mut done = pair.command(side, args)?;
+    while !wanted(&done.stdout) {
+        ensure!(started.elapsed() < LIMIT, "{section}: it never was as wanted: {}", done.stdout);
+        sleep(POLL);
+        done = pair.command(side, args)?;
+    }
     ensure!(done.stderr.is_empty(), "{section}: {done:?}");
     let text = normalized(pair, &done.stdout);
     ensure!(text.lines().count() <= SCREEN_LINES, "{section} takes more than a screen:\n{text}");
@@ -109,7 +130,7 @@ fn cells(line: &str) -> Vec<String> {
     let found = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
     let cell = |(column, cell): (usize, &str)| match (column, cell) {
         (_, heading) if heading.chars().all(|c| c.is_uppercase() || c == ' ') => heading.to_owned(),
-        (FOR, _) => "5s".to_owned(),
+        (FOR, since) if since != "-" => "5s".to_owned(),
         (TRANSPORT_LAG, lag) if lag != "none" && lag != "unknown" => "3.0s, 1 MiB".to_owned(),
         (APPLY_LAG, lag) if lag != "none" && lag != "unknown" => "3.0s".to_owned(),
         _ => words(cell),
@@ -147,7 +168,8 @@ fn words(line: &str) -> String {
         let number = core.starts_with(|c: char| c.is_ascii_digit());
         let unit = next.trim_end_matches([',', ';', ')']);
         let replaced = match core {
-            _ if core.starts_with("SHA256:") => fingerprint(core),
+            _ if is_key(core) => fingerprint(core),
+            _ if number && next == "MiB" && words.get(index + 2) == Some(&"of") => "16".to_owned(),
             _ if number && core.ends_with('%') => "42%".to_owned(),
             _ if number && core.len() == 20 && core.ends_with('Z') => "2026-01-31T12:00:00Z".to_owned(),
             _ if core.starts_with("127.0.0.1:") || core.starts_with("[::ffff:127.0.0.1]:") => {
@@ -172,8 +194,7 @@ fn words(line: &str) -> String {
             _ if core.len() == 16 && core.chars().all(|c| c.is_ascii_hexdigit()) => {
                 "5f0c5f0c5f0c5f0c".to_owned()
             }
-            _ if number && core.parse::<u64>().is_ok_and(|n| n > 9_999) => "12345".to_owned(),
-            _ => core.to_owned(),
+            _ => short_numbers(core),
         };
         out.push(format!("{open}{replaced}{tail}"));
         index += 1;
@@ -181,18 +202,41 @@ fn words(line: &str) -> String {
     out.join(" ")
 }
 
-/// Another one for each key, so that two that are alike can be told from two that are not: they are numbered by the test
-/// that made them, as `SHA256:` and their first characters would differ in each run.
+/// Whether a word is a key's fingerprint.
+pub fn is_key(word: &str) -> bool {
+    word.len() > 60
+        && word.split('-').all(|part| part.len() == 4 && part.chars().all(|c| c.is_ascii_alphanumeric()))
+}
+
+/// The same letter for the same key, so that two that are alike can be told from two that are not.
 fn fingerprint(key: &str) -> String {
     KEYS.with_borrow_mut(|keys| {
         let known = keys.iter().position(|known| known == key).unwrap_or_else(|| {
             keys.push(key.to_owned());
             keys.len() - 1
         });
-        format!("SHA256:key-{}", char::from(b'A' + u8::try_from(known).unwrap_or(25)))
+        let letter = char::from(b'A' + u8::try_from(known).unwrap_or(25));
+        vec![letter.to_string().repeat(4); 13].join("-")
     })
 }
 
+/// With long numbers, which are sizes, inodes and the like, replaced.
+fn short_numbers(word: &str) -> String {
+    let mut out = String::new();
+    let mut digits = String::new();
+    for c in word.chars().chain([' ']) {
+        if c.is_ascii_digit() {
+            digits.push(c);
+            continue;
+        }
+        out += if digits.len() > 4 { "12345" } else { &digits };
+        digits.clear();
+        out.push(c);
+    }
+    out.trim_end().to_owned()
+}
+
 thread_local! {
+    /// The keys that a test has shown.
     static KEYS: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
 }

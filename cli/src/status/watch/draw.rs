@@ -109,8 +109,12 @@ impl Page<'_, '_> {
             let what = if catchup.first { "first sync" } else { "catch-up" };
             let area = self.next();
             let label = format!("  {what} {:.0}%, {rate}, {eta}", (ratio * 100.0).floor());
-            let gauge =
-                LineGauge::default().ratio(ratio).label(label).filled_style(self.colour(Color::Yellow));
+            let gauge = LineGauge::default()
+                .ratio(ratio)
+                .filled_symbol("━")
+                .unfilled_symbol("─")
+                .label(label)
+                .filled_style(self.colour(Color::Yellow));
             self.frame.render_widget(gauge, area);
         }
         for note in notes(group) {

@@ -31,6 +31,7 @@ impl Standby {
                 Err(error @ JournalError::Full { .. }) => {
                     event!(Event::JournalFull, group = self.group, error = %chain(&error), "the journal is full");
                     self.journal_full = true;
+                    self.journal_full_at = Some(clock::now());
                     // What comes after it must not be appended without it.
                     self.deferred.retain(|o| !matches!(o, Output::Append(_)));
                     self.target.appended(clock::now(), frame, None);
