@@ -126,13 +126,10 @@ fn state(group: &GroupStatus) -> Option<Note> {
     let daemon = if group.role == Role::Standby { "afterimage-receiver" } else { "afterimage-agent" };
     Some(match group.protection {
         Protection::InSync | Protection::AsyncStreaming => return None,
-        Protection::CatchingUp if has_no_room(group) => Note::new(
+        Protection::CatchingUp | Protection::Disconnected if has_no_room(group) => Note::new(
             Event::JournalFull,
-            format!(
-                "catch-up {}, and begins again and again: on {peer} the journal is full",
-                progress(group)
-            ),
-            format!("see what `afterimage status` on {peer} says; raise journal.max_size there"),
+            format!("{peer} ends each session, as its journal is full: the catch-up begins again and again"),
+            format!("raise journal.max_size on {peer}; `afterimage status` there shows how full it is"),
         ),
         Protection::CatchingUp => Note::passing(Event::CatchUpBegun, format!("catch-up {}", progress(group))),
         Protection::FirstSync => Note::passing(

@@ -158,6 +158,11 @@ fn aligned(cells: &[String], rows: &[Vec<String>]) -> String {
 
 /// A line with its numbers replaced.
 fn words(line: &str) -> String {
+    // How the end of a session was noticed depends on what came first.
+    if let Some((before, after)) = line.split_once(" does not connect: ") {
+        let event = after.rfind(" [").map_or("", |at| &after[at..]);
+        return format!("{before} does not connect: the peer was not heard any more{event}");
+    }
     let mut out: Vec<String> = Vec::new();
     let words: Vec<_> = line.split(' ').collect();
     let mut index = 0;
@@ -175,7 +180,7 @@ fn words(line: &str) -> String {
             _ if core.starts_with("127.0.0.1:") || core.starts_with("[::ffff:127.0.0.1]:") => {
                 "192.0.2.1:50000".to_owned()
             }
-            _ if number && unit == "ms" => "0.4".to_owned(),
+            _ if number && open == "(" && unit == "ms" => "0.4".to_owned(),
             _ if number && unit.ends_with("iB/s") => {
                 index += 1;
                 out.push(format!("{open}1 MiB/s{}", &next[unit.len()..]));
