@@ -30,13 +30,12 @@ pub(crate) fn group_status(supervisor: &Supervisor, peer: &config::Peer) -> Opti
         Phase::Fenced => {
             let mut status = blank(Role::Fenced, Protection::Fenced);
             status.volumes = volumes(config);
-            let split_brain = split_brain(&link, config, peer);
-            let reinstate = Warning::new(
+            status.warnings.extend(split_brain(&link, config, peer));
+            status.warnings.push(Warning::new(
                 "reinstate_required",
                 format!("{} was promoted, and this host's copy of {} is out of date", peer.name, config.name),
                 format!("run `afterimage reinstate {}`", config.name),
-            );
-            status.warnings.push(split_brain.unwrap_or(reinstate));
+            ));
             return Some(status);
         }
         Phase::Failed(error) => {

@@ -104,7 +104,7 @@ pub fn lag(lag: Option<Lag>) -> String {
 /// How far a standby's base is behind what the standby has.
 pub fn apply_lag(lag: Option<ApplyLag>) -> String {
     match lag {
-        Some(ApplyLag { seconds }) if seconds == 0.0 => "none".to_owned(),
+        Some(ApplyLag { seconds: 0.0 }) => "none".to_owned(),
         Some(ApplyLag { seconds }) if seconds.is_finite() && seconds > 0.0 => short_span(seconds),
         _ => "unknown".to_owned(),
     }
