@@ -8,12 +8,12 @@ use crate::text::{lag, span};
 
 /// A note under a group's line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Note {
-    pub(super) text: String,
+pub(crate) struct Note {
+    pub(crate) text: String,
     /// What to do; `None` if it ends by itself.
-    pub(super) action: Option<String>,
+    pub(crate) action: Option<String>,
     /// What `docs/events.md` calls it, and the log.
-    pub(super) event: Option<Event>,
+    pub(crate) event: Option<Event>,
 }
 
 impl Note {
@@ -32,7 +32,7 @@ impl Note {
 }
 
 /// The notes of a group: its state unless that is healthy, its volumes, then what the daemons warn of.
-pub(super) fn notes(group: &GroupStatus) -> Vec<Note> {
+pub(crate) fn notes(group: &GroupStatus) -> Vec<Note> {
     let mut notes: Vec<_> = state(group).into_iter().collect();
     for volume in &group.volumes {
         if let Some(error) = &volume.error {

@@ -13,6 +13,7 @@ use crate::exit::CommandError;
 use crate::host;
 use crate::text::{Paint, emit, printable_lines};
 
+pub(crate) use advice::notes;
 pub use render::render;
 
 /// Between two pictures of `--watch`.
