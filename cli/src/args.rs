@@ -294,7 +294,7 @@ pub struct SalvageListArgs {
 }
 
 /// Arguments of `salvage export`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct SalvageExportArgs {
     /// The salvage file.
     pub file: PathBuf,
@@ -307,7 +307,7 @@ pub struct SalvageExportArgs {
 }
 
 /// Where a salvage file is exported to.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct SalvageTarget {
     /// Make an image file VOLUME.img of each volume in this directory.

@@ -81,7 +81,7 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Wait(wait) => wait::run(&args.config, wait).await,
             Command::Verify(verify) => verify::run(&args.config, verify).await,
             Command::Salvage { command: SalvageCommand::List(list) } => salvage::list(&args.config, list),
-            Command::Salvage { command: SalvageCommand::Export(export) } => salvage::export(export),
+            Command::Salvage { command: SalvageCommand::Export(export) } => salvage::export(export).await,
             Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }
     })

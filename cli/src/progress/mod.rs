@@ -5,9 +5,11 @@
 //! |---|---|
 //! | `report` | what is said of the work, and when: pure |
 //! | `interrupt` | Ctrl-C, after which the daemons go on |
+//! | `request` | one request to a daemon that takes long |
 
 mod interrupt;
 mod report;
+mod request;
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub use interrupt::{interrupted, or_interrupted};
-pub use report::Work;
+pub use report::{Left, Work};
+pub use request::ask_long;
 
 use crate::text::printable;
 use report::{Report, Say};

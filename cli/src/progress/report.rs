@@ -29,6 +29,39 @@ pub struct Work {
     pub note: Option<String>,
 }
 
+impl Work {
+    /// Some of which nothing but the name is known.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+}
+
+/// Turns what is left, which may also grow, into what is done of how much.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Left {
+    left_bytes: u64,
+    done_bytes: u64,
+}
+
+impl Left {
+    /// So much is left now.
+    pub fn note(&mut self, left_bytes: u64) {
+        self.done_bytes += self.left_bytes.saturating_sub(left_bytes);
+        self.left_bytes = left_bytes;
+    }
+
+    /// Whether nothing is left.
+    pub fn is_nothing(&self) -> bool {
+        self.left_bytes == 0
+    }
+
+    /// What was done since the first look, of what there was and came since.
+    pub fn of(&self, name: impl Into<String>) -> Work {
+        let (done, total) = (self.done_bytes, self.done_bytes + self.left_bytes);
+        Work { done_bytes: Some(done), total_bytes: Some(total), ..Work::named(name) }
+    }
+}
+
 /// What to say now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Say {
@@ -208,6 +241,18 @@ mod tests {
         report.look(at(1), &work(100));
         let say = report.look(at(2), &Work { id: 7, ..work(101) });
         assert!(say.line && say.text.ends_with("rate and time left unknown"), "{say:?}");
+    }
+
+    #[test]
+    fn what_is_left_becomes_what_is_done() {
+        let mut left = Left::default();
+        let seen = [40, 30, 45, 0].map(|bytes| {
+            left.note(bytes);
+            let work = left.of("apply");
+            (work.done_bytes, work.total_bytes)
+        });
+        let expected = [(0, 40), (10, 40), (10, 55), (55, 55)];
+        assert_eq!(seen, expected.map(|(done, total)| (Some(done), Some(total))));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use afterimage_contract::status::{GroupStatus, HeldBackBy, Protection, Role};
 use afterimage_events::Event;
 
-use super::Work;
 use crate::args::Goal;
+use crate::progress::{Left, Work};
 use crate::status::notes;
 
 /// A state that only a person ends is one when it has lasted for so long: daemons that start, or change roles, may pass
@@ -51,8 +51,7 @@ pub(super) struct Judge<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Applying {
     to_sequence: u64,
-    left_bytes: u64,
-    done_bytes: u64,
+    left: Left,
 }
 
 impl<'a> Judge<'a> {
@@ -88,7 +87,7 @@ impl<'a> Judge<'a> {
             return Verdict::Never(obstacle);
         }
         let name = format!("waiting for the daemons that serve {}", self.group);
-        Verdict::Wait(Work { name, ..Work::default() }, obstacle)
+        Verdict::Wait(Work::named(name), obstacle)
     }
 
     fn is_reached(&mut self, status: &GroupStatus) -> bool {
@@ -100,10 +99,9 @@ impl<'a> Judge<'a> {
                 let Some(received) = status.received_sequence else { return false };
                 let journal = status.journal.as_ref();
                 let left_bytes = journal.and_then(|journal| journal.unapplied_bytes).unwrap_or(0);
-                let new = Applying { to_sequence: received, left_bytes, done_bytes: 0 };
+                let new = Applying { to_sequence: received, left: Left::default() };
                 let applying = self.applying.get_or_insert(new);
-                applying.done_bytes += applying.left_bytes.saturating_sub(left_bytes);
-                applying.left_bytes = left_bytes;
+                applying.left.note(left_bytes);
                 journal.and_then(|journal| journal.applied_sequence) >= Some(applying.to_sequence)
             }
             _ => false,
@@ -128,11 +126,8 @@ impl<'a> Judge<'a> {
         let group = self.group;
         if let (Goal::Applied, Some(applying)) = (self.goal, self.applying) {
             return Work {
-                name: format!("applying of {group}"),
-                done_bytes: Some(applying.done_bytes),
-                total_bytes: Some(applying.done_bytes + applying.left_bytes),
                 rate_bytes_per_s: status.journal.as_ref().and_then(|j| j.apply_rate_bytes_per_s),
-                ..Work::default()
+                ..applying.left.of(format!("applying of {group}"))
             };
         }
         let what = match status.protection {
@@ -142,7 +137,7 @@ impl<'a> Judge<'a> {
             _ if status.catchup.is_some() => "catch-up",
             _ => {
                 let note = notes(status).into_iter().next().map(|note| note.text);
-                return Work { name: format!("waiting for {group}"), note, ..Work::default() };
+                return Work { note, ..Work::named(format!("waiting for {group}")) };
             }
         };
         let catchup = status.catchup;

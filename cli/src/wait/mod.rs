@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::args::{Goal, WaitArgs};
 use crate::exit::CommandError;
 use crate::host;
-use crate::progress::{Progress, Work, or_interrupted};
+use crate::progress::{Progress, or_interrupted};
 use crate::text::{emit, printable, span};
 use judge::{Judge, Obstacle, Verdict};
 
