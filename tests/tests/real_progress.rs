@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use tests::real::{Pair, PairOptions, Process, Side, ensure_same, find_program};
+use tests::real::{Pair, PairOptions, Process, Side, ensure_same, filler, find_program};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 8 << 20;
@@ -44,8 +44,7 @@ fn interrupt(mut process: Process) -> Result<String> {
 fn filled(max_rate: &str) -> Result<Pair> {
     let mut pair = Pair::prepare(PairOptions::default().volume("disk", SIZE).set("max_rate", max_rate))?;
     let image = File::options().write(true).open(pair.host(Side::Alpha).volume("disk"))?;
-    let data: Vec<u8> = (0..SIZE / 8).flat_map(|n| (n * 0x9e37_79b9_7f4a_7c15 + 1).to_le_bytes()).collect();
-    image.write_all_at(&data, 0)?;
+    image.write_all_at(&filler(1, SIZE as usize), 0)?;
     pair.join()?;
     pair.start_receiver(Side::Beta)?;
     pair.start_agent(Side::Alpha)?;
@@ -67,7 +66,7 @@ fn first_sync_and_catch_up_are_waited_for() -> Result<()> {
     ensure!(outcome["outcome"] == "timeout" && outcome["event"] == "first-sync-begun", "{outcome:#}");
     ensure!(outcome["status"]["protection"] == "first_sync", "{outcome:#}");
     let quiet = pair.command(Side::Alpha, &["wait", "orders", "--timeout", "600ms", "--quiet"])?;
-    ensure!(quiet.status.code() == Some(1) && !quiet.stderr.contains('%'), "{}", quiet.stderr);
+    ensure!(quiet.status.code() == Some(1) && !quiet.stderr.contains("sync of orders:"), "{}", quiet.stderr);
     // The standby knows how fast it goes too.
     pair.wait_for(Side::Beta, LIMIT, |group| group["catchup"]["rate_bytes_per_s"].is_u64())?;
 
@@ -77,7 +76,10 @@ fn first_sync_and_catch_up_are_waited_for() -> Result<()> {
     let done = pair.command(Side::Alpha, &["wait", "orders", "--json"])?;
     let outcome: Value = serde_json::from_str(&done.stdout).with_context(|| done.stderr.clone())?;
     ensure!(done.status.code() == Some(0) && outcome["outcome"] == "reached", "{outcome:#}");
-    ensure!(outcome["event"].is_null() && outcome["status"]["protection"] == "async_streaming", "{outcome:#}");
+    ensure!(
+        outcome["event"].is_null() && outcome["status"]["protection"] == "async_streaming",
+        "{outcome:#}"
+    );
 
     // A catch-up of what was written without a standby.
     pair.host_mut(Side::Beta).receiver.as_mut().context("a receiver runs")?.kill()?;
@@ -104,7 +106,6 @@ fn a_verification_is_seen_and_goes_on_without_the_command() -> Result<()> {
 
     // On a terminal it joins, with a bar.
     let bar = begin(&pair, "bar", on_terminal(&pair, &slow)?, "8 MiB")?;
-    ensure!(bar.log()?.contains("[") || bar.log()?.contains('\r'), "{}", bar.log()?);
     let cancelled = pair.command(Side::Alpha, &["verify", "orders", "--cancel"])?;
     ensure!(cancelled.status.code() == Some(0), "{}", cancelled.stderr);
     let printed = end(bar, 1)?;
