@@ -1,5 +1,7 @@
 //! What can be typed.
 
+mod wait;
+
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use afterimage_contract::admin::At;
 use afterimage_contract::config::DEFAULT_PATH;
 use afterimage_contract::units::ByteRate;
 use clap::{Parser, Subcommand};
+
+pub use wait::{Goal, WaitArgs};
 
 const EXIT_STATUS: &str = "Exit status:
   0  done
@@ -44,20 +48,29 @@ const PROMOTE_EXAMPLES: &str = "Examples:
 Run it on the standby. From then on this host refuses the old primary, which has to be reinstated.
 
 A rollback is asked for on the promoted host: it is the standby again, with the image that it was promoted at, and the old
-primary serves as before, once it reaches this host. It is refused, with status 3, once a client has written here.";
+primary serves as before, once it reaches this host. It is refused, with status 3, once a client has written here.
+
+Ctrl-C ends the command with status 1, not the promotion or the rollback, which the daemons take to its end: see afterimage
+status.";
 
 const REINSTATE_EXAMPLES: &str = "Examples:
   afterimage reinstate orders       on the old primary, once its peer was promoted and can be reached
 
 What only this host has is saved to a file first. Then the peer sends what differs, and nothing else; until all of it is
-there the old image stays as it is.";
+there the old image stays as it is.
+
+Ctrl-C ends the command with status 1, not the reinstatement, which the agent takes to its end. Then this shows what is to come:
+afterimage wait orders";
 
 const SWITCHOVER_EXAMPLES: &str = "Examples:
   afterimage switchover orders              on the primary: its peer takes over, this host becomes the standby
   afterimage switchover orders --dry-run    only say whether it could begin now
 
 Clients are held, everything that they were answered for gets to the peer, the peer serves. Nothing is lost. Where a step
-fails before the peer was asked, this host serves on.";
+fails before the peer was asked, this host serves on.
+
+Ctrl-C ends the command with status 1, not the switchover: the two hosts take it to its end, or abandon it, after 10 seconds at
+the latest while nothing was asked of the peer. See afterimage status.";
 
 const RESIZE_EXAMPLES: &str = "Examples:
   afterimage resize orders                     on the primary, once the volumes are larger on both hosts
@@ -65,16 +78,19 @@ const RESIZE_EXAMPLES: &str = "Examples:
   afterimage resize orders --dry-run           only say what would grow, or what is missing
 
 Make the volume larger on the standby first, then on the primary, with the tool that is made for it (lvextend, truncate -s);
-then run this on the primary. Clients are held for a moment, and see the new size when they connect anew.";
+then run this on the primary. Clients are held for a moment, and see the new size when they connect anew.
+
+Ctrl-C ends the command with status 1, not the resize, which the agent does as a whole or not at all.";
 
 const VERIFY_EXAMPLES: &str = "Examples:
   afterimage verify orders                      compare both copies, and say what differs
   afterimage verify orders --repair             and make the standby equal to this host where it differs
   afterimage verify orders --rate 200MiB/s      faster than configured
   afterimage verify orders --status             how far it is, or how the last one ended
+  afterimage verify orders --cancel             give it up
 
-Run it on the primary; the volumes stay in use. It goes on in the agent when the command is interrupted, and after a restart;
-asked again, the command joins it. The exit status is 1 while blocks differ.
+Run it on the primary; the volumes stay in use. Ctrl-C ends the command with status 1 and not the verification: that goes on in
+the agent, also after a restart; asked again, the command joins it. The exit status is 1 while blocks differ.
 
 It cannot know which side is right: look at the data before --repair, which takes the primary's.";
 
@@ -84,7 +100,9 @@ const RESOLVE_EXAMPLES: &str = "Examples:
   afterimage resolve orders --keep peer     on the fenced host: it gives way; its own writes are saved to a file first
 
   afterimage resolve orders --keep local    the other way round: on the fenced host, whose history stays; then
-  afterimage resolve orders --keep peer     on the promoted host: it stops serving and gives way";
+  afterimage resolve orders --keep peer     on the promoted host: it stops serving and gives way
+
+Ctrl-C ends the command with status 1, not what the agent was asked for.";
 
 const SALVAGE_LIST_EXAMPLES: &str = "Examples:
   afterimage salvage list              what reinstatements have saved on this host
@@ -97,7 +115,8 @@ const SALVAGE_EXPORT_EXAMPLES: &str = "Examples:
   afterimage salvage export FILE --blocks ./saved    a list of the saved ranges, and their bytes (docs/salvage.md)
 
 FILE is a path that `afterimage salvage list` shows. Nothing is overwritten. What is whole in a damaged file is
-exported, with exit status 1. No daemon and no configuration is needed.";
+exported, with exit status 1. On Ctrl-C, or when the disk is full, what was made so far is removed again, with status 1. No
+daemon and no configuration is needed.";
 
 const RUNBOOK_EXAMPLES: &str = "Examples:
   afterimage runbook orders >orders.md    on each host, after every change of the configuration
@@ -170,6 +189,9 @@ pub enum Command {
     /// Compare both copies of a group, block for block, while they are in use.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
+    /// Wait until a group is protected, or its journal applied, and show how far that is.
+    #[command(after_help = wait::EXAMPLES)]
+    Wait(WaitArgs),
     /// See what a split brain is about, and end it: say which side stays.
     #[command(after_help = RESOLVE_EXAMPLES)]
     Resolve(ResolveArgs),
@@ -283,7 +305,7 @@ pub struct SalvageListArgs {
 }
 
 /// Arguments of `salvage export`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct SalvageExportArgs {
     /// The salvage file.
     pub file: PathBuf,
@@ -296,7 +318,7 @@ pub struct SalvageExportArgs {
 }
 
 /// Where a salvage file is exported to.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct SalvageTarget {
     /// Make an image file VOLUME.img of each volume in this directory.
@@ -430,6 +452,9 @@ pub struct VerifyArgs {
     /// Give up the one that is under way.
     #[arg(long, conflicts_with_all = ["repair", "rate"])]
     pub cancel: bool,
+    /// Do not show the progress.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Print the outcome as JSON (docs/status.md).
     #[arg(long)]
     pub json: bool,

@@ -12,6 +12,7 @@ pub mod generate;
 pub mod host;
 pub mod identity;
 pub mod owner;
+pub mod progress;
 pub mod promote;
 pub mod reinstate;
 pub mod reload;
@@ -24,6 +25,7 @@ pub mod status;
 pub mod switchover;
 pub mod text;
 pub mod verify;
+pub mod wait;
 
 use std::process::ExitCode;
 
@@ -76,9 +78,10 @@ fn run(args: &Args) -> Result<(), CommandError> {
             Command::Reinstate(reinstate) => reinstate::run(&args.config, reinstate).await,
             Command::Runbook(runbook) => runbook::run(&args.config, runbook).await,
             Command::Resize(resize) => resize::run(&args.config, resize).await,
+            Command::Wait(wait) => wait::run(&args.config, wait).await,
             Command::Verify(verify) => verify::run(&args.config, verify).await,
             Command::Salvage { command: SalvageCommand::List(list) } => salvage::list(&args.config, list),
-            Command::Salvage { command: SalvageCommand::Export(export) } => salvage::export(export),
+            Command::Salvage { command: SalvageCommand::Export(export) } => salvage::export(export).await,
             Command::Resolve(resolve) => reinstate::resolve(&args.config, resolve).await,
         }
     })

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use afterimage_contract::admin::{Activation, AdminError, Loss, Promotion, Request, call, format_time};
+use afterimage_contract::status::GroupStatus;
 use afterimage_contract::units::ByteSize;
 use serde_json::json;
 
 use crate::args::PromoteArgs;
 use crate::exit::{CommandError, explain};
 use crate::host;
+use crate::progress::{Left, Work, ask_long, or_interrupted};
 use crate::text::{emit, printable};
 
 /// Version of the JSON that `promote --json` prints.
@@ -24,10 +26,29 @@ pub async fn run(config: &Path, args: &PromoteArgs) -> Result<(), CommandError> 
         at: args.at.as_ref().map(ToString::to_string),
         force: args.force,
     };
-    let answer = call(config.receiver_socket(), &request).await.and_then(|response| response.into_answer());
+    let group = &args.group;
+    let mut left = Left::default();
+    let applies = |status: Option<&GroupStatus>| {
+        let journal = status.and_then(|status| status.journal.as_ref());
+        left.note(journal.and_then(|journal| journal.unapplied_bytes).unwrap_or(0));
+        match left.is_nothing() {
+            true => Work::named(format!("promotion of {group}")),
+            false => left.of(format!("applying of {group}")),
+        }
+    };
+    let goes_on = || {
+        format!(
+            "the promotion of {group} goes on in the receiver, and then the agent serves it; see: afterimage status {group}"
+        )
+    };
+    let answer = ask_long(&config.receiver_socket(), &request, group, applies, goes_on).await?;
     let promotion: Promotion = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
-    let activation =
-        if promotion.dry_run { None } else { Some(activate(&config.agent_socket(), &args.group).await) };
+    let activation = if promotion.dry_run {
+        None
+    } else {
+        let activate = async { Ok(activate(&config.agent_socket(), group).await) };
+        Some(or_interrupted(activate, || not_waited_for(group)).await?)
+    };
     if args.json {
         emit(&render_json(&promotion, activation.as_ref()))?;
     } else {
@@ -53,6 +74,12 @@ fn unknown_outcome(args: &PromoteArgs) -> Option<String> {
         "whether {group} was promoted is not known; see: afterimage status {group}\nserve {group} nowhere else before that"
     );
     (!args.dry_run).then_some(text)
+}
+
+fn not_waited_for(group: &str) -> String {
+    format!(
+        "{group} is promoted: this host is its primary, and the agent goes on to serve it; see: afterimage status {group}"
+    )
 }
 
 fn not_served(group: &str, why: &dyn std::fmt::Display) -> String {

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use afterimage_contract::admin::{Kept, Reinstatement, Request, call};
+use afterimage_contract::admin::{Kept, Reinstatement, Request};
+use afterimage_contract::status::GroupStatus;
 use afterimage_contract::units::ByteSize;
 use serde_json::json;
 
 use crate::args::{Keep, ReinstateArgs, ResolveArgs};
 use crate::exit::CommandError;
+use crate::progress::{Work, ask_long};
 use crate::text::emit;
 use crate::{host, resolve};
 
@@ -32,7 +34,14 @@ async fn reinstate(config: &Path, group: &str, divergent: bool, as_json: bool) -
     let config = host::configuration(config)?;
     host::ensure_group(&config, group)?;
     let request = Request::Reinstate { group: group.to_owned(), divergent };
-    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let work = |_: Option<&GroupStatus>| Work::named(format!("saving what only this host has of {group}"));
+    let goes_on = || {
+        format!(
+            "the agent takes the reinstatement of {group} to its end; see: afterimage status {group}, and what was saved: \
+             afterimage salvage list {group}"
+        )
+    };
+    let answer = ask_long(&config.agent_socket(), &request, group, work, goes_on).await?;
     let done: Reinstatement = answer.map_err(CommandError::from)?;
     if as_json {
         let document = json!({ "version": JSON_VERSION, "reinstatement": done });
@@ -47,7 +56,9 @@ async fn keep_local(config: &Path, group: &str, as_json: bool) -> Result<(), Com
     let config = host::configuration(config)?;
     host::ensure_group(&config, group)?;
     let request = Request::KeepLocal { group: group.to_owned() };
-    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let work = |_: Option<&GroupStatus>| Work::named(format!("keeping the history of {group}"));
+    let goes_on = || format!("the agent takes it to its end; see: afterimage status {group}");
+    let answer = ask_long(&config.agent_socket(), &request, group, work, goes_on).await?;
     let done: Kept = answer.map_err(CommandError::from)?;
     if as_json {
         emit(&format!("{:#}\n", json!({ "version": JSON_VERSION, "kept": done })))
@@ -85,7 +96,7 @@ pub fn render(done: &Reinstatement) -> String {
     } else {
         format!("  to come    {} blocks, and what the peer has written since", done.blocks)
     });
-    lines.push(format!("see how it comes along with: afterimage status {group}"));
+    lines.push(format!("see how it comes along with: afterimage wait {group}"));
     lines.join("\n") + "\n"
 }
 

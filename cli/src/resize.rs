@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use afterimage_contract::admin::{Request, Resize, call};
+use afterimage_contract::admin::{Request, Resize};
+use afterimage_contract::status::GroupStatus;
 use afterimage_contract::units::ByteSize;
 use serde_json::json;
 
 use crate::args::ResizeArgs;
 use crate::exit::{CommandError, explain};
 use crate::host;
+use crate::progress::{Work, ask_long};
 use crate::text::emit;
 
 /// Version of the JSON that `resize --json` prints.
@@ -20,7 +22,14 @@ pub async fn run(config: &Path, args: &ResizeArgs) -> Result<(), CommandError> {
     host::ensure_group(&config, &args.group)?;
     let request =
         Request::Resize { group: args.group.clone(), volume: args.volume.clone(), dry_run: args.dry_run };
-    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let group = &args.group;
+    let work = |_: Option<&GroupStatus>| Work::named(format!("resize of {group}"));
+    let goes_on = || {
+        format!(
+            "the agent does the resize of {group} as a whole, or not at all; see: afterimage status {group}"
+        )
+    };
+    let answer = ask_long(&config.agent_socket(), &request, group, work, goes_on).await?;
     let done: Resize = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
     if args.json {
         let document = json!({ "version": JSON_VERSION, "resize": done });

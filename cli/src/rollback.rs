@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use afterimage_contract::admin::{AdminError, Following, Request, RolledBack, call};
+use afterimage_contract::status::GroupStatus;
 use serde_json::json;
 
 use crate::args::PromoteArgs;
 use crate::exit::{CommandError, explain};
 use crate::host;
+use crate::progress::{Work, ask_long, or_interrupted};
 use crate::text::emit;
 
 /// Version of the JSON that `promote --rollback --json` prints.
@@ -18,10 +20,16 @@ pub async fn run(config: &Path, args: &PromoteArgs) -> Result<(), CommandError> 
     let config = host::configuration(config)?;
     host::ensure_group(&config, &args.group)?;
     let request = Request::RollBack { group: args.group.clone(), dry_run: args.dry_run };
-    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let group = &args.group;
+    let work = |_: Option<&GroupStatus>| Work::named(format!("rollback of {group}"));
+    let answer = ask_long(&config.agent_socket(), &request, group, work, || goes_on(group)).await?;
     let done: RolledBack = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
-    let following =
-        if done.dry_run { None } else { Some(follow(&config.receiver_socket(), &args.group).await) };
+    let following = if done.dry_run {
+        None
+    } else {
+        let follow = async { Ok(follow(&config.receiver_socket(), group).await) };
+        Some(or_interrupted(follow, || goes_on(group)).await?)
+    };
     if args.json {
         let standby = matches!(&following, Some(Ok(Following { standby: true, .. })));
         let document = json!({
@@ -37,6 +45,10 @@ pub async fn run(config: &Path, args: &PromoteArgs) -> Result<(), CommandError> 
 
 async fn follow(receiver: &Path, group: &str) -> Result<Following, AdminError> {
     call(receiver, &Request::Follow { group: group.to_owned() }).await?.into_answer()
+}
+
+fn goes_on(group: &str) -> String {
+    format!("the daemons take the rollback of {group} to its end; see: afterimage status {group}")
 }
 
 fn unknown_outcome(args: &PromoteArgs) -> Option<String> {

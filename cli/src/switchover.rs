@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use afterimage_contract::admin::{Request, Switchover, call};
+use afterimage_contract::admin::{Request, Switchover};
+use afterimage_contract::status::GroupStatus;
 use serde_json::json;
 
 use crate::args::SwitchoverArgs;
 use crate::exit::{CommandError, explain};
 use crate::host;
+use crate::progress::{Left, Work, ask_long};
 use crate::text::emit;
 
 /// Version of the JSON that `switchover --json` prints.
@@ -18,7 +20,21 @@ pub async fn run(config: &Path, args: &SwitchoverArgs) -> Result<(), CommandErro
     let config = host::configuration(config)?;
     host::ensure_group(&config, &args.group)?;
     let request = Request::Switchover { group: args.group.clone(), dry_run: args.dry_run };
-    let answer = call(config.agent_socket(), &request).await.and_then(|response| response.into_answer());
+    let group = &args.group;
+    let mut left = Left::default();
+    let drains = |status: Option<&GroupStatus>| {
+        left.note(status.and_then(|status| status.queued_bytes).unwrap_or(0));
+        match left.is_nothing() {
+            true => Work::named(format!("waiting for {} to take {group} over", config.peer.name)),
+            false => left.of(format!("bringing what was written to {group} to {}", config.peer.name)),
+        }
+    };
+    let goes_on = || {
+        format!(
+            "the two hosts take the switchover of {group} to its end, or abandon it; see, on both: afterimage status {group}"
+        )
+    };
+    let answer = ask_long(&config.agent_socket(), &request, group, drains, goes_on).await?;
     let done: Switchover = answer.map_err(|error| explain(error, unknown_outcome(args)))?;
     if args.json {
         let document = json!({ "version": JSON_VERSION, "switchover": done });

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::args::VerifyArgs;
 use crate::exit::CommandError;
 use crate::host;
+use crate::progress::{Progress, Work, or_interrupted};
 use crate::text::emit;
 
 /// Version of the JSON that `verify --json` prints.
@@ -33,9 +34,15 @@ pub async fn run(config: &Path, args: &VerifyArgs) -> Result<(), CommandError> {
     };
     let mut shown = ask(&config.agent_socket(), &request).await?;
     let waits = !args.cancel && !args.status;
-    while waits && shown.as_ref().is_some_and(|v| v.state == VerificationState::Running) {
-        tokio::time::sleep(POLL).await;
-        shown = ask(&config.agent_socket(), &Request::Verification { group: args.group.clone() }).await?;
+    if waits {
+        shown = or_interrupted(follow(&config.agent_socket(), args, shown), || {
+            let group = &args.group;
+            format!(
+                "the verification of {group} goes on in the agent\n  how far it is:  afterimage verify {group} --status\n  \
+                 to give it up:  afterimage verify {group} --cancel"
+            )
+        })
+        .await?;
     }
     if args.json {
         let document = json!({ "version": JSON_VERSION, "group": args.group, "verification": shown });
@@ -49,6 +56,38 @@ pub async fn run(config: &Path, args: &VerifyArgs) -> Result<(), CommandError> {
             Err(CommandError::failed(format!("the verification of {} was given up", args.group)))
         }
         _ => Ok(()),
+    }
+}
+
+/// Waits for the end of the verification, and shows how far it is. Another one that takes its place is followed too.
+async fn follow(
+    socket: &Path,
+    args: &VerifyArgs,
+    mut shown: Option<VerificationStatus>,
+) -> Result<Option<VerificationStatus>, CommandError> {
+    let mut progress = Progress::new(args.quiet);
+    while let Some(v) = shown.as_ref().filter(|v| v.state == VerificationState::Running) {
+        progress.show(&work(&args.group, v));
+        tokio::time::sleep(POLL).await;
+        shown = ask(socket, &Request::Verification { group: args.group.clone() }).await?;
+    }
+    progress.end();
+    Ok(shown)
+}
+
+fn work(group: &str, v: &VerificationStatus) -> Work {
+    let differ = match (v.mismatched_blocks, v.repaired_blocks) {
+        (0, _) => None,
+        (found, 0) => Some(format!("{found} blocks differ")),
+        (found, repaired) => Some(format!("{found} blocks differed, {repaired} repaired")),
+    };
+    Work {
+        name: format!("verification of {group}"),
+        id: v.started_us,
+        done_bytes: Some(v.done_bytes),
+        total_bytes: Some(v.total_bytes),
+        rate_bytes_per_s: None,
+        note: differ,
     }
 }
 

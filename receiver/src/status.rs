@@ -71,6 +71,10 @@ fn group_status(node: &Node, group: &Group) -> Option<GroupStatus> {
             .newest
             .map(|p| JournalPoint { sequence: p.sequence.0, time_us: n.newest_time.map(|t| t.0) }),
         applied_sequence: n.applied.map(|s| s.0),
+        unapplied_bytes: Some(n.unapplied.1),
+        apply_rate_bytes_per_s: Some(n.unapplied.1)
+            .filter(|bytes| *bytes > 0)
+            .and_then(|_| snapshot.rates.applied.per_s(clock::now().0)),
     });
     status.volumes = volumes(group, &snapshot);
     status.warnings = warnings(group, &snapshot);
@@ -104,13 +108,10 @@ fn journal_full(n: &Numbers) -> bool {
 fn first_sync(snapshot: &Snapshot) -> Option<CatchUp> {
     let (staged, first) = snapshot.numbers.staging?;
     let total_bytes: u64 = snapshot.volume_bytes.iter().sum();
-    first.then_some(CatchUp {
-        done_bytes: staged.min(total_bytes),
-        total_bytes,
-        rate_bytes_per_s: None,
-        eta_s: None,
-        first,
-    })
+    let done_bytes = staged.min(total_bytes);
+    let rate_bytes_per_s = snapshot.rates.first_sync.per_s(clock::now().0);
+    let eta_s = rate_bytes_per_s.and_then(|rate| (total_bytes - done_bytes).checked_div(rate));
+    first.then_some(CatchUp { done_bytes, total_bytes, rate_bytes_per_s, eta_s, first })
 }
 
 fn volumes(group: &Group, snapshot: &Snapshot) -> Vec<VolumeStatus> {

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use afterimage_contract::admin::Request;
 use afterimage_contract::status::{GroupStatus, Protection};
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use self::hosts::{GROUP, Host};
 use self::load::{Acknowledged, Load, Random, VOLUME_BYTES};
 use crate::args::DemoArgs;
 use crate::exit::CommandError;
+use crate::progress::{Progress, Work, or_interrupted};
 
 /// Bytes of the volume that hold something before replication begins; the rest is holes.
 const FIRST_BYTES: u64 = 96 << 20;
@@ -32,12 +32,16 @@ const CUT_FOR: Duration = Duration::from_secs(3);
 pub async fn run(args: &DemoArgs) -> Result<(), CommandError> {
     let dir = tempfile::Builder::new().prefix("afterimage-demo-").tempdir();
     let dir = dir.map_err(|e| CommandError::failed(format!("cannot make a temporary directory: {e}")))?;
-    let result = story(dir.path()).await;
+    // The processes end with the story, and the directory goes after them.
+    let story = async {
+        story(dir.path()).await.map_err(|e| CommandError::failed(format!("the demo failed: {e:#}")))
+    };
+    let result = or_interrupted(story, || "the demo's processes are ended".to_owned()).await;
     if args.keep {
         let path = dir.keep();
         println!("\nkept: {}", path.display());
     }
-    result.map_err(|e| CommandError::failed(format!("the demo failed: {e:#}")))
+    result
 }
 
 async fn story(dir: &Path) -> anyhow::Result<()> {
@@ -137,18 +141,21 @@ fn is_streaming(status: &GroupStatus) -> bool {
     matches!(status.protection, Protection::AsyncStreaming | Protection::InSync)
 }
 
-/// Shows a bar until the group streams.
+/// Shows how far it is until the group streams.
 async fn progress(host: &Host, what: &'static str) -> anyhow::Result<()> {
-    let style = ProgressStyle::with_template("  {msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")?;
-    let bar = ProgressBar::new(0).with_style(style).with_message(what);
+    let mut shown = Progress::new(false);
     let started = Instant::now();
     let (mut sent, mut seen) = (0, 0);
     loop {
         let status = host.status().await?;
         if let Some(c) = &status.catchup {
             (sent, seen) = (c.done_bytes, c.total_bytes);
-            bar.set_length(seen);
-            bar.set_position(sent);
+            shown.show(&Work {
+                done_bytes: Some(sent),
+                total_bytes: Some(seen),
+                rate_bytes_per_s: c.rate_bytes_per_s,
+                ..Work::named(what)
+            });
         }
         if is_streaming(&status) {
             break;
@@ -158,7 +165,7 @@ async fn progress(host: &Host, what: &'static str) -> anyhow::Result<()> {
         }
         tokio::time::sleep(TICK / 2).await;
     }
-    bar.finish_and_clear();
+    shown.abandon();
     let total = seen.max(sent) as f64 / f64::from(1 << 20);
     say(&format!("{what} done: {total:.1} MiB in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())

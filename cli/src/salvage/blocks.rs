@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use afterimage_storage::salvage::{Head, Piece};
 
-use super::{Sink, cannot, exists, new_file, sync_dir, volume_names};
+use super::{Sink, cannot, exists, new_file, remove, sync_dir, volume_names};
 use crate::exit::CommandError;
 
 /// The list, in its directory.
@@ -42,6 +42,10 @@ impl Blocks {
         Ok(blocks)
     }
 
+    fn paths(&self) -> [PathBuf; 2] {
+        [LIST, DATA].map(|name| self.dir.join(name))
+    }
+
     fn line(&mut self, line: &str) -> Result<(), CommandError> {
         writeln!(self.list, "{line}").map_err(|error| cannot("write", &self.dir.join(LIST), &error))
     }
@@ -63,12 +67,21 @@ impl Sink for Blocks {
         self.line(&format!("{name}\t{}\t{}\t{at}", range.offset, range.length))
     }
 
-    fn finish(mut self: Box<Self>) -> Result<Vec<PathBuf>, CommandError> {
-        let paths = [LIST, DATA].map(|name| self.dir.join(name));
+    fn finish(&mut self) -> Result<(), CommandError> {
+        let [list, data] = self.paths();
         let flushed = self.list.flush().and_then(|()| self.list.get_ref().sync_all());
-        flushed.map_err(|error| cannot("write", &paths[0], &error))?;
-        self.data.sync_all().map_err(|error| cannot("sync", &paths[1], &error))?;
-        sync_dir(&self.dir)?;
-        Ok(paths.into())
+        flushed.map_err(|error| cannot("write", &list, &error))?;
+        self.data.sync_all().map_err(|error| cannot("sync", &data, &error))?;
+        sync_dir(&self.dir)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.paths().into()
+    }
+
+    fn discard(self: Box<Self>) {
+        self.paths().iter().for_each(|path| remove(path));
+        // It was made here; what somebody has put there since keeps it.
+        let _ = std::fs::remove_dir(&self.dir);
     }
 }

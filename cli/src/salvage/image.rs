@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use afterimage_storage::salvage::{Head, Piece};
 
-use super::{Sink, cannot, exists, new_file, sync_dir, volume_names};
+use super::{Sink, cannot, exists, new_file, remove, sync_dir, volume_names};
 use crate::exit::CommandError;
 
 /// The images, in the order of the volumes.
@@ -27,9 +27,19 @@ impl Images {
         }
         let mut images = Self { dir: dir.to_owned(), files: Vec::new() };
         for (path, (_, size)) in paths.into_iter().zip(&head.volumes) {
-            let file = new_file(&path)?;
-            file.set_len(*size).map_err(|error| cannot("extend", &path, &error))?;
+            let file = match new_file(&path) {
+                Ok(file) => file,
+                Err(error) => {
+                    Box::new(images).discard();
+                    return Err(error);
+                }
+            };
+            let sized = file.set_len(*size).map_err(|error| cannot("extend", &path, &error));
             images.files.push((path, file));
+            if let Err(error) = sized {
+                Box::new(images).discard();
+                return Err(error);
+            }
         }
         Ok(images)
     }
@@ -45,11 +55,20 @@ impl Sink for Images {
         file.write_all_at(data, piece.range.offset).map_err(|error| cannot("write", path, &error))
     }
 
-    fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, CommandError> {
+    fn finish(&mut self) -> Result<(), CommandError> {
         for (path, file) in &self.files {
             file.sync_all().map_err(|error| cannot("sync", path, &error))?;
         }
-        sync_dir(&self.dir)?;
-        Ok(self.files.into_iter().map(|(path, _)| path).collect())
+        sync_dir(&self.dir)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    fn discard(self: Box<Self>) {
+        for (path, _) in &self.files {
+            remove(path);
+        }
     }
 }

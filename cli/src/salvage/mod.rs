@@ -15,6 +15,8 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use afterimage_contract::config::Config;
 use afterimage_storage::disk::RealFile;
@@ -23,6 +25,7 @@ use afterimage_storage::salvage::{Head, Piece, SUFFIX, Salvage, SalvageError, UN
 use crate::args::{SalvageExportArgs, SalvageListArgs};
 use crate::exit::CommandError;
 use crate::host;
+use crate::progress::{Progress, Work, interrupted};
 use crate::text::emit;
 
 pub use found::{Found, SavedVolume, Wholeness};
@@ -32,6 +35,9 @@ pub const JSON_VERSION: u32 = 1;
 /// Below the state directory: a directory for each group, and in that one for what was saved.
 pub(crate) const GROUPS_DIR: &str = "groups";
 pub(crate) const SALVAGE_DIR: &str = "salvage";
+
+/// An export that takes less is not shown.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// What an export has made.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,8 +56,12 @@ pub struct Exported {
 trait Sink {
     /// Takes one piece.
     fn take(&mut self, piece: &Piece) -> Result<(), CommandError>;
-    /// All of it and its names are on stable storage on return: the files that were made.
-    fn finish(self: Box<Self>) -> Result<Vec<PathBuf>, CommandError>;
+    /// All of it and its names are on stable storage on return.
+    fn finish(&mut self) -> Result<(), CommandError>;
+    /// The files that were made.
+    fn files(&self) -> Vec<PathBuf>;
+    /// Removes what was made.
+    fn discard(self: Box<Self>);
 }
 
 /// Lists the salvage files of this host.
@@ -61,8 +71,27 @@ pub fn list(config: &Path, args: &SalvageListArgs) -> Result<(), CommandError> {
     if args.json { emit(&render::list_json(&found)) } else { emit(&render::list(&found)) }
 }
 
-/// Takes the data out of a salvage file.
-pub fn export(args: &SalvageExportArgs) -> Result<(), CommandError> {
+/// Takes the data out of a salvage file. Interrupted, or when it fails, it leaves nothing behind.
+pub async fn export(args: &SalvageExportArgs) -> Result<(), CommandError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let work = tokio::task::spawn_blocking({
+        let (args, stop) = (args.clone(), stop.clone());
+        move || export_until(&args, &stop)
+    });
+    let mut work = std::pin::pin!(work);
+    let done = tokio::select! {
+        biased;
+        done = &mut work => done,
+        () = interrupted() => {
+            stop.store(true, Ordering::Relaxed);
+            work.await
+        }
+    };
+    done.unwrap_or_else(|panic| Err(CommandError::failed(format!("the export ended badly: {panic}"))))
+}
+
+/// Exports unless `stop` is set before it is done.
+fn export_until(args: &SalvageExportArgs, stop: &AtomicBool) -> Result<(), CommandError> {
     let salvage = open(&args.file).map_err(|error| not_exported(&error))?;
     let sink: Box<dyn Sink> = match (&args.to.image, &args.to.blocks) {
         (Some(dir), _) => Box::new(image::Images::make(dir, &salvage.head)?),
@@ -70,7 +99,15 @@ pub fn export(args: &SalvageExportArgs) -> Result<(), CommandError> {
         // The command line has one of them.
         _ => return Err(CommandError::wrong_use("say where to: --image DIR or --blocks OUT")),
     };
-    let done = pour(salvage, sink)?;
+    let size = fs::metadata(&args.file).map(|found| found.len()).ok();
+    let name = format!("export of {}", args.file.display());
+    let mut progress = Progress::after(SHOWN_AFTER, false);
+    let shown = |done_bytes| {
+        let done_bytes = Some(done_bytes);
+        progress.show(&Work { done_bytes, total_bytes: size, ..Work::named(name.clone()) });
+    };
+    let done = pour(salvage, sink, stop, shown)?;
+    progress.end();
     if args.json {
         emit(&render::export_json(&done))?
     } else {
@@ -88,20 +125,47 @@ fn not_exported(error: &SalvageError) -> CommandError {
     CommandError::failed(format!("{}; nothing was exported", found::with_cause(error)))
 }
 
-/// Moves the pieces one by one: one of them is in memory at a time.
-fn pour(salvage: Salvage, mut sink: Box<dyn Sink>) -> Result<Exported, CommandError> {
-    let (mut pieces, mut bytes, mut damage) = (0, 0, None);
+/// Moves the pieces one by one: one of them is in memory at a time. `shown` hears how many bytes of the file were moved.
+fn pour(
+    salvage: Salvage,
+    mut sink: Box<dyn Sink>,
+    stop: &AtomicBool,
+    shown: impl FnMut(u64),
+) -> Result<Exported, CommandError> {
+    match pour_into(salvage, &mut *sink, stop, shown) {
+        Ok(done) => Ok(done),
+        Err(mut error) => {
+            sink.discard();
+            error.message += "; what was made so far was removed";
+            Err(error)
+        }
+    }
+}
+
+fn pour_into(
+    salvage: Salvage,
+    sink: &mut dyn Sink,
+    stop: &AtomicBool,
+    mut shown: impl FnMut(u64),
+) -> Result<Exported, CommandError> {
+    let (mut pieces, mut bytes, mut damage, mut moved) = (0, 0, None, 0);
     for piece in salvage {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CommandError::failed("interrupted: nothing was exported"));
+        }
         match piece {
             Ok(piece) => {
                 sink.take(&piece)?;
                 pieces += 1;
                 bytes += piece.range.length;
+                moved += piece.data.as_ref().map_or(0, |data| data.len() as u64);
+                shown(moved);
             }
             Err(error) => damage = Some(found::with_cause(&error)),
         }
     }
-    Ok(Exported { files: sink.finish()?, pieces, bytes, damage })
+    sink.finish()?;
+    Ok(Exported { files: sink.files(), pieces, bytes, damage })
 }
 
 /// Opens a salvage file for reading only.
@@ -178,6 +242,13 @@ fn new_file(path: &Path) -> Result<File, CommandError> {
         ErrorKind::AlreadyExists => exists(path),
         _ => CommandError::failed(format!("cannot make {}: {error}", path.display())),
     })
+}
+
+/// Removes a file that was made here and is not whole. One that cannot be removed is named.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        eprintln!("afterimage: {} is not whole and cannot be removed: {error}", path.display());
+    }
 }
 
 fn exists(path: &Path) -> CommandError {

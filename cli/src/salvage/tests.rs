@@ -71,7 +71,12 @@ impl Saved {
     fn export(&self, image: Option<&str>, blocks: Option<&str>) -> Result<(), CommandError> {
         let place = |name: &str| self.temp.path().join(name);
         let to = SalvageTarget { image: image.map(place), blocks: blocks.map(place) };
-        export(&SalvageExportArgs { file: self.file.clone(), to, json: true })
+        self.export_until(to, false)
+    }
+
+    fn export_until(&self, to: SalvageTarget, stopped: bool) -> Result<(), CommandError> {
+        let args = SalvageExportArgs { file: self.file.clone(), to, json: true };
+        export_until(&args, &AtomicBool::new(stopped))
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
@@ -111,6 +116,27 @@ fn nothing_is_overwritten_and_nothing_is_left_of_a_refused_export() {
     assert!(!saved.temp.path().join("out/a.img").exists());
     let error = saved.export(None, Some("out")).unwrap_err();
     assert!(error.message.contains("out exists already"), "{error:?}");
+}
+
+#[test]
+fn an_interrupted_export_leaves_nothing_of_its_own_behind() {
+    let saved = Saved::make();
+    let (images, list) = (saved.temp.path().join("images"), saved.temp.path().join("list"));
+    fs::create_dir(&images).unwrap();
+    fs::write(images.join("notes.txt"), "mine").unwrap();
+    for to in [
+        SalvageTarget { image: Some(images.clone()), blocks: None },
+        SalvageTarget { image: None, blocks: Some(list.clone()) },
+    ] {
+        let error = saved.export_until(to, true).unwrap_err();
+        assert_eq!(error.exit, Exit::Failed);
+        assert!(error.message.starts_with("interrupted: nothing was exported"), "{error:?}");
+    }
+    assert_eq!(names(&images).unwrap(), ["notes.txt"]);
+    assert!(!list.exists());
+    // The same place can be named again.
+    saved.export(Some("images"), None).unwrap();
+    assert!(saved.read("images/a.img") == image_of_a());
 }
 
 #[test]

@@ -9,14 +9,14 @@ use crate::text::{lag, span};
 
 /// A note under a group's line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Note {
-    pub(super) text: String,
+pub(crate) struct Note {
+    pub(crate) text: String,
     /// What to do, if the one who noticed knows.
-    pub(super) action: Option<String>,
+    pub(crate) action: Option<String>,
     /// It ends by itself.
-    pub(super) passing: bool,
+    pub(crate) passing: bool,
     /// What `docs/events.md` calls it, and the log.
-    pub(super) event: Option<Event>,
+    pub(crate) event: Option<Event>,
 }
 
 impl Note {
@@ -30,7 +30,7 @@ impl Note {
     }
 
     /// What a daemon warns of.
-    pub(super) fn warning(warning: &Warning) -> Self {
+    pub(crate) fn warning(warning: &Warning) -> Self {
         Self {
             text: warning.text.clone(),
             action: warning.action.clone(),
@@ -41,7 +41,7 @@ impl Note {
 }
 
 /// The notes of a group: its state unless that is healthy, its volumes, then what the daemons warn of.
-pub(super) fn notes(group: &GroupStatus) -> Vec<Note> {
+pub(crate) fn notes(group: &GroupStatus) -> Vec<Note> {
     let mut notes: Vec<_> = state(group).filter(|_| !says_more(group)).into_iter().collect();
     for volume in &group.volumes {
         if let Some(error) = &volume.error {
@@ -71,12 +71,12 @@ pub(super) fn notes(group: &GroupStatus) -> Vec<Note> {
 }
 
 /// Whether nobody needs to look at a group.
-pub(super) fn is_healthy(group: &GroupStatus) -> bool {
+pub(crate) fn is_healthy(group: &GroupStatus) -> bool {
     group.protection.is_healthy() && notes(group).is_empty()
 }
 
 /// Whether clients were answered on both hosts after the histories had parted.
-pub(super) fn is_split(group: &GroupStatus) -> bool {
+pub(crate) fn is_split(group: &GroupStatus) -> bool {
     warns(group, "split_brain")
 }
 

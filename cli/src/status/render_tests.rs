@@ -405,5 +405,7 @@ fn journal() -> JournalStatus {
         oldest: Some(JournalPoint { sequence: 12, time_us: Some(NOW_US) }),
         newest: None,
         applied_sequence: Some(30),
+        unapplied_bytes: Some(1 << 20),
+        apply_rate_bytes_per_s: None,
     }
 }

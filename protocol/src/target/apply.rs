@@ -163,6 +163,11 @@ impl Target {
         !matches!(self.apply, Apply::Idle | Apply::Failed { .. })
     }
 
+    /// The part of the journal that is not in the base yet.
+    pub fn unapplied(&self) -> std::ops::Range<Lsn> {
+        self.journal_start..self.points.end().max(self.journal_start)
+    }
+
     /// The last position whose writes are all in the base.
     pub fn applied_to(&self) -> Option<Position> {
         self.state.base.filter(|b| b.lsn <= self.journal_start).map(|b| b.position)

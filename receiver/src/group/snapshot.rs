@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use afterimage_contract::meter::Meter;
 use afterimage_protocol::latency::Latencies;
 use afterimage_protocol::{Generation, Position, Sequence, Time};
 
@@ -43,6 +44,8 @@ pub struct Numbers {
     pub oldest: Option<Position>,
     /// What is in the base.
     pub applied: Option<Sequence>,
+    /// Where the part of the journal begins that is not in the base, in bytes since there is one; and how long it is.
+    pub unapplied: (u64, u64),
     /// Bytes of the journal on the disk.
     pub journal_bytes: u64,
     /// Bytes staged in the open epoch, and whether it is a first sync that goes to the base.
@@ -76,6 +79,23 @@ pub struct Details {
     pub applied: Latencies,
 }
 
+/// How fast the work of a standby goes. Bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// What comes of a first sync.
+    pub first_sync: Meter,
+    /// What gets from the journal to the base.
+    pub applied: Meter,
+}
+
+impl Rates {
+    /// Looks at the numbers of now.
+    pub fn note(&mut self, now: Time, numbers: &Numbers) {
+        self.first_sync.note(now.0, numbers.staging.filter(|(_, first)| *first).map(|(bytes, _)| bytes));
+        self.applied.note(now.0, Some(numbers.unapplied.0));
+    }
+}
+
 /// The state of a group when its thread last came to rest.
 #[derive(Clone, Default)]
 pub struct Snapshot {
@@ -87,6 +107,8 @@ pub struct Snapshot {
     pub numbers: Numbers,
     /// Up to a second old.
     pub details: Details,
+    /// How fast it goes.
+    pub rates: Rates,
     /// Sizes of the volumes, when they are open.
     pub volume_bytes: Vec<u64>,
     /// The connection of the session.

@@ -270,6 +270,7 @@ impl Standby {
     pub fn numbers(&self) -> Numbers {
         let state = self.target.state();
         let newest = self.target.newest().map(|p| p.position);
+        let unapplied = self.target.unapplied();
         Numbers {
             generation: state.generation(),
             parent: state.parent(),
@@ -278,6 +279,7 @@ impl Standby {
             durable: self.target.durable().map(|p| p.position),
             oldest: state.base.map(|b| b.position),
             applied: self.target.applied_to().map(|p| p.sequence),
+            unapplied: (unapplied.start.0, unapplied.end.0 - unapplied.start.0),
             journal_bytes: self.store.journal_bytes(),
             staging: self.target.staging(),
             journal_full: self.journal_full,

@@ -489,6 +489,7 @@ impl Thread {
             }
             if let Place::Standby(standby) = &self.place {
                 s.numbers = standby.numbers();
+                s.rates.note(now, &s.numbers);
             }
             if let Some(details) = details {
                 s.details = details;

@@ -418,9 +418,14 @@ impl Pair {
 
     /// Runs the operator's command on a host, with the host's configuration.
     pub fn command(&self, side: Side, args: &[&str]) -> Result<Finished> {
+        run(&mut self.command_line(side, args)?, COMMAND_LIMIT).with_context(|| format!("on {}", side.name()))
+    }
+
+    /// What [`Pair::command`] runs.
+    pub fn command_line(&self, side: Side, args: &[&str]) -> Result<Command> {
         let mut command = self.options.program(side, "afterimage")?;
         command.arg("--config").arg(self.host(side).config()).args(args);
-        run(&mut command, COMMAND_LIMIT).with_context(|| format!("on {}", side.name()))
+        Ok(command)
     }
 
     /// What `afterimage status --json` prints on a host.

@@ -77,6 +77,11 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// Interrupts it (SIGINT), as Ctrl-C does.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.signal(Signal::INT)
+    }
+
     /// Tells it that its terminal is gone (SIGHUP), which daemons take for a wish that they read their configuration again.
     pub fn hang_up(&mut self) -> Result<()> {
         self.signal(Signal::HUP)
@@ -125,6 +130,12 @@ impl Process {
             }
             sleep(POLL);
         }
+    }
+
+    /// All of its log.
+    pub fn log(&self) -> Result<String> {
+        let log = fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
     }
 
     /// The last lines of its log, for an error message.

@@ -415,6 +415,10 @@ pub struct JournalStatus {
     pub newest: Option<JournalPoint>,
     /// The newest sequence that the base includes.
     pub applied_sequence: Option<u64>,
+    /// Bytes of the journal that are not in the base yet.
+    pub unapplied_bytes: Option<u64>,
+    /// What of it gets into the base in a second; `null` until it was measured, and where nothing is to be applied.
+    pub apply_rate_bytes_per_s: Option<u64>,
 }
 
 /// A recoverable position.

@@ -79,6 +79,8 @@ fn full() -> Status {
         oldest: Some(JournalPoint { sequence: 12, time_us: Some(1_789_999_000_000_000) }),
         newest: None,
         applied_sequence: Some(30),
+        unapplied_bytes: Some(1 << 20),
+        apply_rate_bytes_per_s: Some(4 << 20),
     });
     group.volumes.push(VolumeStatus {
         name: "pgdata".into(),
@@ -173,8 +175,15 @@ fn a_silent_daemon_and_its_groups_are_named() {
 
 #[test]
 fn the_daemon_whose_work_the_role_is_comes_first_and_numbers_are_not_mixed() {
-    let journal =
-        JournalStatus { bytes: 1, limit_bytes: 2, oldest: None, newest: None, applied_sequence: None };
+    let journal = JournalStatus {
+        bytes: 1,
+        limit_bytes: 2,
+        oldest: None,
+        newest: None,
+        applied_sequence: None,
+        unapplied_bytes: None,
+        apply_rate_bytes_per_s: None,
+    };
     let mut agent = group("a", Role::Primary);
     agent.generation = Some("02".into());
     let mut receiver = group("a", Role::Primary);
