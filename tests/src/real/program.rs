@@ -40,6 +40,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-storage-daemon", "qemu-system-common"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("runuser", "util-linux"),
+    ("setpriv", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("systemd-analyze", "systemd"),
     ("systemd-sysusers", "systemd"),
