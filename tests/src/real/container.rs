@@ -26,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How often is looked whether something has come about that takes a command to see.
 const COMMAND_POLL: Duration = Duration::from_millis(50);
+/// What the names of control groups begin with; the test's process id follows.
+const GROUP_PREFIX: &str = "afterimage-test-";
 /// Lines of the journal that an error shows.
 const JOURNAL_LINES: &str = "60";
 
@@ -218,9 +220,10 @@ impl ControlGroup {
             .filter(|fields| fields.get(2) == Some(&"cgroup2"))
             .find_map(|fields| fields.get(1).copied());
         let all = Path::new(all.context("no control groups of the second version are mounted")?);
+        remove_orphans(all);
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let dir = all.join(format!("afterimage-test-{}-{number}-{name}", std::process::id()));
+        let dir = all.join(format!("{GROUP_PREFIX}{}-{number}-{name}", std::process::id()));
         fs::create_dir(&dir).with_context(|| format!("make the control group {}", dir.display()))?;
         Ok(Self { dir })
     }
@@ -241,6 +244,20 @@ impl Drop for ControlGroup {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
             eprintln!("the control group {} is left: {error:#}", self.dir.display());
+        }
+    }
+}
+
+/// Removes the control groups, empty by now, of tests that were killed: unlike all else they do not end by themselves.
+fn remove_orphans(all: &Path) {
+    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(process) = name.strip_prefix(GROUP_PREFIX).and_then(|rest| rest.split('-').next()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(process).exists() {
+            // Another test may be about to do the same.
+            let _ = remove_groups(&entry.path());
         }
     }
 }
