@@ -1,9 +1,10 @@
 //! Real processes on this machine: starting and killing them, a pair of hosts, and an oracle for their images.
 //!
 //! [`process`], [`program`], [`scratch`] and [`ports`] are what any test of a program needs. [`pair`] runs the two
-//! hosts of a group, and [`manager`] is their service manager. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
+//! hosts of a group, and [`manager`] is their service manager; a [`container`] is a host that boots with a real one. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
 //! [`oracle`] says whether an image is one that the history allows, and [`image`] handles whole images.
 
+pub mod container;
 pub mod filesystem;
 pub mod history;
 pub mod image;
@@ -19,6 +20,7 @@ pub mod scratch;
 pub mod stamp;
 pub mod writer;
 
+pub use container::{Container, Loop};
 pub use filesystem::Attached;
 pub use history::{History, Write};
 pub use image::{ensure_same, filler, read_image};

@@ -41,6 +41,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("runuser", "util-linux"),
     ("script", "bsdutils"),
+    ("setpriv", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("stty", "coreutils"),
     ("systemd-analyze", "systemd"),
