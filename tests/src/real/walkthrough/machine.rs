@@ -84,7 +84,10 @@ impl Machine {
 
     /// Whether it is on.
     pub fn is_on(&mut self) -> bool {
-        self.on.as_mut().is_some_and(|(process, _)| process.is_running())
+        // When the first process ends it has no program any more, and then the others are killed.
+        let has_program =
+            |first: &Pid| fs::read_link(format!("/proc/{}/exe", first.as_raw_nonzero())).is_ok();
+        self.on.as_mut().is_some_and(|(process, first)| process.is_running() && has_program(first))
     }
 
     /// Switches it on, in a network namespace. Nothing is started. `shared` are directories of this machine that it can write to.
