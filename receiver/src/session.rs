@@ -11,7 +11,7 @@ use afterimage_transport::{
     CloseCode, Connection, ConnectionLost, MessageError, RecvStream, SendStream, read_message, write_message,
 };
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::group::{Group, Input};
 use crate::link::{Link, SESSION_ENDED, VIOLATION};
@@ -55,6 +55,11 @@ pub async fn serve(node: Arc<Node>, connection: Connection) {
     let opening = tokio::time::timeout(OPEN_TIMEOUT, open(&connection)).await;
     let (control, open) = match opening.unwrap_or(Err(SessionError::NoOpen)) {
         Ok(opened) => opened,
+        // A look at whether this host answers, such as of `afterimage config check`.
+        Err(SessionError::Lost(ConnectionLost::ClosedByPeer { code: CloseCode::DONE, text })) => {
+            debug!(address = %connection.remote_address(), text, "a connection was closed, no session was asked for");
+            return;
+        }
         Err(error) => {
             let address = connection.remote_address();
             event!(Event::ProtocolViolated, %address, %error, "a connection ended before a session was asked for");

@@ -32,6 +32,9 @@ fn a_pair_in_order_passes_and_a_peer_that_is_away_is_told() -> Result<()> {
     let status = pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     ensure!(status["peer"]["connected"] == true, "{status:#}");
 
+    let log = pair.host(Side::Beta).receiver.as_ref().context("beta's receiver runs")?.log_tail();
+    ensure!(!log.contains("protocol-violated"), "{log}");
+
     pair.host_mut(Side::Beta).kill()?;
     let said = check(&pair, Side::Alpha, 0)?;
     ensure!(said.contains("afterimage.toml:8: peer.address: "), "{said}");

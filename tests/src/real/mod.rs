@@ -3,6 +3,7 @@
 //! [`process`], [`program`], [`scratch`] and [`ports`] are what any test of a program needs. [`pair`] runs the two
 //! hosts of a group, and [`manager`] is their service manager; a [`container`] is a host that boots with a real one. [`writer`] writes through the NBD export by way of [`nbd`] and keeps the [`history`];
 //! [`oracle`] says whether an image is one that the history allows, and [`image`] handles whole images.
+//! [`walkthrough`] types a page of the documentation on two hosts.
 
 pub mod container;
 pub mod filesystem;
@@ -18,6 +19,7 @@ pub mod process;
 pub mod program;
 pub mod scratch;
 pub mod stamp;
+pub mod walkthrough;
 pub mod writer;
 
 pub use container::{Container, Loop};

@@ -12,6 +12,7 @@ pub const BIN_DIR_VARIABLE: &str = "AFTERIMAGE_BIN_DIR";
 /// Programs that tests use, and the Debian package of each.
 const PACKAGES: &[(&str, &str)] = &[
     ("blkdiscard", "util-linux"),
+    ("cargo", "cargo"),
     ("chown", "coreutils"),
     ("debugfs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
@@ -19,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fsfreeze", "util-linux"),
     ("fstrim", "util-linux"),
     ("fusermount3", "fuse3"),
+    ("install", "coreutils"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
     ("mkfs.ext4", "e2fsprogs"),
