@@ -25,8 +25,8 @@ use report::{Report, Say};
 
 /// Steps of the bar: finer than any terminal is wide.
 const STEPS: u64 = 1000;
-/// Columns of the bar: the text beside it fits into 80.
-const TEMPLATE: &str = "{bar:20} {wide_msg}";
+/// The bar is short, so that the text beside it, with numbers of many digits, fits into 80 columns too.
+const TEMPLATE: &str = "{bar:10} {wide_msg}";
 
 /// Work that is being waited for.
 pub struct Progress {

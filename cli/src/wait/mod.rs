@@ -1,4 +1,4 @@
-//! `afterimage wait`: until a group is protected, or what its standby has is in the volumes. [`judge`] decides by what the
+//! `afterimage wait`: until a group is protected, or what its standby has is in the volumes. `judge` decides by what the
 //! status shows; this asks for it.
 
 mod judge;
