@@ -49,7 +49,11 @@ impl Admitted {
     /// Age of the oldest write that the standby has received and not applied, at most, in microseconds; 0 where it has applied
     /// all of them, `None` if it is older than what is remembered.
     pub fn age_us(&self, now: Time, applied: u64, received: u64) -> Option<u64> {
-        if applied >= received && received > 0 {
+        // 0 is told when a catch-up begins: what the standby has is not known then.
+        if received == 0 {
+            return None;
+        }
+        if applied >= received {
             return Some(0);
         }
         let before = self.marks.iter().rev().find(|(_, sequence)| *sequence <= applied)?;
@@ -72,6 +76,7 @@ mod tests {
         admitted.note(at(1), 10, 0);
         assert_eq!(admitted.age_us(at(1), 0, 10), None, "they were admitted before the first look");
         assert_eq!(admitted.age_us(at(1), 10, 10), Some(0));
+        assert_eq!(admitted.age_us(at(1), 10, 0), None, "what the standby has is not known");
         admitted.note(at(5), 10, 10);
         admitted.note(at(6), 20, 10);
         admitted.note(at(7), 30, 10);

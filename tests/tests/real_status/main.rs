@@ -30,7 +30,11 @@ fn kill_agent(pair: &mut Pair, side: Side) -> Result<()> {
 }
 
 fn has_rate(group: &Value) -> bool {
-    group["catchup"]["rate_bytes_per_s"].as_u64() > Some(0) && group["catchup"]["eta_s"].as_u64() > Some(0)
+    let positive = |value: &Value| value.as_u64() > Some(0);
+    let catchup = &group["catchup"];
+    positive(&catchup["rate_bytes_per_s"])
+        && positive(&catchup["eta_s"])
+        && positive(&group["peer"]["rtt_us"])
 }
 
 fn shows_key(text: &str) -> bool {
@@ -175,7 +179,8 @@ fn fenced() -> Result<()> {
     pair.promote_with(Side::Beta, &["--force"])?;
     pair.write_blocks(Side::Beta, "disk", 1, 0..8)?;
     pair.wait_protection(Side::Alpha, "fenced", LIMIT)?;
-    pair.wait_protection(Side::Beta, "refused", LIMIT)?;
+    // Until alpha has noted that it was replaced it says so in other words.
+    pair.wait_for(Side::Beta, LIMIT, |group| group["warnings"].to_string().contains("peer_replaced"))?;
     for side in Side::BOTH {
         capture(&pair, "Fenced", side, STATUS)?;
     }
