@@ -70,7 +70,7 @@ fn first_sync() -> Result<()> {
     pair.start_host(Side::Beta)?;
     pair.start_agent(Side::Alpha)?;
     pair.wait_for(Side::Alpha, LIMIT, |group| group["protection"] == "first_sync" && has_rate(group))?;
-    pair.wait_for(Side::Beta, LIMIT, |group| group["protection"] == "first_sync")?;
+    pair.wait_for(Side::Beta, LIMIT, |group| group["protection"] == "first_sync" && has_rate(group))?;
     for side in Side::BOTH {
         capture(&pair, "First sync", side, STATUS)?;
     }
