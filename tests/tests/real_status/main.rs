@@ -51,9 +51,9 @@ fn healthy() -> Result<()> {
     pair.write_blocks(Side::Alpha, "disk", 1, 0..8)?;
     pair.wait_caught_up(Side::Alpha, LIMIT)?;
     let applied =
-        |group: &Value| group["apply_lag"]["seconds"] == 0.0 && group["lag"]["bytes"] != Value::Null;
-    pair.wait_for(Side::Alpha, LIMIT, applied)?;
-    pair.wait_for(Side::Beta, LIMIT, |group| group["apply_lag"]["seconds"] == 0.0)?;
+        |group: &Value| group["apply_lag"]["seconds"] == 0.0 && group["peer"]["rtt_us"] != Value::Null;
+    pair.wait_for(Side::Alpha, LIMIT, |group| applied(group) && group["lag"]["bytes"] != Value::Null)?;
+    pair.wait_for(Side::Beta, LIMIT, applied)?;
     for side in Side::BOTH {
         capture(&pair, "Healthy", side, STATUS)?;
         capture(&pair, "Healthy", side, &["status", "-x"])?;
