@@ -80,28 +80,28 @@ impl Site {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         // What a host has of the source: what the script installs.
         for part in ["systemd", "systemd/ocf", "docs", "bin"] {
-            fs::create_dir_all(host.path("/root/source").join(part))?;
+            fs::create_dir_all(host.path("/srv/source").join(part))?;
         }
         for part in ["systemd", "systemd/ocf"] {
             for entry in fs::read_dir(source.join(part))? {
                 let entry = entry?;
                 if entry.file_type()?.is_file() {
-                    fs::copy(entry.path(), host.path("/root/source").join(part).join(entry.file_name()))?;
+                    fs::copy(entry.path(), host.path("/srv/source").join(part).join(entry.file_name()))?;
                 }
             }
         }
         let example = "docs/afterimage.example.toml";
-        fs::copy(source.join(example), host.path("/root/source").join(example))?;
+        fs::copy(source.join(example), host.path("/srv/source").join(example))?;
         for name in ["afterimage", "afterimage-agent", "afterimage-receiver"] {
-            fs::copy(programs.join(name), host.path("/root/source/bin").join(name))?;
+            fs::copy(programs.join(name), host.path("/srv/source/bin").join(name))?;
         }
-        let install = ["/root/source/systemd/install", "--bin-dir", "/root/source/bin"];
+        let install = ["/srv/source/systemd/install", "--bin-dir", "/srv/source/bin"];
         let said = host.ask(&install)?;
         ensure!(said.contains(" 0 were up to date") && said.contains("systemctl enable --now"), "{said}");
         // Again, and it stays as it is: sysusers and tmpfiles, too.
         let said = host.ask(&install)?;
         ensure!(said.starts_with("installed 0 files, "), "{said}");
-        fs::remove_dir_all(host.path("/root/source"))?;
+        fs::remove_dir_all(host.path("/srv/source"))?;
 
         let user = host.ask(&["id", "-u", "afterimage"])?;
         let images = host.path(IMAGES);
