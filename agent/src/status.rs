@@ -183,7 +183,7 @@ fn served(
     status.written_bytes = Some(written_bytes);
     status.compression = Some(compression(config, group));
     status.catchup = source.catch_up.map(|(done_bytes, left_bytes)| {
-        let rate_bytes_per_s = watched.rate();
+        let rate_bytes_per_s = watched.rate(now);
         CatchUp {
             done_bytes,
             total_bytes: done_bytes + left_bytes,

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use afterimage_contract::hooks::{Event, Facts};
+use afterimage_contract::meter::Meter;
 use afterimage_contract::status::{Protection, Role};
 use afterimage_events::{Event as Logged, event};
 use afterimage_protocol::{Time, source};
@@ -18,8 +19,6 @@ use crate::status::protection;
 use crate::supervisor::Supervisor;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Weight of the last second in the rate of a catch-up: fluctuations of a few seconds even out.
-const NEW_WEIGHT: f64 = 0.3;
 
 /// What was seen.
 pub(crate) struct Watched {
@@ -32,8 +31,8 @@ pub(crate) struct Watched {
 struct Seen {
     protection: Option<Protection>,
     since: Time,
-    sent_bytes: Option<u64>,
-    rate: Option<f64>,
+    /// What the catch-up under way has sent.
+    sent: Meter,
     /// When it was last looked at.
     looked: Time,
     /// How long it was not protected as it is configured to be, in microseconds.
@@ -50,8 +49,7 @@ impl Watched {
         let seen = Seen {
             protection: None,
             since: now,
-            sent_bytes: None,
-            rate: None,
+            sent: Meter::default(),
             looked: now,
             unprotected_us: 0,
             faults: [false; 3],
@@ -92,8 +90,8 @@ impl Watched {
     }
 
     /// What the catch-up under way sends in a second, in bytes; `None` until it was measured.
-    pub fn rate(&self) -> Option<u64> {
-        self.lock().rate.map(|rate| rate as u64)
+    pub fn rate(&self, now: Time) -> Option<u64> {
+        self.lock().sent.per_s(now.0)
     }
 
     /// Never returns.
@@ -179,11 +177,7 @@ impl Watched {
             let was = seen.protection.replace(protection);
             report(group, was, protection);
         }
-        let last = sent_bytes.zip(seen.sent_bytes);
-        seen.rate = last
-            .and_then(|(now, before)| Some((now.checked_sub(before)? as f64, seen.rate)))
-            .map(|(new, old)| old.map_or(new, |old| new * NEW_WEIGHT + old * (1.0 - NEW_WEIGHT)));
-        seen.sent_bytes = sent_bytes;
+        seen.sent.note(now.0, sent_bytes);
     }
 
     /// Says that there is something to be promoted, also if the first sync took less than the time between two looks.

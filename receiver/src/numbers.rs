@@ -39,7 +39,7 @@ fn numbers(group: &Group) -> Numbers {
             durable_us: us(details.durable_time),
             oldest_us: us(details.oldest_time),
         },
-        apply_lag_us: Some(details.unapplied_since.map_or(0, |since| clock::now().since_us(since))),
+        apply_lag_us: Some(details.apply_lag_us(clock::now())),
         received_bytes: Some(details.received_bytes),
         applied_bytes: Some(details.applied_bytes),
         applied: Some(details.applied),

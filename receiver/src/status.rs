@@ -58,7 +58,7 @@ fn group_status(node: &Node, group: &Group) -> Option<GroupStatus> {
     status.received_sequence = n.newest.map(|p| p.sequence.0);
     status.durable_sequence = n.durable.map(|p| p.sequence.0);
     if snapshot.phase == Phase::Standby {
-        let unapplied_us = snapshot.details.unapplied_since.map_or(0, |since| clock::now().since_us(since));
+        let unapplied_us = snapshot.details.apply_lag_us(clock::now());
         status.apply_lag = n.newest.map(|_| ApplyLag { seconds: unapplied_us as f64 / 1e6 });
         status.received_bytes = Some(snapshot.details.received_bytes);
     }

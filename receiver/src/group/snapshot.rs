@@ -79,6 +79,13 @@ pub struct Details {
     pub applied: Latencies,
 }
 
+impl Details {
+    /// The apply lag at `now`, in microseconds: 0 while all checkpoints are in the base.
+    pub fn apply_lag_us(&self, now: Time) -> u64 {
+        self.unapplied_since.map_or(0, |since| now.since_us(since))
+    }
+}
+
 /// How fast the work of a standby goes. Bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rates {
