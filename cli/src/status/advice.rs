@@ -5,10 +5,10 @@ use afterimage_contract::status::{GroupStatus, HeldBackBy, Protection, Role, War
 use afterimage_contract::units::ByteSize;
 use afterimage_events::Event;
 
-use crate::text::{lag, span};
+use crate::text::{lag, printable, span};
 
 /// A note under a group's line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Note {
     pub(crate) text: String,
     /// What to do, if the one who noticed knows.
@@ -27,6 +27,22 @@ impl Note {
     fn passing(event: Event, text: impl Into<String>) -> Self {
         let action = "nothing; it ends by itself, and faster the less is written meanwhile".to_owned();
         Self { text: text.into(), action: Some(action), passing: true, event: Some(event) }
+    }
+
+    /// What no daemon has noticed.
+    pub(crate) fn unnoticed(text: impl Into<String>, action: impl Into<String>) -> Self {
+        Self { text: text.into(), action: Some(action.into()), passing: false, event: None }
+    }
+
+    /// What is the case, with the id of its event, on one line.
+    pub(crate) fn head(&self) -> String {
+        let event = self.event.map(|event| format!(" [{}]", event.id())).unwrap_or_default();
+        printable(&self.text) + &event
+    }
+
+    /// What to do, on one line.
+    pub(crate) fn advice(&self) -> Option<String> {
+        self.action.as_ref().map(|action| format!("do: {}", printable(action)))
     }
 
     /// What a daemon warns of.
@@ -199,14 +215,10 @@ fn state(group: &GroupStatus) -> Option<Note> {
             "the group stopped on an error",
             format!("read the log: journalctl -u {daemon}; after the repair: systemctl restart {daemon}"),
         ),
-        Protection::Unrecognized => Note {
-            text: "the daemon reports a state that this command does not know".to_owned(),
-            action: Some(
-                "use the command and the daemons of one release; status --json has the details".to_owned(),
-            ),
-            passing: false,
-            event: None,
-        },
+        Protection::Unrecognized => Note::unnoticed(
+            "the daemon reports a state that this command does not know",
+            "use the command and the daemons of one release; status --json has the details",
+        ),
     })
 }
 

@@ -20,7 +20,7 @@ use crate::exit::CommandError;
 use crate::host;
 use crate::text::{Paint, emit};
 
-pub(crate) use advice::notes;
+pub(crate) use advice::{Note, notes};
 pub use render::render;
 
 /// What is printed by `-x` when there is nothing to say.

@@ -3,8 +3,8 @@
 use afterimage_contract::admin::format_time;
 use afterimage_contract::config::{Compression, Mode};
 use afterimage_contract::status::{
-    CompressionEffort, CompressionStatus, GroupStatus, JournalPoint, Position, Protection, Role, Status,
-    VolumeStatus,
+    CompressionEffort, CompressionStatus, GroupStatus, JournalPoint, PeerStatus, Position, Protection, Role,
+    Status, VolumeStatus,
 };
 use afterimage_contract::units::ByteSize;
 
@@ -53,8 +53,6 @@ pub fn render(status: &Status, detail: bool, paint: Paint) -> String {
 
 fn row(group: &GroupStatus, now_us: u64) -> [String; HEADINGS.len()] {
     let since = group.since_us.map(|since| span(now_us.saturating_sub(since) / 1_000_000));
-    let rtt = group.peer.rtt_us.map(|us| format!(" ({:.1} ms)", us as f64 / 1_000.0)).unwrap_or_default();
-    let peer = if group.peer.connected { rtt } else { " (not connected)".to_owned() };
     [
         printable(&group.name),
         role(group.role).to_owned(),
@@ -63,8 +61,15 @@ fn row(group: &GroupStatus, now_us: u64) -> [String; HEADINGS.len()] {
         since.unwrap_or_else(|| "-".to_owned()),
         lag(group.lag),
         apply_lag(group.apply_lag),
-        printable(&group.peer.name) + &peer,
+        peer(&group.peer),
     ]
+}
+
+/// The other host, and how far away it is.
+pub(super) fn peer(peer: &PeerStatus) -> String {
+    let rtt = peer.rtt_us.map(|us| format!(" ({:.1} ms)", us as f64 / 1_000.0)).unwrap_or_default();
+    let way = if peer.connected { rtt } else { " (not connected)".to_owned() };
+    printable(&peer.name) + &way
 }
 
 fn push_row(
@@ -86,10 +91,9 @@ fn push_row(
 
 fn push_note(out: &mut String, indent: &str, note: &Note, paint: Paint) {
     let mark = if note.passing { paint.doubtful("~") } else { paint.bad("!") };
-    let event = note.event.map(|event| format!(" [{}]", event.id())).unwrap_or_default();
-    *out += &format!("{indent}{mark} {}{event}\n", printable(&note.text));
-    if let Some(action) = &note.action {
-        *out += &format!("{indent}  do: {}\n", printable(action));
+    *out += &format!("{indent}{mark} {}\n", note.head());
+    if let Some(advice) = note.advice() {
+        *out += &format!("{indent}  {advice}\n");
     }
 }
 

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use afterimage_contract::status::{GroupStatus, HeldBackBy, Protection, Role};
-use afterimage_events::Event;
 
 use crate::args::Goal;
 use crate::progress::{Left, Work};
-use crate::status::notes;
+use crate::status::{Note, notes};
 
 /// A state that only a person ends is one when it has lasted for so long: daemons that start, or change roles, may pass
 /// through it.
@@ -21,20 +20,9 @@ pub(super) enum Verdict {
     /// It is so.
     Reached,
     /// It may come by itself: how far it is, and what keeps it from being so.
-    Wait(Work, Obstacle),
+    Wait(Work, Note),
     /// It does not come by itself.
-    Never(Obstacle),
-}
-
-/// What is in the way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Obstacle {
-    /// What `docs/events.md` calls it.
-    pub event: Option<Event>,
-    /// What is the case.
-    pub text: String,
-    /// What to do; `None` if it ends by itself.
-    pub action: Option<String>,
+    Never(Note),
 }
 
 /// Looks at one group again and again.
@@ -78,11 +66,7 @@ impl<'a> Judge<'a> {
 
     fn silent(&mut self, now: Duration, silence: Option<&str>) -> Verdict {
         let why = silence.unwrap_or("no daemon reports the group");
-        let obstacle = Obstacle {
-            event: None,
-            text: why.to_owned(),
-            action: Some("start both daemons, then wait again".to_owned()),
-        };
+        let obstacle = Note::unnoticed(why, "start both daemons, then wait again");
         if now.saturating_sub(*self.silent_since.get_or_insert(now)) >= SILENT {
             return Verdict::Never(obstacle);
         }
@@ -109,15 +93,12 @@ impl<'a> Judge<'a> {
     }
 
     /// What the status says of it, which is what an operator sees there too.
-    fn obstacle(&self, status: &GroupStatus) -> Obstacle {
+    fn obstacle(&self, status: &GroupStatus) -> Note {
         match notes(status).into_iter().next() {
-            Some(note) if self.goal == Goal::Protected || status.received_sequence.is_none() => {
-                Obstacle { event: note.event, text: note.text, action: note.action }
-            }
+            Some(note) if self.goal == Goal::Protected || status.received_sequence.is_none() => note,
             _ => {
-                let text = "what the standby has received is not in its volumes yet".to_owned();
                 let action = format!("see whether its disks keep up: afterimage status {}", self.group);
-                Obstacle { event: None, text, action: Some(action) }
+                Note::unnoticed("what the standby has received is not in its volumes yet", action)
             }
         }
     }

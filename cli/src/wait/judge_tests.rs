@@ -1,5 +1,6 @@
 use afterimage_contract::config::Mode;
 use afterimage_contract::status::{CatchUp, JournalStatus, PeerStatus, Warning};
+use afterimage_events::Event;
 
 use super::*;
 

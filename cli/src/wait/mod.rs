@@ -16,8 +16,9 @@ use crate::args::{Goal, WaitArgs};
 use crate::exit::CommandError;
 use crate::host;
 use crate::progress::{Progress, or_interrupted};
-use crate::text::{emit, printable, span};
-use judge::{Judge, Obstacle, Verdict};
+use crate::status::Note;
+use crate::text::{emit, span};
+use judge::{Judge, Verdict};
 
 /// Version of the JSON that `wait --json` prints.
 pub const JSON_VERSION: u32 = 1;
@@ -27,7 +28,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// How the waiting ended.
 struct Ending {
     outcome: &'static str,
-    obstacle: Option<Obstacle>,
+    obstacle: Option<Note>,
     status: Option<GroupStatus>,
 }
 
@@ -72,7 +73,8 @@ pub async fn run(config: &Path, args: &WaitArgs) -> Result<(), CommandError> {
         Some(limit) => format!("{group} is not {} after {}", goal.name(), format_duration(limit)),
         None => format!("{group} cannot be {} before somebody acts", goal.name()),
     };
-    Err(CommandError::failed(format!("{head}: {obstacle}")))
+    let advice = obstacle.advice().map(|advice| format!("\n{advice}")).unwrap_or_default();
+    Err(CommandError::failed(format!("{head}: {}{advice}", obstacle.head())))
 }
 
 async fn wait(config: &Config, args: &WaitArgs, began: Instant) -> Result<Ending, CommandError> {
@@ -103,18 +105,5 @@ async fn wait(config: &Config, args: &WaitArgs, began: Instant) -> Result<Ending
         };
         progress.abandon();
         return Ok(Ending { outcome, obstacle: Some(obstacle), status });
-    }
-}
-
-impl std::fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&printable(&self.text))?;
-        if let Some(event) = self.event {
-            write!(f, " [{}]", event.id())?;
-        }
-        match &self.action {
-            Some(action) => write!(f, "\ndo: {}", printable(action)),
-            None => Ok(()),
-        }
     }
 }

@@ -9,7 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{LineGauge, Paragraph, RenderDirection, Sparkline, SparklineBar};
 
 use super::super::advice::{Note, notes};
-use super::super::render::{mode, role, state};
+use super::super::render::{mode, peer, role, state};
 use super::view::{History, Series, View};
 use crate::text::{Paint, apply_lag, lag, printable, span};
 
@@ -75,17 +75,12 @@ impl Page<'_, '_> {
         self.text(Line::default());
         let since = group.since_us.map(|since| span(now_us.saturating_sub(since) / 1_000_000));
         let since = since.map(|span| format!(" for {span}")).unwrap_or_default();
-        let peer = match (group.peer.connected, group.peer.rtt_us) {
-            (true, Some(us)) => format!(" ({:.1} ms)", us as f64 / 1e3),
-            (true, None) => String::new(),
-            (false, _) => " (not connected)".to_owned(),
-        };
         let bold = Style::new().add_modifier(Modifier::BOLD);
         self.text(Line::from(vec![
             Span::styled(printable(&group.name), bold),
             Span::raw(format!("  {}  {}: ", role(group.role), mode(group.mode))),
             Span::styled(state(group), self.colour(colour_of(group)).add_modifier(Modifier::BOLD)),
-            Span::raw(format!("{since}  peer {}{peer}", printable(&group.peer.name))),
+            Span::raw(format!("{since}  peer {}", peer(&group.peer))),
         ]));
         if let Some(history) = history {
             self.spark("transport lag", &history.transport_lag, lag(group.lag));
@@ -137,12 +132,11 @@ impl Page<'_, '_> {
     }
 
     fn lines_of(&self, indent: &str, note: &Note) -> Vec<String> {
-        let event = note.event.map(|event| format!(" [{}]", event.id())).unwrap_or_default();
         let mark = if note.passing { '~' } else { '!' };
         let width = usize::from(self.area.width);
-        let mut lines = wrap(&format!("{mark} {}{event}", printable(&note.text)), indent, width);
-        if let Some(action) = &note.action {
-            lines.extend(wrap(&format!("do: {}", printable(action)), &format!("{indent}  "), width));
+        let mut lines = wrap(&format!("{mark} {}", note.head()), indent, width);
+        if let Some(advice) = note.advice() {
+            lines.extend(wrap(&advice, &format!("{indent}  "), width));
         }
         lines
     }
