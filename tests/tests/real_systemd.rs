@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::real::container::connect;
 use tests::real::nbd::Client;
-use tests::real::{Container, Loop, Scratch, Side, ensure_same, filler, product_program, read_image};
+use tests::real::wire::address;
+use tests::real::{
+    Beneath, Container, Loop, Scratch, Side, Wire, ensure_same, filler, product_program, read_image,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
@@ -21,8 +23,6 @@ const DISK: u64 = 2 << 30;
 const AGENT: &str = "afterimage-agent.service";
 const RECEIVER: &str = "afterimage-receiver.service";
 const DAEMONS: [&str; 2] = [AGENT, RECEIVER];
-/// Set aside for documentation (RFC 5737).
-const ADDRESSES: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 const CONFIG: &str = "/etc/afterimage/afterimage.toml";
 /// Where the image file is: nowhere that the units know of.
 const IMAGES: &str = "/srv/images";
@@ -32,6 +32,7 @@ const VOLUMES: [&str; 2] = ["image", "disk"];
 struct Site {
     // Before what they use.
     hosts: [Container; 2],
+    wire: Wire,
     disks: [Loop; 2],
     scratch: Scratch,
 }
@@ -46,10 +47,10 @@ impl Site {
             Loop::over(&file)
         };
         let disks = [disk(Side::Alpha)?, disk(Side::Beta)?];
-        let boot = |side: Side| boot(&scratch, side, &disks[side as usize]);
+        let wire = Wire::lay(scratch.path())?;
+        let boot = |side: Side| boot(&scratch, side, &wire, &disks[side as usize]);
         let hosts = [boot(Side::Alpha)?, boot(Side::Beta)?];
-        let site = Self { hosts, disks, scratch };
-        site.connect()?;
+        let site = Self { hosts, wire, disks, scratch };
         for side in Side::BOTH {
             site.install(side)?;
         }
@@ -65,11 +66,6 @@ impl Site {
 
     fn host(&self, side: Side) -> &Container {
         &self.hosts[side as usize]
-    }
-
-    fn connect(&self) -> Result<()> {
-        let [alpha, beta] = ADDRESSES.map(|address| format!("{address}/24"));
-        connect((&self.hosts[0], &alpha), (&self.hosts[1], &beta))
     }
 
     /// Installs, and writes what an operator writes.
@@ -128,7 +124,7 @@ impl Site {
 
     fn configuration(&self, side: Side) -> String {
         let (name, peer) = (side.name(), side.peer().name());
-        let address = ADDRESSES[side.peer() as usize];
+        let address = address(side.peer());
         let device = self.disks[side as usize].path().display();
         format!(
             r#"[node]
@@ -207,8 +203,10 @@ fn connect_to(host: &Container, volume: &str) -> Result<Client> {
     }
 }
 
-fn boot(scratch: &Scratch, side: Side, disk: &Loop) -> Result<Container> {
-    Container::boot(side.name(), &scratch.path().join(side.name()), &[disk.path()])
+fn boot(scratch: &Scratch, side: Side, wire: &Wire, disk: &Loop) -> Result<Container> {
+    let (root, devices) = (scratch.path().join(side.name()), [disk.path()]);
+    let beneath = Beneath::Programs { devices: &devices };
+    Container::boot(side.name(), &root, &wire.namespace(side), beneath)
 }
 
 /// A line of a process's `status` in `/proc`.
@@ -294,7 +292,7 @@ fn the_services_work_within_their_sandbox() -> Result<()> {
 
     // What the loss of a host costs: nothing. Its end is that of its processes, all at once.
     site.fill(Side::Alpha, 1)?;
-    let Site { hosts: [alpha, beta], disks, scratch } = site;
+    let Site { hosts: [alpha, beta], wire: _wire, disks, scratch } = site;
     drop(alpha);
     let said = beta.ask(&["afterimage", "promote", "orders"])?;
     ensure!(!said.is_empty());
@@ -392,12 +390,10 @@ fn a_reload_a_stop_and_a_boot_do_what_is_written() -> Result<()> {
     ensure!(!find(&["-g", "event=\"stopped\""])?.is_empty(), "{}", alpha.journal());
     alpha.ask(&["systemctl", "start", AGENT])?;
     site.wait_in_sync(Side::Alpha)?;
-    let Site { hosts: [alpha, beta], disks, scratch } = site;
+    let Site { hosts: [alpha, beta], wire, disks, scratch } = site;
     alpha.power_off()?;
-    let alpha = boot(&scratch, Side::Alpha, &disks[0])?;
-    site = Site { hosts: [alpha, beta], disks, scratch };
-    site.hosts[1].ask(&["sh", "-c", "! ip link show cable0"])?;
-    site.connect()?;
+    let alpha = boot(&scratch, Side::Alpha, &wire, &disks[0])?;
+    site = Site { hosts: [alpha, beta], wire, disks, scratch };
     site.wait_in_sync(Side::Alpha)?;
     site.ensure_filled(Side::Alpha, 3)?;
     let alpha = site.host(Side::Alpha);

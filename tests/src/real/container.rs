@@ -1,7 +1,7 @@
-//! A host that boots: a real systemd as process 1 of namespaces of its own, with this machine's `/usr` beneath a root
-//! directory of the test's.
+//! A host that boots: a real systemd as process 1 of namespaces of its own, with a root directory of the test's and what is
+//! [`Beneath`] it of this machine.
 //!
-//! It has its own processes, mounts, network, name and control groups, and the block devices that it is given. Needs root, and
+//! It has its own processes, mounts, name and control groups, and the network and devices that it is given. Needs root, and
 //! a kernel with overlayfs and the second version of control groups. Nothing of this machine is changed, and everything ends with
 //! the [`Container`], or with the test, however that ends.
 
@@ -31,6 +31,21 @@ const GROUP_PREFIX: &str = "afterimage-test-";
 /// Lines of the journal that an error shows.
 const JOURNAL_LINES: &str = "60";
 
+/// What a host has of this machine, which it cannot change.
+#[derive(Clone, Copy, Debug)]
+pub enum Beneath<'a> {
+    /// The programs, and else nothing: it is a fresh host.
+    Programs {
+        /// Block devices that it has, each with its name here.
+        devices: &'a [&'a Path],
+    },
+    /// All that is installed and set up, but for what is started.
+    Everything {
+        /// Directories that are this machine's own, to be written to.
+        shared: &'a [PathBuf],
+    },
+}
+
 /// A running host; killed when dropped.
 #[derive(Debug)]
 pub struct Container {
@@ -43,9 +58,9 @@ pub struct Container {
 }
 
 impl Container {
-    /// Boots a host whose files are in `root`, a directory that is made for the first boot, and returns once everything that
-    /// starts with it has. `devices` are under `/dev` there, each with its name here.
-    pub fn boot(name: &str, root: &Path, devices: &[&Path]) -> Result<Self> {
+    /// Boots a host whose files are in `root`, a directory that is made for the first boot (its disk is `disk` there), and returns
+    /// once everything that starts with it has. `network` is the file of a network namespace, such as [`super::wire::Wire`] has.
+    pub fn boot(name: &str, root: &Path, network: &str, beneath: Beneath<'_>) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "only root can boot a host: run this test as root");
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
         let script = root.with_extension("boot.sh");
@@ -53,16 +68,28 @@ impl Container {
         let group = ControlGroup::make(name)?;
         let mut command = Command::new(find_program("setpriv")?);
         // It ends with this thread, and everything in it with it.
-        command.args(["--pdeathsig", "KILL"]).arg(find_program("unshare")?);
-        command.args(["--mount", "--propagation", "private", "--net", "--uts", "--ipc", "--pid", "--fork"]);
+        command.args(["--pdeathsig", "KILL"]).arg(find_program("nsenter")?).arg(format!("--net={network}"));
+        command.arg(find_program("unshare")?);
+        command.args(["--mount", "--propagation", "private", "--uts", "--ipc", "--pid", "--fork"]);
         command.args(["--kill-child", "sh", "-euc", r#"echo 0 >"$0" && exec unshare --cgroup sh -eu "$@""#]);
         command.arg(group.dir.join("cgroup.procs")).arg(&script).arg(root).arg(name);
-        for device in devices {
-            let number =
-                fs::metadata(device).with_context(|| format!("look at {}", device.display()))?.rdev();
-            command.arg(device.file_name().context("a device has a name")?);
-            let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-            command.args([major.to_string(), minor.to_string()]);
+        match beneath {
+            Beneath::Programs { devices } => {
+                command.arg("usr");
+                for device in devices {
+                    let number =
+                        fs::metadata(device).with_context(|| format!("look at {}", device.display()))?.rdev();
+                    command.arg("device").arg(device.file_name().context("a device has a name")?);
+                    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+                    command.args([major.to_string(), minor.to_string()]);
+                }
+            }
+            Beneath::Everything { shared } => {
+                command.arg("all");
+                for directory in shared {
+                    command.arg("share").arg(directory);
+                }
+            }
         }
         let outside = Process::spawn(&mut command, &root.with_extension("boot.log"))?;
         let mut container = Self { name: name.to_owned(), outside, group, init: 0 };
@@ -159,25 +186,23 @@ impl Container {
         format!("--- journal of {}\n{}", self.name, said.unwrap_or_else(|error| format!("{error:#}")))
     }
 
-    /// Shuts it down in good order, as its root does.
-    pub fn power_off(mut self) -> Result<()> {
-        self.run(&["systemctl", "--no-block", "poweroff"])?;
-        // What process 1 of a namespace ends with says nothing.
-        self.outside.wait(LIMIT).with_context(|| format!("power off {}", self.name)).map(drop)
+    /// Whether it is on.
+    pub fn is_on(&mut self) -> bool {
+        // When its systemd ends it has no program any more, and then the others are killed.
+        self.outside.is_running() && fs::read_link(format!("/proc/{}/exe", self.init)).is_ok()
     }
-}
 
-/// Lays a cable between two hosts, and gives each end an address, such as `192.0.2.1/24`.
-pub fn connect(one: (&Container, &str), other: (&Container, &str)) -> Result<()> {
-    let mut ip = Command::new(find_program("ip")?);
-    ip.args(["link", "add", "cable0", "netns", &one.0.init.to_string(), "type", "veth"]);
-    ip.args(["peer", "name", "cable0", "netns", &other.0.init.to_string()]);
-    run(&mut ip, LIMIT)?.success().context("lay a cable")?;
-    for (host, address) in [one, other] {
-        host.ask(&["ip", "address", "add", address, "dev", "cable0"])?;
-        host.ask(&["ip", "link", "set", "cable0", "up"])?;
+    /// Waits until it is off, by its own doing.
+    pub fn wait_off(mut self) -> Result<()> {
+        // What process 1 of a namespace ends with says nothing.
+        self.outside.wait(LIMIT).with_context(|| format!("wait for the end of {}", self.name)).map(drop)
     }
-    Ok(())
+
+    /// Shuts it down in good order, as its root does.
+    pub fn power_off(self) -> Result<()> {
+        self.run(&["systemctl", "--no-block", "poweroff"])?;
+        self.wait_off()
+    }
 }
 
 /// A block device backed by a file. The kernel takes it away once nobody has it open: this, and the hosts that were given it.

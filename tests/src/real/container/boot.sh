@@ -1,31 +1,57 @@
 # Boots a host: makes a root directory of its own and becomes its systemd.
 #
-#   boot.sh ROOT NAME [DEVICE MAJOR MINOR]...
+#   boot.sh ROOT NAME usr|all [share DIRECTORY | device NAME MAJOR MINOR]...
+#
+# Of this machine the host has its /usr, and is a fresh one otherwise (usr); or all that is installed and set up here, but for what
+# is started (all). Neither is changed; only a directory that is shared is this machine's own.
 #
 # Runs as process 1 of new namespaces of every kind but for users, in a control group that is the root of its namespace. What
 # it mounts is seen there only, and gone with the last process. A second boot with the same ROOT finds what the first one left
 # there, as a host that was switched on again does.
-root=$1 name=$2
-shift 2
+root=$1 name=$2 beneath=$3
+shift 3
 
-# --- the disk: nothing of this machine but its /usr, which is not changed ---------------------------------------------
-mount --bind "$root" "$root"
-cd "$root"
-mkdir -p usr etc/systemd/system var run tmp proc sys dev root srv old .usr/upper .usr/work
+# --- the disk -----------------------------------------------------------------------------------------------------------
+mkdir -p "$root/disk" "$root/work" "$root/root"
+case $beneath in
+usr)
+  cd "$root/root"
+  mount --bind "$root/disk" .
+  cd "$root/root"
+  mkdir -p usr etc/systemd/system var run tmp proc sys dev root srv .usr/upper .usr/work
+  for dir in bin sbin lib lib64; do [ -L $dir ] || ln -s usr/$dir $dir; done
+  mount -t overlay -o lowerdir=/usr,upperdir=.usr/upper,workdir=.usr/work overlay usr
+  ;;
+all)
+  mount -t overlay -o "lowerdir=/,upperdir=$root/disk,workdir=$root/work" overlay "$root/root"
+  cd "$root/root"
+  # What is below it here is not to be seen there.
+  mount -t tmpfs tmpfs tmp
+  ;;
+esac
+mkdir -p old
 chmod 1777 tmp
-for dir in bin sbin lib lib64; do [ -L $dir ] || ln -s usr/$dir $dir; done
-mount -t overlay -o lowerdir=/usr,upperdir=.usr/upper,workdir=.usr/work overlay usr
-if [ ! -e etc/machine-id ]; then
+if [ ! -e "$root/installed" ]; then
   # With an id it is not the first boot, at which systemd would enable whatever is in /usr.
   tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
   echo "$name" >etc/hostname
-  cp usr/share/base-passwd/passwd.master etc/passwd
-  cp usr/share/base-passwd/group.master etc/group
+  case $beneath in
+  usr)
+    cp usr/share/base-passwd/passwd.master etc/passwd
+    cp usr/share/base-passwd/group.master etc/group
+    ;;
+  all)
+    # What would be mounted and started here.
+    rm -rf etc/fstab etc/crypttab etc/init.d etc/rc?.d etc/systemd/system
+    mkdir etc/systemd/system
+    ;;
+  esac
   # Of no use here, or not to be had in namespaces.
   for unit in dbus.service dbus.socket getty.target systemd-logind.service systemd-journald-audit.socket \
     dev-hugepages.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount; do
     ln -s /dev/null etc/systemd/system/$unit
   done
+  touch "$root/installed"
 fi
 
 # --- what the kernel shows: nothing of it that is this machine's can be changed ---------------------------------------
@@ -53,11 +79,28 @@ mount -t tmpfs -o mode=1777,nosuid,nodev shm dev/shm
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 disk=$(sed -n 's/^disk:[^:]*:\([0-9]*\):.*/\1/p' etc/group)
-while [ $# -ge 3 ]; do
-  # As udev has it.
+# As udev has it.
+block() {
   mknod -m 660 "dev/$1" b "$2" "$3"
   chown "0:$disk" "dev/$1"
-  shift 3
+}
+if [ $beneath = all ]; then
+  character fuse 666 10 229
+  # Which of them `mount -o loop` finds free is the kernel's to say.
+  for number in $(seq 0 63); do block loop$number 7 $number; done
+fi
+while [ $# -gt 0 ]; do
+  case $1 in
+  share)
+    mkdir -p ".$2"
+    mount --rbind "$2" ".$2"
+    shift 2
+    ;;
+  device)
+    block "$2" "$3" "$4"
+    shift 4
+    ;;
+  esac
 done
 mount -t tmpfs -o mode=755,nosuid,nodev run run
 

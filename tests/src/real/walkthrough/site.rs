@@ -6,87 +6,81 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::Typed;
-use super::machine::Machine;
-use super::wire::{Wire, address};
-use crate::real::{Scratch, Side};
+use crate::real::wire::address;
+use crate::real::{Beneath, Container, Scratch, Side, Wire, find_program, run};
 
 /// What the disks of both hosts may take: the programs, and a small volume with its journal.
 const DISK_BYTES: u64 = 3 << 30;
-/// How long a start of the services may take.
-const START_LIMIT: Duration = Duration::from_secs(120);
-/// Where Debian's systemctl is looked for before its own directory.
-const SYSTEMCTL: &str = "usr/local/sbin/systemctl";
+
+/// A shell. Its arguments: the directory that it begins in after the host was switched on, and commands; the next one goes on in
+/// the directory that this one ended in. What is printed is one stream, as on a terminal. A person goes on after a failure, and
+/// has read what it was; this one does not.
+const SHELL: &str = r#"
+exec 2>&1
+cd "$(cat /run/typed-in 2>/dev/null || echo "$1")"
+trap 'pwd >/run/typed-in' EXIT
+trap 'echo "failed: $BASH_COMMAND"' ERR
+eval "$2"
+"#;
 
 /// Two hosts, alpha and beta, which know each other by name.
 #[derive(Debug)]
 pub struct Site {
     // Off before the wire and the disks go.
-    machines: [Machine; 2],
+    hosts: [Option<Container>; 2],
     wire: Wire,
     shared: Vec<PathBuf>,
     scratch: Scratch,
 }
 
 impl Site {
-    /// Two hosts that are off. `systemctl` is the program of that name there. Commands are typed in the directory of the sources,
-    /// which, like Cargo's directories, is this machine's.
-    pub fn new(systemctl: &Path) -> Result<Self> {
-        ensure!(
-            rustix::process::geteuid().is_root(),
-            "hosts in namespaces are root's to make: run this test as root"
-        );
+    /// Two hosts that are off. Commands are typed in the directory of the sources, which, like Cargo's directories, is this
+    /// machine's.
+    pub fn new() -> Result<Self> {
         let scratch = Scratch::new(DISK_BYTES)?;
         // The services' user has to reach the disks.
         fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755))
             .context("open the directory")?;
-        let systemctl = fs::read(systemctl).with_context(|| format!("read {}", systemctl.display()))?;
-        let hosts = Side::BOTH.map(|side| format!("{} {}\n", address(side), side.name())).concat();
-        let machine = |side: Side| {
-            let files = [
-                ("etc/hosts", format!("127.0.0.1 localhost\n{hosts}").into_bytes()),
-                ("etc/hostname", format!("{}\n", side.name()).into_bytes()),
-                (SYSTEMCTL, systemctl.clone()),
-            ];
-            let dir = scratch.path().join(side.name());
-            let machine = Machine::new(side.name(), &dir, &files)?;
-            let file = dir.join("disk").join(SYSTEMCTL);
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).context("make it executable")?;
-            anyhow::Ok(machine)
-        };
-        let machines = [machine(Side::Alpha)?, machine(Side::Beta)?];
         let wire = Wire::lay(scratch.path())?;
-        Ok(Self { machines, wire, shared: shared()?, scratch })
+        Ok(Self { hosts: [None, None], wire, shared: shared()?, scratch })
     }
 
     /// Types commands on a host, which is switched on if it is off. Commands that switch it off may do so.
     pub fn type_in(&mut self, side: Side, commands: &str, limit: Duration) -> Result<Typed> {
-        let machine = &mut self.machines[side as usize];
-        if !machine.is_on() {
-            self.wire.plug(side)?;
-            machine.switch_on(&self.wire.namespace(side), &self.shared)?;
-            // What is enabled is started, as at the end of every boot.
-            let started = machine.type_in(sources()?, "systemctl default", START_LIMIT)?;
-            ensure!(started.success, "{} does not start its services: {}", side.name(), started.printed);
-        }
-        let mut typed = machine.type_in(sources()?, commands, limit)?;
+        let mut host = match self.hosts[side as usize].take() {
+            Some(host) => host,
+            None => self.switch_on(side)?,
+        };
+        let mut typed = type_in(&host, commands, limit)?;
         let last = commands.lines().last().unwrap_or_default();
         if last.starts_with("systemctl poweroff") {
-            machine.wait_off()?;
+            host.wait_off()?;
             self.wire.unplug(side)?;
             // The shell is gone with everything else.
             typed.success = true;
-        } else if !machine.is_on() {
+        } else if host.is_on() {
+            self.hosts[side as usize] = Some(host);
+        } else {
             bail!("{} has gone off:\n{}", side.name(), typed.printed);
         }
         Ok(typed)
     }
 
-    /// The ends of the daemons' logs on both hosts.
+    fn switch_on(&self, side: Side) -> Result<Container> {
+        self.wire.plug(side)?;
+        let beneath = Beneath::Everything { shared: &self.shared };
+        let host = Container::boot(side.name(), &self.root(side), &self.wire.namespace(side), beneath)?;
+        let names = Side::BOTH.map(|side| format!("{} {}\n", address(side), side.name())).concat();
+        host.write("/etc/hosts", &format!("127.0.0.1 localhost\n{names}"))?;
+        Ok(host)
+    }
+
+    /// The ends of the journals of the hosts that are on.
     pub fn logs(&self) -> String {
-        self.machines.iter().map(Machine::logs).collect()
+        self.hosts.iter().flatten().map(Container::journal).collect()
     }
 
     /// Fails if the disks have taken more than they may.
@@ -96,8 +90,35 @@ impl Site {
 
     /// The disk of a host: what is there of this machine's is not in it.
     pub fn disk(&self, side: Side) -> PathBuf {
-        self.scratch.path().join(side.name()).join("disk")
+        self.root(side).join("disk")
     }
+
+    fn root(&self, side: Side) -> PathBuf {
+        self.scratch.path().join(side.name())
+    }
+}
+
+/// Gives commands to a shell on a host.
+fn type_in(host: &Container, commands: &str, limit: Duration) -> Result<Typed> {
+    let mut command = host.command("bash")?;
+    command.args(["-ec", SHELL, "bash"]).arg(sources()?).arg(commands);
+    for name in KEPT {
+        command.envs(env::var_os(name).map(|value| (name, value)));
+    }
+    command.env("PATH", path()?);
+    let done = run(&mut command, limit)?;
+    Ok(Typed { success: done.status.success(), printed: done.stdout + &done.stderr })
+}
+
+/// What a shell there has of this process' environment: what Cargo would build everything anew without, and where it is.
+const KEPT: [&str; 6] =
+    ["HOME", "CARGO_HOME", "CARGO_INCREMENTAL", "RUSTFLAGS", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
+
+/// The PATH of Debian's root, and Cargo.
+fn path() -> Result<String> {
+    let cargo = find_program("cargo")?;
+    let cargo = cargo.parent().context("it is in a directory")?;
+    Ok(format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", cargo.display()))
 }
 
 /// Where the sources are, and with them `target`.

@@ -23,7 +23,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Joins two new namespaces. Both ends are down.
+    /// Joins two new namespaces.
     pub fn lay(logs: &Path) -> Result<Self> {
         let hold = |side: Side| {
             // Also gone if the test is killed.
@@ -50,6 +50,7 @@ impl Wire {
         for side in Side::BOTH {
             wire.ip(side, &["address", "add", &format!("{}/24", address(side)), "dev", INTERFACE])?;
             wire.ip(side, &["link", "set", "lo", "up"])?;
+            wire.plug(side)?;
         }
         Ok(wire)
     }
@@ -76,10 +77,10 @@ impl Wire {
     }
 }
 
-/// The address of a host.
+/// The address of a host: set aside for documentation (RFC 5737).
 pub fn address(side: Side) -> &'static str {
     match side {
-        Side::Alpha => "10.77.0.1",
-        Side::Beta => "10.77.0.2",
+        Side::Alpha => "192.0.2.1",
+        Side::Beta => "192.0.2.2",
     }
 }
