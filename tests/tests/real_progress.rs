@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::real::{Pair, PairOptions, Process, Side, ensure_same, filler, find_program};
 
@@ -171,16 +171,23 @@ fn a_switchover_goes_on_without_the_command() -> Result<()> {
     ensure!(printed.contains("take the switchover of orders to its end, or abandon it"), "{printed}");
     pair.host_mut(Side::Beta).receiver.as_mut().context("a receiver runs")?.thaw()?;
 
-    // Either way one host serves it, and the other is its standby.
+    // Either way one host serves it and could hand it over, since nothing of that is under way any more; the other is its standby.
     let started = Instant::now();
     let primary = loop {
         let roles = Side::BOTH.map(|side| role(&pair, side));
-        match roles.each_ref().map(|role| role.as_deref()) {
-            [Some("primary"), Some("standby")] => break Side::Alpha,
-            [Some("standby"), Some("primary")] => break Side::Beta,
-            _ if started.elapsed() > LIMIT => bail!("{roles:?}\n{}", pair.logs()),
-            _ => sleep(POLL),
+        let primary = match roles.each_ref().map(|role| role.as_deref()) {
+            [Some("primary"), Some("standby")] => Some(Side::Alpha),
+            [Some("standby"), Some("primary")] => Some(Side::Beta),
+            _ => None,
+        };
+        if let Some(primary) = primary {
+            let asked = pair.command(primary, &["switchover", "orders", "--dry-run"])?;
+            if asked.status.success() {
+                break primary;
+            }
         }
+        ensure!(started.elapsed() < LIMIT, "{roles:?}\n{}", pair.logs());
+        sleep(POLL);
     };
     pair.command(primary, &["wait", "orders"])?.success()?;
     ensure_same("what is served", &expected, &pair.read_volume(primary, "disk")?)?;

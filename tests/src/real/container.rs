@@ -3,7 +3,8 @@
 //!
 //! It has its own processes, mounts, name and control groups, and the network and devices that it is given. Needs root, and
 //! a kernel with overlayfs and the second version of control groups. Nothing of this machine is changed, and everything ends with
-//! the [`Container`], or with the test, however that ends.
+//! the [`Container`], or with the test, however that ends; but for one case: when the test is killed while a file system is mounted
+//! on what a process of the host serves through FUSE, that process may hang until its connection in `/sys/fs/fuse` is aborted.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -50,9 +51,11 @@ pub enum Beneath<'a> {
 #[derive(Debug)]
 pub struct Container {
     name: String,
-    // Both in this order: the control group can go once nothing is in it.
+    // All in this order: the control group can go once nothing is in it, and what is mounted once no process is left. A file
+    // system on what one of the processes serves could not be unmounted by the end of just that one.
     outside: Process,
     group: ControlGroup,
+    _mounts: Option<fs::File>,
     /// Its systemd, as this machine counts processes.
     init: u32,
 }
@@ -92,8 +95,10 @@ impl Container {
             }
         }
         let outside = Process::spawn(&mut command, &root.with_extension("boot.log"))?;
-        let mut container = Self { name: name.to_owned(), outside, group, init: 0 };
+        let mut container = Self { name: name.to_owned(), outside, group, _mounts: None, init: 0 };
         container.wait_booted().with_context(|| format!("boot {name}"))?;
+        let mounts = format!("/proc/{}/ns/mnt", container.init);
+        container._mounts = Some(fs::File::open(&mounts).with_context(|| format!("open {mounts}"))?);
         Ok(container)
     }
 

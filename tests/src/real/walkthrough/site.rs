@@ -50,20 +50,18 @@ impl Site {
 
     /// Types commands on a host, which is switched on if it is off. Commands that switch it off may do so.
     pub fn type_in(&mut self, side: Side, commands: &str, limit: Duration) -> Result<Typed> {
-        let mut host = match self.hosts[side as usize].take() {
-            Some(host) => host,
-            None => self.switch_on(side)?,
-        };
-        let mut typed = type_in(&host, commands, limit)?;
+        if self.hosts[side as usize].is_none() {
+            self.hosts[side as usize] = Some(self.switch_on(side)?);
+        }
+        let host = &mut self.hosts[side as usize];
+        let mut typed = type_in(host.as_ref().context("it is on")?, commands, limit)?;
         let last = commands.lines().last().unwrap_or_default();
         if last.starts_with("systemctl poweroff") {
-            host.wait_off()?;
+            host.take().map_or(Ok(()), Container::wait_off)?;
             self.wire.unplug(side)?;
             // The shell is gone with everything else.
             typed.success = true;
-        } else if host.is_on() {
-            self.hosts[side as usize] = Some(host);
-        } else {
+        } else if !host.as_mut().is_some_and(Container::is_on) {
             bail!("{} has gone off:\n{}", side.name(), typed.printed);
         }
         Ok(typed)
