@@ -11,14 +11,18 @@
 //! - Each block has a shell of its own, which begins where the one before ended. It stops at the first command that fails.
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tests::real::Side;
 use tests::real::walkthrough::{Page, Site, walk};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+/// What the page makes a file system on.
+const DISK: &str = "/run/orders/disk";
 
 #[test]
 fn the_quickstart_works_as_it_is_written() -> Result<()> {
@@ -28,7 +32,28 @@ fn the_quickstart_works_as_it_is_written() -> Result<()> {
     if let Err(error) = walk(&page, |side, commands, limit| site.type_in(side, commands, limit)) {
         bail!("{error:#}\n{}", site.logs());
     }
-    site.check_disk()
+    site.check_disk()?;
+    drop(site);
+
+    // The file system of the host that is switched off while it is mounted is gone, too: it does not wait for what served it.
+    let began = Instant::now();
+    while let Some(device) = loop_device_over(DISK)? {
+        ensure!(began.elapsed() < LIMIT, "{} is left", device.display());
+        sleep(POLL);
+    }
+    Ok(())
+}
+
+/// A loop device of this machine over a file of that path on a host.
+fn loop_device_over(path: &str) -> Result<Option<PathBuf>> {
+    for device in fs::read_dir("/sys/block")? {
+        let device = device?.path();
+        let file = fs::read_to_string(device.join("loop/backing_file")).unwrap_or_default();
+        if file.trim_end().trim_end_matches(" (deleted)").ends_with(path) {
+            return Ok(Some(device));
+        }
+    }
+    Ok(None)
 }
 
 /// What a page about hosts would do that are no hosts of their own.

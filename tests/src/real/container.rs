@@ -51,8 +51,7 @@ pub enum Beneath<'a> {
 #[derive(Debug)]
 pub struct Container {
     name: String,
-    // All in this order: the control group can go once nothing is in it, and what is mounted once no process is left. A file
-    // system on what one of the processes serves could not be unmounted by the end of just that one.
+    // All in this order: the control group can go once nothing is in it, and what is mounted once no process is left (see `drop`).
     outside: Process,
     group: ControlGroup,
     _mounts: Option<fs::File>,
@@ -192,9 +191,9 @@ impl Container {
     }
 
     /// Whether it is on.
-    pub fn is_on(&mut self) -> bool {
+    pub fn is_on(&self) -> bool {
         // When its systemd ends it has no program any more, and then the others are killed.
-        self.outside.is_running() && fs::read_link(format!("/proc/{}/exe", self.init)).is_ok()
+        fs::read_link(format!("/proc/{}/exe", self.init)).is_ok()
     }
 
     /// Waits until it is off, by its own doing.
@@ -208,6 +207,30 @@ impl Container {
         self.run(&["systemctl", "--no-block", "poweroff"])?;
         self.wait_off()
     }
+}
+
+impl Drop for Container {
+    /// What is mounted there is unmounted when the last one goes that has it. That must not be a process of the host's: it may be
+    /// the one that serves the file system, and would wait for itself.
+    fn drop(&mut self) {
+        // It may be off; there is nobody to tell.
+        let _ = self.outside.kill();
+        let started = Instant::now();
+        // It ends when all others have, even those that are in no control group of the host's.
+        while is_alive(self.init) {
+            if started.elapsed() > KILL_LIMIT {
+                eprintln!("{} does not end", self.name);
+                return;
+            }
+            sleep(POLL);
+        }
+    }
+}
+
+/// Whether there is a process that has not ended.
+fn is_alive(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// A block device backed by a file. The kernel takes it away once nobody has it open: this, and the hosts that were given it.

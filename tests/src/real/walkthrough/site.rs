@@ -61,7 +61,7 @@ impl Site {
             self.wire.unplug(side)?;
             // The shell is gone with everything else.
             typed.success = true;
-        } else if !host.as_mut().is_some_and(Container::is_on) {
+        } else if !host.as_ref().is_some_and(Container::is_on) {
             bail!("{} has gone off:\n{}", side.name(), typed.printed);
         }
         Ok(typed)
