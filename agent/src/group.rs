@@ -272,11 +272,14 @@ impl Group {
         std::mem::take(&mut *self.reads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Frames for the ordered stream, of about `bytes` together; none while there is nothing to send.
+    /// Frames for the ordered stream, of about `bytes` together; none while nothing is to be sent.
     pub fn take_frames(self: &Arc<Self>, bytes: usize) -> Vec<Frame> {
         self.feed(|source, now| {
             let mut frames = Vec::new();
             let mut taken = 0;
+            if !source.frames_are_due() {
+                return frames;
+            }
             while taken < bytes && source.has_frame() {
                 let Some(frame) = source.next_frame(now) else { break };
                 taken += frame.encoded_len();
@@ -373,7 +376,7 @@ impl Group {
                 other => outputs.push(other),
             }
         }
-        let (frame, block) = (inner.source.has_frame(), inner.source.has_block());
+        let (frame, block) = (inner.source.frames_are_due(), inner.source.has_block());
         let wanted = inner.source.next_timeout().map(|at| at.max(now.plus_us(TIMER_PAUSE_US)));
         // A timer that rings too early does no harm; only an earlier time has to be told.
         let earlier = wanted.is_some_and(|at| inner.timer_at.is_none_or(|set| at < set || set <= now));

@@ -529,6 +529,7 @@ impl Source {
             self.growth_ends_at(),
             self.doubt_ends_at(),
             self.lease_ends_at(),
+            self.gathers_until(),
         ];
         let reads = [self.read_again_at(), self.repair_at(), self.verify_at()];
         ends.into_iter().chain(reads).flatten().min()
@@ -839,9 +840,21 @@ impl Source {
         Some(frame)
     }
 
-    /// Whether [`Source::next_frame`] has one, so that a sender is woken for nothing else.
+    /// Whether [`Source::next_frame`] has one.
     pub fn has_frame(&self) -> bool {
         self.session.is_active() && self.queue.has_unsent()
+    }
+
+    /// Whether a sender is to take what [`Source::next_frame`] has, as of the last input. In async mode records wait for others for
+    /// a moment ([`Source::next_timeout`] says until when).
+    pub fn frames_are_due(&self) -> bool {
+        self.has_frame() && self.gathers_until().is_none_or(|until| until <= self.now)
+    }
+
+    fn gathers_until(&self) -> Option<Time> {
+        let gathers =
+            self.config.mode == Mode::Async && self.phase == Phase::Streaming && self.session.is_active();
+        gathers.then(|| self.queue.gathers_until()).flatten()
     }
 
     /// Whether [`Source::next_block`] has one.

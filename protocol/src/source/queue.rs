@@ -12,6 +12,12 @@ use crate::latency::Latencies;
 /// Bytes counted for a record besides its payload: what it costs in memory, roughly.
 const OVERHEAD_BYTES: u64 = 256;
 
+/// Records that nobody waits for are sent together if they come within this time, in microseconds: each sending costs both hosts
+/// about as much as several records, and a client that writes one block after the other waits for the processor meanwhile.
+pub(super) const GATHER_US: u64 = 5_000;
+/// And this much does not wait, in bytes.
+const GATHERED_BYTES: u64 = 256 << 10;
+
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     sent: VecDeque<Record>,
@@ -77,6 +83,17 @@ impl Queue {
     /// Whether [`Queue::take_next`] has a frame.
     pub fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
+    }
+
+    /// Until when what was not sent may wait for more; `None` if it may not: it is much already, or not only records.
+    pub fn gathers_until(&self) -> Option<Time> {
+        if self.bytes - self.sent_bytes >= GATHERED_BYTES {
+            return None;
+        }
+        match (self.unsent.front()?, self.unsent.back()?) {
+            (Frame::Record(first), Frame::Record(_)) => Some(first.time.plus_us(GATHER_US)),
+            _ => None,
+        }
     }
 
     /// Frees sent records up to `sequence`.

@@ -2,6 +2,7 @@
 
 mod counters;
 mod flow;
+mod gather;
 mod growth;
 mod lease;
 mod rollback;
