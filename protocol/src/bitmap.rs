@@ -397,24 +397,38 @@ impl Bitmap {
     /// The first word of level 0 at or after `from` that is not zero: up until a summary word has something at or
     /// after the place, then down along its lowest bits. A summary bit with nothing below it is stepped over.
     fn next_dirty_word(&self, from: u64) -> Option<u64> {
-        if from < self.words_in(0) && self.load(0, from) != 0 {
+        let word = self.next_word(0, from)?;
+        if word / WORD_BITS != from / WORD_BITS {
+            // In a large map each word of level 1 is far from the one before: the next one comes while this is looked at.
+            std::hint::black_box(self.next_word(1, word / WORD_BITS + 1));
+        }
+        Some(word)
+    }
+
+    /// The first word of level `base` at or after `from` that is not zero.
+    fn next_word(&self, base: usize, from: u64) -> Option<u64> {
+        // Looked up once: this is what finding a dirty block in a large map consists of.
+        let words = self.words.words();
+        let load = |level: &Range<usize>, word: u64| words[level.start + index(word)].load(Ordering::Relaxed);
+        let (below, above) = self.levels[base..].split_first()?;
+        if from < below.len() as u64 && load(below, from) != 0 {
             return Some(from);
         }
-        let (mut level, mut bit) = (1, from);
-        while level < self.levels.len() {
-            if bit >= self.words_in(level - 1) {
+        let (mut level, mut bit) = (0, from);
+        while let Some(words) = above.get(level) {
+            let word = bit / WORD_BITS;
+            if word >= words.len() as u64 {
                 return None;
             }
-            let word = bit / WORD_BITS;
-            let rest = self.load(level, word) & (u64::MAX << (bit % WORD_BITS));
+            let rest = load(words, word) & (u64::MAX << (bit % WORD_BITS));
             if rest == 0 {
                 (level, bit) = (level + 1, word + 1);
                 continue;
             }
             let child = word * WORD_BITS + lowest(rest);
-            if level > 1 {
+            if level > 0 {
                 (level, bit) = (level - 1, child * WORD_BITS);
-            } else if child < self.words_in(0) && self.load(0, child) != 0 {
+            } else if child < below.len() as u64 && load(below, child) != 0 {
                 return Some(child);
             } else {
                 bit = child + 1;
