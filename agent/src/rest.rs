@@ -17,7 +17,7 @@ const QUIET_LOOKS: u32 = 3;
 const BUSY_LOOKS: u32 = 60;
 
 /// The allocator's memory is that of all groups: it is gone over no more often than this, whichever of them comes to rest.
-const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 
 static TRIMS: Trims = Trims(Mutex::new(None));
 
@@ -43,6 +43,8 @@ pub(crate) struct Rest {
     sequence: u64,
     quiet: u32,
     looks: u32,
+    /// The allocator's memory is to be gone over once that may be.
+    untrimmed: bool,
 }
 
 /// What is to be given back.
@@ -57,17 +59,19 @@ impl Rest {
     /// Looks at the group once.
     pub fn look(&mut self, group: &Group, sequence: u64) {
         let back = self.seen(group.wire.sent().raw_bytes, sequence);
-        if back == Back::Nothing {
+        let trims = self.untrimmed && TRIMS.allow();
+        self.untrimmed &= !trims;
+        if back == Back::Nothing && !trims {
             return;
         }
         let bitmaps = group.bitmaps.clone();
         // Nobody waits for it.
         drop(group.blocking.spawn_blocking(move || {
             // A page that could not be written must not be read again from the disk: the next sync is told of that.
-            if bitmaps.sync_all().is_ok() {
+            if back != Back::Nothing && bitmaps.sync_all().is_ok() {
                 bitmaps.let_go();
             }
-            if back == Back::All && TRIMS.allow() {
+            if trims {
                 give_back_buffers();
             }
         }));
@@ -78,8 +82,10 @@ impl Rest {
         let rests = (self.sent_bytes, self.sequence) == (sent_bytes, sequence);
         (self.sent_bytes, self.sequence) = (sent_bytes, sequence);
         self.quiet = if rests { self.quiet.saturating_add(1) } else { 0 };
+        self.untrimmed &= rests;
         if self.quiet == QUIET_LOOKS {
             self.looks = 0;
+            self.untrimmed = true;
             return Back::All;
         }
         // Once at rest, nothing comes back.
@@ -108,5 +114,8 @@ mod tests {
         rest.seen(121, 121);
         let again: Vec<Back> = (0..10).map(|_| rest.seen(121, 121)).collect();
         assert!(again.contains(&Back::All));
+        assert!(rest.untrimmed, "that is not forgotten while others had the memory gone over");
+        rest.seen(122, 122);
+        assert!(!rest.untrimmed, "what is busy keeps its buffers");
     }
 }
