@@ -33,7 +33,7 @@ pub fn measure(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -> R
     let mut trials = Trials::new(rounds, 0)?;
     for round in 1..=rounds {
         let own = tempfile::Builder::new().prefix("bulk-").tempdir_in(base).context("make a directory")?;
-        let bed = Bed { dir: own.path(), volume_bytes: bytes, settings: "", interrupt };
+        let bed = Bed { dir: own.path(), copies: own.path(), volume_bytes: bytes, settings: "", interrupt };
         create_noise(&bed.volume(), bytes)?;
         image::create_empty(&bed.copy(), bytes)?;
         let mut add = |contender, watch: Watch| {

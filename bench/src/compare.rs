@@ -62,6 +62,9 @@ pub struct Options {
     /// Where the volumes are made, and removed again [default: the system's temporary directory]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Where the copies of what is made by turns are, and removed again, such as on another disk [default: beside the volumes]
+    #[arg(long)]
+    copies: Option<PathBuf>,
     /// Where the results are saved [default: bench-results beside this program]
     #[arg(long)]
     save: Option<PathBuf>,
@@ -193,6 +196,7 @@ fn settings(options: &Options) -> Result<Settings> {
         turn_time: Duration::from_secs(options.seconds.unwrap_or(2).into()),
         turns: options.turns.unwrap_or(default(3, 2)),
         rounds: options.rounds.unwrap_or(default(2, 1)),
+        copies: options.copies.clone(),
     };
     ensure!(settings.rounds > 0, "--rounds 0 measures nothing");
     ensure!(settings.turns > 0, "--turns 0 measures nothing");

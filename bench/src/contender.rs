@@ -42,6 +42,8 @@ pub enum Contender {
 pub struct Bed<'a> {
     /// The directory.
     pub dir: &'a Path,
+    /// Where the other end has its files: the copy, and what it keeps beside it. The same directory, or one on another disk.
+    pub copies: &'a Path,
     /// Size of the volume.
     pub volume_bytes: u64,
     /// More lines for the group in the configuration of this product.
@@ -58,7 +60,7 @@ impl Bed<'_> {
 
     /// The copy at the other end.
     pub fn copy(&self) -> PathBuf {
-        self.dir.join("copy.img")
+        self.copies.join("copy.img")
     }
 }
 

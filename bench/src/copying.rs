@@ -56,7 +56,7 @@ pub fn first_sync(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -
             anyhow::Ok(())
         };
         let dir = temporary(own.path())?;
-        let bed = Bed { dir: dir.path(), volume_bytes: bytes, settings: "", interrupt };
+        let bed = Bed { dir: dir.path(), copies: dir.path(), volume_bytes: bytes, settings: "", interrupt };
         image::create_empty(&bed.copy(), bytes)?;
         let (server, uri) = qsd::start_copy_server(&bed)?;
         forget(&source)?;
@@ -70,7 +70,7 @@ pub fn first_sync(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -
         check(&bed)?;
 
         let dir = temporary(own.path())?;
-        let bed = Bed { dir: dir.path(), volume_bytes: bytes, settings: "", interrupt };
+        let bed = Bed { dir: dir.path(), copies: dir.path(), volume_bytes: bytes, settings: "", interrupt };
         image::create_empty(&bed.copy(), bytes)?;
         let places = [Place::LOOPBACK, Place::LOOPBACK];
         let mut pair = ours::prepare_pair(&bed, Mode::Async, places, [&source, &bed.copy()])?;
@@ -92,7 +92,7 @@ pub fn first_sync(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -
 pub fn catch_up(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -> Result<Trials> {
     let mut trials = Trials::new(rounds, 0)?;
     let own = temporary(base)?;
-    let bed = Bed { dir: own.path(), volume_bytes: bytes, settings: "", interrupt };
+    let bed = Bed { dir: own.path(), copies: own.path(), volume_bytes: bytes, settings: "", interrupt };
     ours::build_if_missing()?;
     image::create(&bed.volume(), bytes)?;
     let other = own.path().join("rsync.img");

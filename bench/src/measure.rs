@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tempfile::TempDir;
 
 use crate::{
     case::Case,
@@ -19,7 +20,7 @@ use crate::{
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// What stays the same for all measurements.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Size of the volume.
     pub volume_bytes: u64,
@@ -29,6 +30,8 @@ pub struct Settings {
     pub turns: u32,
     /// How often everything is started anew.
     pub rounds: u32,
+    /// Where the copies are, if not beside the volumes.
+    pub copies: Option<PathBuf>,
 }
 
 /// Where a turn belongs.
@@ -128,6 +131,15 @@ pub struct Outcome {
     pub lives: Vec<Life>,
 }
 
+/// Directories below `dir`, one for each contender.
+fn numbered(dir: &Path, count: usize) -> Result<Vec<PathBuf>> {
+    let directories: Vec<PathBuf> = (0..count).map(|n| dir.join(n.to_string())).collect();
+    for directory in &directories {
+        fs::create_dir(directory).with_context(|| format!("create {}", directory.display()))?;
+    }
+    Ok(directories)
+}
+
 /// Starts all `contenders` in directories below `dir`, and lets them take turns.
 pub fn take(
     contenders: &[Contender],
@@ -140,13 +152,27 @@ pub fn take(
     // Short, because the path of a Unix socket has at most 107 bytes.
     let own =
         tempfile::Builder::new().prefix("m").tempdir_in(dir).context("make a directory for the match")?;
-    let directories: Vec<PathBuf> = (0..contenders.len()).map(|n| own.path().join(n.to_string())).collect();
-    for directory in &directories {
-        fs::create_dir(directory).with_context(|| format!("create {}", directory.display()))?;
-    }
+    let elsewhere = match &settings.copies {
+        Some(copies) => {
+            Some(TempDir::with_prefix_in("bench-", copies).context("make a directory for the copies")?)
+        }
+        None => None,
+    };
+    let directories = numbered(own.path(), contenders.len())?;
+    let copies = match &elsewhere {
+        Some(elsewhere) => numbered(elsewhere.path(), contenders.len())?,
+        None => directories.clone(),
+    };
     let beds: Vec<Bed<'_>> = directories
         .iter()
-        .map(|dir| Bed { dir, volume_bytes: settings.volume_bytes, settings: "", interrupt })
+        .zip(&copies)
+        .map(|(dir, copies)| Bed {
+            dir,
+            copies,
+            volume_bytes: settings.volume_bytes,
+            settings: "",
+            interrupt,
+        })
         .collect();
     let mut players = Vec::new();
     for (contender, bed) in contenders.iter().zip(&beds) {
@@ -248,6 +274,9 @@ impl<'a> Player<'a> {
         self.running.stop(interrupt)?;
         let copy = if self.contender.has_copy() { compare(self.bed)? } else { Copy::None };
         fs::remove_dir_all(self.bed.dir).context("remove the directory of a contender")?;
+        if self.bed.copies != self.bed.dir {
+            fs::remove_dir_all(self.bed.copies).context("remove the copy of a contender")?;
+        }
         Ok(Life {
             contender: self.contender.name(),
             place: self.place,

@@ -213,7 +213,7 @@ fn measure_pair(
     interrupt: &Interrupt,
 ) -> Result<PairOutcome> {
     let (size_bytes, data_bytes) = (outcome.size_bytes, outcome.data_bytes);
-    let bed = Bed { dir, volume_bytes: size_bytes, settings: "", interrupt };
+    let bed = Bed { dir, copies: dir, volume_bytes: size_bytes, settings: "", interrupt };
     let (volume, copy) = (volumes.join("volume.img"), volumes.join("copy.img"));
     fill(&volume, size_bytes, data_bytes)?;
     File::create(&copy)?.set_len(size_bytes)?;

@@ -180,7 +180,7 @@ fn measure_all(
 
 fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &Interrupt) -> Result<Outcome> {
     let settings = format!("compression = \"{}\"\n", setting.key());
-    let bed = Bed { dir, volume_bytes: VOLUME_BYTES, settings: &settings, interrupt };
+    let bed = Bed { dir, copies: dir, volume_bytes: VOLUME_BYTES, settings: &settings, interrupt };
     image::create_empty(&bed.volume(), VOLUME_BYTES)?;
     let mut pair = ours::start_pair(&bed, ours::Mode::Async)?;
     let (socket, export) = pair.export();

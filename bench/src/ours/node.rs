@@ -82,7 +82,7 @@ impl Node {
         end: End,
         peer: &End,
     ) -> Result<Self> {
-        let dir = bed.dir.join(name);
+        let dir = if name == "alpha" { bed.dir } else { bed.copies }.join(name);
         for subdirectory in ["state", "journal"] {
             let path = dir.join(subdirectory);
             fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;

@@ -38,6 +38,7 @@ pub struct Report {
     rounds: u32,
     turns_each: u32,
     turn_seconds: u64,
+    copies_elsewhere: bool,
     turns: Vec<Turn>,
     lives: Vec<Life>,
     others: Vec<Section>,
@@ -101,6 +102,7 @@ impl Report {
             rounds: settings.rounds,
             turns_each: settings.turns,
             turn_seconds: settings.turn_time.as_secs(),
+            copies_elsewhere: settings.copies.is_some(),
             turns: Vec::new(),
             lives: Vec::new(),
             others: Vec::new(),
@@ -189,14 +191,15 @@ impl Report {
 
     fn circumstances(&self) -> String {
         format!(
-            "{}; Linux {}, {} processors; volume {} MiB, {} rounds of {} turns of {} s\n",
+            "{}; Linux {}, {} processors; volume {} MiB, {} rounds of {} turns of {} s{}\n",
             self.programs.join(", "),
             self.kernel,
             self.processors,
             self.volume_mib,
             self.rounds,
             self.turns_each,
-            self.turn_seconds
+            self.turn_seconds,
+            if self.copies_elsewhere { "; the copies on another file system" } else { "" }
         )
     }
 

@@ -40,7 +40,7 @@ fn life(contender: Contender, round: u32, copy: Copy) -> Life {
 
 fn report(turns: Vec<Turn>, lives: Vec<Life>) -> Report {
     let turn_time = Duration::from_secs(3);
-    let settings = Settings { volume_bytes: 256 << 20, turn_time, turns: 1, rounds: 2 };
+    let settings = Settings { volume_bytes: 256 << 20, turn_time, turns: 1, rounds: 2, copies: None };
     let mut report = Report::new(&settings).expect("circumstances");
     report.add(Outcome { turns, lives });
     report

@@ -265,8 +265,13 @@ impl Bench<'_> {
         let dir = self.scratch()?;
         let seconds = (WARM_UP + self.time()).as_secs_f64() + SPARE_SECONDS;
         let volume_mib = (rate_mbit * 1e6 / 8.0 * seconds) as u64 >> 20;
-        let bed =
-            Bed { dir: dir.path(), volume_bytes: volume_mib << 20, settings: "", interrupt: self.interrupt };
+        let bed = Bed {
+            dir: dir.path(),
+            copies: dir.path(),
+            volume_bytes: volume_mib << 20,
+            settings: "",
+            interrupt: self.interrupt,
+        };
         let quic = |congestion| anyhow::Ok(Box::new(quic::Streams::start(&wan, congestion, dir.path())?));
         let flow: Box<dyn Flow> = match contender {
             Contender::TcpCubic => Box::new(tcp::Stream::start(&wan, "cubic")?),
@@ -328,6 +333,7 @@ impl Bench<'_> {
         let dir = self.scratch()?;
         let bed = Bed {
             dir: dir.path(),
+            copies: dir.path(),
             volume_bytes: CLIENT_VOLUME_BYTES,
             settings: "",
             interrupt: self.interrupt,
