@@ -3,7 +3,7 @@
 //! The pair's first sync reads the volume and writes the copy where it belongs; its catch-up, after the whole volume was
 //! written while the link was cut, goes through the journal. The reference is quinn as it comes, without disks.
 
-mod bare;
+pub mod bare;
 
 use std::{path::Path, time::Instant};
 

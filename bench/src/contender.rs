@@ -11,6 +11,7 @@ use rustix::process::Pid;
 use serde::Serialize;
 
 use crate::{
+    bare,
     case::Case,
     nbdkit, ours,
     qsd::{self, CopyMode, Link},
@@ -24,12 +25,18 @@ pub enum Contender {
     Nbdkit,
     /// `qemu-storage-daemon`, no copy.
     Qsd,
+    /// The least that a server does, one request at a time.
+    Bare,
     /// `qemu-storage-daemon`, `blockdev-mirror` in write-blocking mode.
     QsdMirrorSync,
     /// The same, NBD with TLS.
     QsdMirrorSyncTls,
     /// `qemu-storage-daemon`, `blockdev-mirror` in background mode.
     QsdMirrorAsync,
+    /// The least that a pair over QUIC does whose clients wait for both ends.
+    BarePair,
+    /// The least that a pair over QUIC does whose clients wait for one end.
+    BarePairAsync,
     /// The agent, its peer not running.
     OursAlone,
     /// The agent and a receiver, `mode = "async"`.
@@ -127,14 +134,27 @@ pub struct Match {
 
 /// What each case is about; a contender may be in more than one.
 pub const MATCHES: [Match; 3] = [
-    Match { name: "alone", contenders: &[Contender::Nbdkit, Contender::Qsd, Contender::OursAlone] },
+    Match {
+        name: "alone",
+        contenders: &[Contender::Nbdkit, Contender::Qsd, Contender::Bare, Contender::OursAlone],
+    },
     Match {
         name: "async",
-        contenders: &[Contender::QsdMirrorAsync, Contender::OursAlone, Contender::OursAsync],
+        contenders: &[
+            Contender::QsdMirrorAsync,
+            Contender::OursAlone,
+            Contender::BarePairAsync,
+            Contender::OursAsync,
+        ],
     },
     Match {
         name: "sync",
-        contenders: &[Contender::QsdMirrorSyncTls, Contender::QsdMirrorSync, Contender::OursSync],
+        contenders: &[
+            Contender::QsdMirrorSyncTls,
+            Contender::QsdMirrorSync,
+            Contender::BarePair,
+            Contender::OursSync,
+        ],
     },
 ];
 
@@ -142,6 +162,8 @@ impl Match {
     /// Whether somebody who names no contenders wants this one: without it no goal would lack a figure.
     pub fn is_usual(&self, case: Case, contender: Contender) -> bool {
         match case {
+            Case::Qd32 if contender == Contender::Bare => false,
+            Case::Seq if contender.is_bare() => false,
             Case::Qd1Noflush => self.name == "sync" && contender != Contender::QsdMirrorSyncTls,
             Case::Qd1 => contender != Contender::QsdMirrorSyncTls,
             Case::Qd32 | Case::Seq => true,
@@ -166,14 +188,17 @@ impl Drained {
 
 impl Contender {
     /// Every contender, in the order of the report.
-    pub const ALL: [Contender; 8] = [
+    pub const ALL: [Contender; 11] = [
         Contender::Nbdkit,
         Contender::Qsd,
+        Contender::Bare,
         Contender::OursAlone,
         Contender::QsdMirrorAsync,
+        Contender::BarePairAsync,
         Contender::OursAsync,
         Contender::QsdMirrorSyncTls,
         Contender::QsdMirrorSync,
+        Contender::BarePair,
         Contender::OursSync,
     ];
 
@@ -182,6 +207,9 @@ impl Contender {
         match self {
             Contender::Nbdkit => "nbdkit",
             Contender::Qsd => "qsd",
+            Contender::Bare => "bare",
+            Contender::BarePair => "bare-pair",
+            Contender::BarePairAsync => "bare-pair-async",
             Contender::QsdMirrorSync => "qsd-mirror-sync",
             Contender::QsdMirrorSyncTls => "qsd-mirror-sync-tls",
             Contender::QsdMirrorAsync => "qsd-mirror-async",
@@ -195,9 +223,16 @@ impl Contender {
     pub fn references(self) -> &'static [&'static [Contender]] {
         match self {
             Contender::Nbdkit => &[&[Contender::Qsd]],
-            Contender::OursAlone => &[&[Contender::Nbdkit, Contender::Qsd]],
-            Contender::OursAsync => &[&[Contender::QsdMirrorAsync], &[Contender::OursAlone]],
-            Contender::OursSync => &[&[Contender::QsdMirrorSync], &[Contender::QsdMirrorSyncTls]],
+            Contender::Bare => &[&[Contender::Nbdkit, Contender::Qsd]],
+            Contender::BarePair => &[&[Contender::QsdMirrorSync]],
+            Contender::OursAlone => &[&[Contender::Nbdkit, Contender::Qsd], &[Contender::Bare]],
+            Contender::BarePairAsync => &[&[Contender::QsdMirrorAsync], &[Contender::OursAlone]],
+            Contender::OursAsync => {
+                &[&[Contender::QsdMirrorAsync], &[Contender::OursAlone], &[Contender::BarePairAsync]]
+            }
+            Contender::OursSync => {
+                &[&[Contender::QsdMirrorSync], &[Contender::QsdMirrorSyncTls], &[Contender::BarePair]]
+            }
             Contender::Qsd
             | Contender::QsdMirrorAsync
             | Contender::QsdMirrorSync
@@ -210,9 +245,13 @@ impl Contender {
         matches!(self, Contender::OursAlone | Contender::OursAsync | Contender::OursSync)
     }
 
+    fn is_bare(self) -> bool {
+        matches!(self, Contender::Bare | Contender::BarePair | Contender::BarePairAsync)
+    }
+
     /// Whether a second file has to be equal in the end.
     pub fn has_copy(self) -> bool {
-        !matches!(self, Contender::Nbdkit | Contender::Qsd | Contender::OursAlone)
+        !matches!(self, Contender::Nbdkit | Contender::Qsd | Contender::Bare | Contender::OursAlone)
     }
 
     /// The programs it needs that are not of this product, and the packages that have them.
@@ -226,7 +265,12 @@ impl Contender {
             Contender::QsdMirrorSync | Contender::QsdMirrorSyncTls | Contender::QsdMirrorAsync => {
                 &[FIO, QSD, SS]
             }
-            Contender::OursAlone | Contender::OursAsync | Contender::OursSync => &[FIO],
+            Contender::Bare
+            | Contender::BarePair
+            | Contender::BarePairAsync
+            | Contender::OursAlone
+            | Contender::OursAsync
+            | Contender::OursSync => &[FIO],
         }
     }
 
@@ -242,6 +286,9 @@ impl Contender {
                 Box::new(qsd::start_mirror(bed, CopyMode::WriteBlocking, Link::Tls)?)
             }
             Contender::QsdMirrorAsync => Box::new(qsd::start_mirror(bed, CopyMode::Background, Link::Plain)?),
+            Contender::Bare => Box::new(bare::start(bed)?),
+            Contender::BarePair => Box::new(bare::start_pair(bed, false)?),
+            Contender::BarePairAsync => Box::new(bare::start_pair(bed, true)?),
             Contender::OursAlone => Box::new(ours::start_alone(bed)?),
             Contender::OursAsync => Box::new(ours::start_pair(bed, ours::Mode::Async)?),
             Contender::OursSync => Box::new(ours::start_pair(bed, ours::Mode::Sync)?),

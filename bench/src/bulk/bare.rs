@@ -105,7 +105,8 @@ impl Transfer {
     }
 }
 
-fn endpoint(serving: Option<ServerConfig>) -> Result<Endpoint> {
+/// One on a port of the loopback, with room for what comes at once. Within a runtime.
+pub fn endpoint(serving: Option<ServerConfig>) -> Result<Endpoint> {
     let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("open a UDP port")?;
     // What only root may do is better; what anyone may is bounded by the kernel's settings.
     set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES)
