@@ -1,8 +1,8 @@
 //! The least that a server of a volume does, and the least that a pair over QUIC does: what the rest is held against.
 //!
 //! One client, one thread, past the page cache; nothing is tracked, locked, journalled or counted. With a copy each write also goes
-//! over one stream of one QUIC connection to another process, which writes it into the copy; a flush goes the same way, and both
-//! sync their file. A client is answered when both have done it, or, *early*, when this end has; then what goes to the copy is
+//! over one stream of one QUIC connection to another process, which appends it to a log; a flush goes the same way, and both sync
+//! their file. What is in the log is brought to the copy after the turn. A client is answered when both have done it, or, *early*, when this end has; then what goes to the copy is
 //! gathered for a moment. A goal that asks for more than this is out of reach of such a pair on this machine.
 
 mod far;
@@ -32,6 +32,11 @@ const HOST_NAME: &str = "localhost";
 const FRAME_HEADER_BYTES: usize = 16;
 /// In the place of a flush.
 const FLUSH: u64 = u64::MAX;
+/// In the place of a flush that is all that the client waits for.
+const FLUSH_ALONE: u64 = u64::MAX - 1;
+/// Answers of the far end, in order for each kind: one record is in the log, one flush is done.
+const TAKEN: u8 = 1;
+const FLUSHED: u8 = 2;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One end of it, as a process of its own.
@@ -85,6 +90,19 @@ fn this_program() -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("find this program")?);
     command.arg("bare");
     Ok(command)
+}
+
+fn frame_header(place: u64, length: usize) -> [u8; FRAME_HEADER_BYTES] {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    header[..8].copy_from_slice(&place.to_le_bytes());
+    header[8..].copy_from_slice(&(length as u64).to_le_bytes());
+    header
+}
+
+/// Place and length, as [`frame_header`] wrote them.
+fn frame(header: &[u8; FRAME_HEADER_BYTES]) -> (u64, usize) {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    (number(&header[..8]), number(&header[8..]) as usize)
 }
 
 fn port_file(dir: &Path) -> PathBuf {

@@ -122,22 +122,35 @@ fn answer(client: &mut UnixStream, option: u32, kind: u32, data: &[u8]) -> Resul
     client.write_all(&header.concat()).context("answer an option")
 }
 
+/// A request on the wire, as a client sends it.
+#[cfg(test)]
+pub fn request_bytes(wish: Wish, handle: u64) -> [u8; REQUEST_BYTES] {
+    let (kind, offset, length) = match wish {
+        Wish::Read(offset, length) => (0u16, offset, length),
+        Wish::Write(offset, length) => (1, offset, length),
+        Wish::Leave => (2, 0, 0),
+        Wish::Flush => (3, 0, 0),
+    };
+    let mut bytes = [0; REQUEST_BYTES];
+    bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
+    bytes[6..8].copy_from_slice(&kind.to_be_bytes());
+    bytes[8..16].copy_from_slice(&handle.to_be_bytes());
+    bytes[16..24].copy_from_slice(&offset.to_be_bytes());
+    bytes[24..].copy_from_slice(&(length as u32).to_be_bytes());
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_request_is_what_it_says_or_none() {
-        let mut bytes = [0; REQUEST_BYTES];
-        assert!(Request::parse(&bytes).is_err());
-        bytes[..4].copy_from_slice(&REQUEST_MAGIC.to_be_bytes());
-        bytes[7] = 1;
-        bytes[8..16].copy_from_slice(b"a handle"[..8].as_ref());
-        bytes[23] = 0x10;
-        bytes[26] = 0x10;
+        assert!(Request::parse(&[0; REQUEST_BYTES]).is_err());
+        let mut bytes = request_bytes(Wish::Write(16, 4096), 3);
         let request = Request::parse(&bytes).expect("a request");
         assert_eq!(request.wish, Wish::Write(16, 4096));
-        assert_eq!(request.done()[8..], *b"a handle");
+        assert_eq!(request.done()[8..], 3u64.to_be_bytes());
         bytes[7] = 9;
         assert!(Request::parse(&bytes).is_err(), "it was not offered");
     }
