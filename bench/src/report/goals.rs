@@ -12,7 +12,8 @@ use crate::{
     bulk,
     case::Case,
     contender::Contender::{
-        self, OursAlone, OursAsync, OursSync, QsdMirrorAsync, QsdMirrorSync, QsdMirrorSyncTls,
+        self, Bare, BarePair, BarePairAsync, OursAlone, OursAsync, OursSync, QsdMirrorAsync, QsdMirrorSync,
+        QsdMirrorSyncTls,
     },
     copying,
     measure::Turn,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// The columns of [`Goal::row`].
-pub const HEADINGS: [&str; 4] = ["goal", "wanted", "reached", ""];
+pub const HEADINGS: [&str; 5] = ["goal", "wanted", "reached", "", "the bare one"];
 
 /// A goal.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +37,8 @@ pub struct Goal {
     pub unit: &'static str,
     /// How much it was; none if this run has not measured it.
     pub reached: Option<f64>,
+    /// How much it was with the least that has to be done ([`crate::bare`], or the bare transport), in the same run.
+    pub bare: Option<f64>,
 }
 
 /// On which side of the goal it is good to be.
@@ -61,18 +64,20 @@ impl Goal {
     /// For the table.
     pub fn row(&self) -> Vec<String> {
         let unit = self.unit;
+        let figure = |value: Option<f64>| value.map_or_else(none, |value| format!("{value:.3} {unit}"));
         vec![
             self.what.clone(),
             match self.wanted {
                 Wanted::AtLeast(wanted) => format!("≥ {wanted} {unit}"),
                 Wanted::AtMost(wanted) => format!("≤ {wanted} {unit}"),
             },
-            self.reached.map_or_else(none, |reached| format!("{reached:.3} {unit}")),
+            figure(self.reached),
             match self.is_met() {
                 Some(true) => "met".to_owned(),
                 Some(false) => "NOT MET".to_owned(),
                 None => "not measured".to_owned(),
             },
+            figure(self.bare),
         ]
     }
 }
@@ -99,22 +104,25 @@ pub fn all<'a>(taken: Turns<'_>, other: impl Fn(Subject) -> Option<&'a Other>) -
 }
 
 fn at_least(what: impl Into<String>, wanted: f64, unit: &'static str, reached: Option<f64>) -> Goal {
-    Goal { what: what.into(), wanted: Wanted::AtLeast(wanted), unit, reached }
+    Goal { what: what.into(), wanted: Wanted::AtLeast(wanted), unit, reached, bare: None }
 }
 
 fn at_most(what: impl Into<String>, wanted: f64, unit: &'static str, reached: Option<f64>) -> Goal {
-    Goal { what: what.into(), wanted: Wanted::AtMost(wanted), unit, reached }
+    Goal { what: what.into(), wanted: Wanted::AtMost(wanted), unit, reached, bare: None }
 }
 
 fn copies(bulk: Option<&Trials>, first: Option<&Trials>, later: Option<&Trials>) -> [Goal; 4] {
     let ratio = |trials: Option<&Trials>, case, one, other| trials?.ratio(case, one, other);
     let bulk_ratio = ratio(bulk, bulk::CASE, bulk::CATCH_UP, bulk::QUINN);
-    let cores = bulk.and_then(|trials| trials.core_ms_per_mib(bulk::CASE, bulk::CATCH_UP));
+    let cores = |who| bulk.and_then(|trials| trials.core_ms_per_mib(bulk::CASE, who));
     let first = ratio(first, copying::FIRST_SYNC, copying::PAIR, copying::NBDCOPY);
     let later = ratio(later, copying::CATCH_UP, copying::RSYNC, copying::PAIR);
     [
         at_least("bulk: catch-up × bare quinn", 0.7, "×", bulk_ratio),
-        at_most("bulk: catch-up, both ends", 2.0, "core-ms/MiB", cores),
+        Goal {
+            bare: cores(bulk::QUINN),
+            ..at_most("bulk: catch-up, both ends", 2.0, "core-ms/MiB", cores(bulk::CATCH_UP))
+        },
         at_least("first-sync: × nbdcopy", 1.3, "×", first),
         at_least("catch-up: times faster than rsync", 20.0, "×", later),
     ]
@@ -177,6 +185,7 @@ fn cases(taken: Turns<'_>) -> Vec<Goal> {
             wanted: Wanted::AtLeast(wanted),
             unit: "×",
             reached: best.and_then(|best| taken.ratio(case, OursAlone, best, writes_per_second)),
+            bare: best.and_then(|best| taken.ratio(case, Bare, best, writes_per_second)),
         });
     }
     let mut speed = |case: Case, one: Contender, other: Contender, wanted: f64| {
@@ -185,6 +194,7 @@ fn cases(taken: Turns<'_>) -> Vec<Goal> {
             wanted: Wanted::AtLeast(wanted),
             unit: "×",
             reached: taken.ratio(case, one, other, writes_per_second),
+            bare: bare(one).and_then(|bare| taken.ratio(case, bare, other, writes_per_second)),
         });
     };
     speed(Qd1, OursAsync, OursAlone, 0.92);
@@ -197,7 +207,8 @@ fn cases(taken: Turns<'_>) -> Vec<Goal> {
     speed(Seq, OursSync, QsdMirrorSyncTls, 1.5);
     let mut least = |what: String, case: Case, [one, other]: [Contender; 2], figure, wanted: f64| {
         let reached = taken.ratio(case, one, other, figure);
-        goals.push(Goal { what, wanted: Wanted::AtMost(wanted), unit: "×", reached });
+        let bare = bare(one).and_then(|bare| taken.ratio(case, bare, other, figure));
+        goals.push(Goal { what, wanted: Wanted::AtMost(wanted), unit: "×", reached, bare });
     };
     for case in [Qd1Noflush, Qd1, Qd32] {
         let what = format!("{}: write p99 of ours-sync × qsd-mirror-sync", case.name());
@@ -210,6 +221,16 @@ fn cases(taken: Turns<'_>) -> Vec<Goal> {
         least(what, case, [OursSync, QsdMirrorSyncTls], cpu, 0.8);
     }
     goals
+}
+
+/// What does the least of the same job.
+fn bare(contender: Contender) -> Option<Contender> {
+    Some(match contender {
+        OursAlone => Bare,
+        OursAsync => BarePairAsync,
+        OursSync => BarePair,
+        _ => return None,
+    })
 }
 
 fn p99(turn: &Turn) -> f64 {

@@ -94,10 +94,10 @@ fn of_several_references_the_better_counts() {
 fn a_goal_is_met_or_not_or_was_not_measured() {
     let goals = two_rounds().goals();
     let row = |what: &str| goals.iter().find(|goal| goal.what == what).expect("a goal").row();
-    assert_eq!(row("qd1: ours-sync × qsd-mirror-sync")[1..], ["≥ 1 ×", "0.375 ×", "NOT MET"]);
+    assert_eq!(row("qd1: ours-sync × qsd-mirror-sync")[1..], ["≥ 1 ×", "0.375 ×", "NOT MET", "–"]);
     assert_eq!(
         row("qd32: ours-sync × qsd-mirror-sync")[1..],
-        ["≥ 1.8 ×", "–", "not measured"],
+        ["≥ 1.8 ×", "–", "not measured", "–"],
         "it is not dropped"
     );
 }
