@@ -11,15 +11,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use quinn::{Connection, RecvStream, SendStream, ServerConfig, TransportConfig};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use quinn::{Connection, RecvStream, SendStream, TransportConfig};
 use tokio::{runtime::Builder, task::JoinSet};
 
 use super::{
-    FLUSH, FLUSH_ALONE, FLUSHED, FRAME_HEADER_BYTES, HOST_NAME, TAKEN, certificate_file, frame,
-    nbd::WRITE_BYTES_MAX, port_file,
+    FLUSH, FLUSH_ALONE, FLUSHED, FRAME_HEADER_BYTES, TAKEN, certificate_file, frame, nbd::WRITE_BYTES_MAX,
+    port_file,
 };
-use crate::bulk::bare::endpoint;
+use crate::bulk::bare::{endpoint, serving};
 
 /// More than is written in a turn.
 const LOG_BYTES_MAX: u64 = 4 << 30;
@@ -32,12 +31,8 @@ pub fn run(copy: &Path, dir: &Path) -> Result<()> {
     };
     let mut far =
         Far { copy: open(copy, false)?, log: Arc::new(open(&copy.with_extension("log"), true)?), end: 0 };
-    let key = rcgen::KeyPair::generate().context("make a key")?;
-    let params = rcgen::CertificateParams::new(vec![HOST_NAME.to_owned()]).context("describe this end")?;
-    let certificate = params.self_signed(&key).context("sign this end")?.der().clone();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let (mut serving, certificate) = serving()?;
     fs::write(certificate_file(dir), &certificate).context("leave the certificate")?;
-    let mut serving = ServerConfig::with_single_cert(vec![certificate], key).context("set up the server")?;
     let mut transport = TransportConfig::default();
     transport.max_idle_timeout(None);
     serving.transport_config(Arc::new(transport));

@@ -27,7 +27,6 @@ use crate::{
     wait::Interrupt,
 };
 
-const HOST_NAME: &str = "localhost";
 /// Of a frame to the far end: place and length, little-endian.
 const FRAME_HEADER_BYTES: usize = 16;
 /// In the place of a flush.

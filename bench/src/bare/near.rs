@@ -20,9 +20,9 @@ use std::{
 use afterimage_storage::{disk::aligned_buffer, ring::Ring};
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes, BytesMut};
-use quinn::{ClientConfig, Connection, Endpoint, SendStream, TransportConfig};
+use quinn::{Connection, Endpoint, SendStream, TransportConfig};
 use rustix::fs::OFlags;
-use rustls::{RootCertStore, pki_types::CertificateDer};
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::unix::AsyncFd,
     runtime::{Builder, Runtime},
@@ -30,10 +30,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::bulk::bare::endpoint;
+use crate::bulk::bare::{HOST_NAME, endpoint, trusting};
 
 use super::{
-    FLUSH, FLUSH_ALONE, HOST_NAME, TAKEN, behind_file, certificate_file, frame_header,
+    FLUSH, FLUSH_ALONE, TAKEN, behind_file, certificate_file, frame_header,
     nbd::{self, REPLY_BYTES, REQUEST_BYTES, Request, WRITE_BYTES_MAX, Wish},
     port_file,
 };
@@ -85,10 +85,7 @@ impl Link {
         let certificate = fs::read(certificate_file(far)).context("read the far end's certificate")?;
         let port = fs::read_to_string(port_file(far)).context("read the far end's port")?;
         let port = port.parse().context("read the far end's port")?;
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(certificate)).context("trust the far end")?;
-        let mut trusting =
-            ClientConfig::with_root_certificates(Arc::new(roots)).context("set up the client")?;
+        let mut trusting = trusting(CertificateDer::from(certificate))?;
         // Others have turns too, and nothing runs here meanwhile.
         let mut transport = TransportConfig::default();
         transport.max_idle_timeout(None);

@@ -13,7 +13,7 @@ use rustix::net::sockopt::{
 };
 use rustls::{
     RootCertStore,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -22,7 +22,8 @@ const STREAMS: u64 = 3;
 const PIECE_BYTES: usize = 64 << 10;
 /// Without so much packets are lost on the loopback.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-const HOST_NAME: &str = "localhost";
+/// The server's name, as a client is to ask for it.
+pub const HOST_NAME: &str = "localhost";
 
 /// Two ends that are connected.
 pub struct Transfer {
@@ -37,15 +38,8 @@ pub struct Transfer {
 impl Transfer {
     /// Connects two endpoints, each with a thread of its own, as two processes have.
     pub fn prepare() -> Result<Self> {
-        let key = rcgen::KeyPair::generate().context("make a key")?;
-        let params =
-            rcgen::CertificateParams::new(vec![HOST_NAME.to_owned()]).context("describe a server")?;
-        let certificate = params.self_signed(&key).context("sign a server")?.der().clone();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut roots = RootCertStore::empty();
-        roots.add(certificate.clone()).context("trust the server")?;
-        let trusting = ClientConfig::with_root_certificates(Arc::new(roots)).context("set up the client")?;
-        let serving = ServerConfig::with_single_cert(vec![certificate], key).context("set up the server")?;
+        let (serving, certificate) = serving()?;
+        let trusting = trusting(certificate)?;
         let (near, far) = (runtime()?, runtime()?);
         let server = far.block_on(async { endpoint(Some(serving)) })?;
         let client = near.block_on(async { endpoint(None) })?;
@@ -103,6 +97,24 @@ impl Transfer {
         ensure!(received == each * STREAMS, "{received} bytes came out of {}", each * STREAMS);
         Ok(())
     }
+}
+
+/// What a server with a new key needs, and what its clients are to trust.
+pub fn serving() -> Result<(ServerConfig, CertificateDer<'static>)> {
+    let key = rcgen::KeyPair::generate().context("make a key")?;
+    let params = rcgen::CertificateParams::new(vec![HOST_NAME.to_owned()]).context("describe a server")?;
+    let certificate = params.self_signed(&key).context("sign a server")?.der().clone();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let serving =
+        ServerConfig::with_single_cert(vec![certificate.clone()], key).context("set up the server")?;
+    Ok((serving, certificate))
+}
+
+/// What a client of the server with this certificate needs.
+pub fn trusting(certificate: CertificateDer<'static>) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).context("trust the server")?;
+    ClientConfig::with_root_certificates(Arc::new(roots)).context("set up the client")
 }
 
 /// One on a port of the loopback, with room for what comes at once. Within a runtime.
