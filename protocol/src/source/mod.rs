@@ -529,7 +529,8 @@ impl Source {
             self.growth_ends_at(),
             self.doubt_ends_at(),
             self.lease_ends_at(),
-            self.gathers_until(),
+            // What is due waits for the sender alone.
+            self.gathers_until().filter(|until| *until > self.now),
         ];
         let reads = [self.read_again_at(), self.repair_at(), self.verify_at()];
         ends.into_iter().chain(reads).flatten().min()

@@ -43,6 +43,11 @@ fn a_record_that_nobody_waits_for_waits_for_others_and_not_longer() {
     assert!(!bench.source.frames_are_due());
     pass(&mut bench, 1);
     assert!(bench.source.frames_are_due());
+    let soon = bench.now.plus_us(GATHER_US);
+    assert!(
+        bench.source.next_timeout().is_none_or(|at| at > soon),
+        "a link that takes nothing keeps no timer busy"
+    );
     assert!(matches!(bench.source.next_frame(bench.now), Some(Frame::Record(_))));
 }
 
