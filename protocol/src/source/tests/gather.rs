@@ -85,3 +85,15 @@ fn without_a_session_nothing_is_due() {
     pass(&mut bench, GATHER_US);
     assert!(!bench.source.frames_are_due());
 }
+
+#[test]
+fn a_catch_up_waits_for_no_records() {
+    let mut bench = Bench::blank(AckLevel::Received);
+    bench.source.config.mode = Mode::Async;
+    bench.connect(None, None, Lost::None);
+    // Its blocks are not taken, so it does not end.
+    while bench.source.next_frame(bench.now).is_some() {}
+    assert_eq!(bench.source.phase, Phase::CatchUp);
+    write(&mut bench, 0, 4096);
+    assert!(bench.source.frames_are_due());
+}
