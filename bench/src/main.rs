@@ -1,8 +1,8 @@
 //! `bench`: what replication costs, side by side with what else there is.
 //!
 //! `compare` runs the same client, the same files and the same cases against every contender, in turns and in several
-//! rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `bare`, `ours`) and says who is compared with whom, `measure` lets them
-//! take turns, `compare` plans it all, `report` prints, draws and saves the outcome. What is measured another way: `bulk`,
+//! rounds. `contender` starts and stops them (`nbdkit`, `qsd`, `bare`, `ours`) and says who is compared with whom, `measure` lets
+//! them take turns, `compare` plans it all, `report` prints, draws and saves the outcome. What is measured another way: `bulk`,
 //! `copying` (a first copy, and an old one made new), `wan`, `wire` (what is sent for each byte that a database, or a file
 //! server, writes) and `scale`; `subject` names them all.
 

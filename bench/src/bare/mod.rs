@@ -2,8 +2,9 @@
 //!
 //! One client, one thread, past the page cache; nothing is tracked, locked, journalled or counted. With a copy each write also goes
 //! over one stream of one QUIC connection to another process, which appends it to a log; a flush goes the same way, and both sync
-//! their file. What is in the log is brought to the copy after the turn. A client is answered when both have done it, or, *early*, when this end has; then what goes to the copy is
-//! gathered for a moment. A goal that asks for more than this is out of reach of such a pair on this machine.
+//! their file. What is in the log is brought to the copy after the turn. A client is answered when both have done it, or, *early*,
+//! when this end has; then what goes to the copy is gathered for a moment. It does the least, in the plainest way: where this product
+//! is ahead, by asking for a flush before the client does or by doing several things at a time, it is no bound.
 
 mod far;
 mod nbd;
