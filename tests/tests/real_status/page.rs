@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use afterimage_events::Event;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use tests::real::{Pair, Side};
 
 const BLESS: &str = "AFTERIMAGE_BLESS";
@@ -24,7 +24,9 @@ fn page() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/status-states.md")
 }
 
-/// Captures what a command prints on a host, and compares it with the page's section.
+/// Captures what a command prints on a host, and compares it with the page's section: it has to print just that before long.
+/// A state is shown as soon as it is known, and what stands beside it (the peer's row of a connection that is tried again and
+/// again) may come a moment later.
 pub fn capture(pair: &Pair, section: &str, side: Side, args: &[&str]) -> Result<String> {
     capture_when(pair, section, side, args, |_| true)
 }
@@ -37,20 +39,25 @@ pub fn capture_when(
     args: &[&str],
     wanted: impl Fn(&str) -> bool,
 ) -> Result<String> {
-    let started = Instant::now();
-    let mut done = pair.command(side, args)?;
-    while !wanted(&done.stdout) {
-        ensure!(started.elapsed() < LIMIT, "{section}: it never was as wanted: {}", done.stdout);
-        sleep(POLL);
-        done = pair.command(side, args)?;
-    }
-    ensure!(done.stderr.is_empty(), "{section}: {done:?}");
-    let text = normalized(pair, &done.stdout);
-    ensure!(text.lines().count() <= SCREEN_LINES, "{section} takes more than a screen:\n{text}");
-    check_notes(section, &text)?;
     let command = format!("{}$ afterimage {}", side.name(), args.join(" "));
-    compare(section, &command, &text)?;
-    Ok(done.stdout)
+    let until = Instant::now() + LIMIT;
+    loop {
+        let done = pair.command(side, args)?;
+        ensure!(done.stderr.is_empty(), "{section}: {done:?}");
+        let outcome = if wanted(&done.stdout) {
+            let text = normalized(pair, &done.stdout);
+            ensure!(text.lines().count() <= SCREEN_LINES, "{section} takes more than a screen:\n{text}");
+            check_notes(section, &text)?;
+            compare(section, &command, &text)
+        } else {
+            Err(anyhow!("{section}: it never was as wanted: {}", done.stdout))
+        };
+        match outcome {
+            Ok(()) => return Ok(done.stdout),
+            Err(differs) if Instant::now() > until => return Err(differs),
+            Err(_) => sleep(POLL),
+        }
+    }
 }
 
 /// Every line about something that is wrong has the id of an event that is documented, and is followed by what to do.
