@@ -17,7 +17,6 @@ use divan::counter::BytesCount;
 const BYTES: usize = 8 << 10;
 /// Records of a chunk.
 const RECORDS: u64 = 16;
-const STRENGTH: Strength = Strength { level: 1, window_log: MIN_WINDOW_LOG, long_distance: false };
 
 fn main() {
     divan::main();
@@ -56,6 +55,22 @@ fn records(kind: &str) -> Vec<Frame> {
         .collect()
 }
 
+const STRENGTHS: [(&str, Strength); 3] = [
+    ("lz4", Strength::Lz4),
+    ("fast", Strength::Zstd { level: -1, window_log: MIN_WINDOW_LOG, long_distance: false }),
+    ("dense", Strength::Zstd { level: 1, window_log: MIN_WINDOW_LOG, long_distance: false }),
+];
+
+/// Each way to code each kind of records.
+fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    STRENGTHS.iter().flat_map(|(name, _)| ["pages", "random"].map(|kind| (*name, kind)))
+}
+
+fn coder(name: &str) -> Coder {
+    let (_, strength) = STRENGTHS.iter().find(|(known, _)| *known == name).expect("a strength");
+    Coder::new(*strength).expect("a coder")
+}
+
 fn chunk(coder: &mut Coder, records: &[Frame]) -> Bytes {
     for record in records {
         coder.push(record).expect("room");
@@ -63,21 +78,21 @@ fn chunk(coder: &mut Coder, records: &[Frame]) -> Bytes {
     coder.finish().expect("a chunk")
 }
 
-#[divan::bench(args = ["pages", "random"])]
-fn encode_chunk(bencher: Bencher<'_, '_>, kind: &str) {
+#[divan::bench(args = all())]
+fn encode_chunk(bencher: Bencher<'_, '_>, (name, kind): (&str, &str)) {
     let records = records(kind);
-    let mut coder = Coder::new(STRENGTH).expect("a coder");
+    let mut coder = coder(name);
     bencher.counter(BytesCount::new(RECORDS as usize * BYTES)).bench_local(|| chunk(&mut coder, &records));
 }
 
 /// Each begins a stream, as after a reconnect.
-#[divan::bench(args = ["pages", "random"])]
-fn decode_chunk(bencher: Bencher<'_, '_>, kind: &str) {
-    let bytes = chunk(&mut Coder::new(STRENGTH).expect("a coder"), &records(kind));
+#[divan::bench(args = all())]
+fn decode_chunk(bencher: Bencher<'_, '_>, (name, kind): (&str, &str)) {
+    let bytes = chunk(&mut coder(name), &records(kind));
     let header = ChunkHeader::parse(&bytes).expect("a chunk").expect("all of its header");
     let mut opener = Opener::default();
     bencher.counter(BytesCount::new(RECORDS as usize * BYTES)).bench_local(|| {
-        let raw = opener.open(&header, &bytes[CHUNK_HEADER_BYTES..], MIN_WINDOW_LOG).expect("frames");
+        let raw = opener.open(&header, &bytes.slice(CHUNK_HEADER_BYTES..), MIN_WINDOW_LOG).expect("frames");
         assert_eq!(Frames::of(raw).filter(Result::is_ok).count() as u64, RECORDS);
     });
 }

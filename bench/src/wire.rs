@@ -90,6 +90,8 @@ pub struct Outcome {
     stream_bytes: u64,
     /// UDP payload that carried it.
     packet_bytes: u64,
+    /// What the standby made of it: each write by itself with LZ4, if it came coded.
+    stored_bytes: u64,
     coding_seconds: f64,
     agent_cpu_seconds: f64,
     receiver_cpu_seconds: f64,
@@ -152,6 +154,12 @@ pub fn sent_per_written(outcomes: &[Outcome], load: &str, compression: &str) -> 
     Some(found.per_written(found.stream_bytes))
 }
 
+/// Bytes on streams against those of the same writes if each is coded by itself with LZ4, of one load with one setting.
+pub fn sent_per_stored(outcomes: &[Outcome], load: &str, compression: &str) -> Option<f64> {
+    let found = outcomes.iter().find(|o| o.load == load && o.compression.key() == compression)?;
+    Some(found.stream_bytes as f64 / found.stored_bytes.max(1) as f64)
+}
+
 fn measure_all(
     loads: &[Load],
     settings: &[Setting],
@@ -192,6 +200,7 @@ fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &In
     std::thread::sleep(Duration::from_secs(2));
 
     let sent = pair.compression()?;
+    let received = pair.received_bytes()?;
     let cpus = pair.busy()?.map(cpu::of_process);
     let written = attached.written_bytes()?;
     let began = Instant::now();
@@ -204,6 +213,7 @@ fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &In
     let [agent_before, receiver_before] = cpus;
     std::thread::sleep(Duration::from_secs(2));
     let now = pair.compression()?;
+    let stored_bytes = pair.received_bytes()? - received;
     running.stop(interrupt)?;
     attached.unmount(interrupt)?;
     pair.drain(interrupt)?;
@@ -217,6 +227,7 @@ fn measure(load: Load, setting: Setting, work: &Work, dir: &Path, interrupt: &In
         written_bytes,
         stream_bytes: now.wire_bytes - sent.wire_bytes,
         packet_bytes: now.packet_bytes - sent.packet_bytes,
+        stored_bytes,
         coding_seconds: (now.coding_us - sent.coding_us) as f64 / 1e6,
         agent_cpu_seconds: agent? - agent_before?,
         receiver_cpu_seconds: receiver? - receiver_before?,
@@ -232,6 +243,7 @@ pub fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
         "MiB written",
         "stream",
         "packets",
+        "stored, each by itself",
         "coding s/GiB",
         "agent CPU s/GiB",
         "receiver CPU s/GiB",
@@ -244,6 +256,7 @@ pub fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
             (o.written_bytes >> 20).to_string(),
             format!("{:.4}", o.per_written(o.stream_bytes)),
             format!("{:.4}", o.per_written(o.packet_bytes)),
+            format!("{:.4}", o.per_written(o.stored_bytes)),
             format!("{:.2}", o.per_gib(o.coding_seconds)),
             format!("{:.2}", o.per_gib(o.agent_cpu_seconds)),
             format!("{:.2}", o.per_gib(o.receiver_cpu_seconds)),
@@ -266,13 +279,14 @@ mod tests {
             written_bytes: 1 << 30,
             stream_bytes: 45 << 20,
             packet_bytes: 50 << 20,
+            stored_bytes: 200 << 20,
             coding_seconds: 0.8,
             agent_cpu_seconds: 3.0,
             receiver_cpu_seconds: 2.0,
             note: "1900 tps".to_owned(),
         };
         let text = markdown(&rows(&[outcome]));
-        let row = "| pgbench | zstd | 1024 | 0.0439 | 0.0488 | 0.80 | 3.00 | 2.00 | 1900 tps |";
+        let row = "| pgbench | zstd | 1024 | 0.0439 | 0.0488 | 0.1953 | 0.80 | 3.00 | 2.00 | 1900 tps |";
         assert!(text.lines().any(|line| line == row), "{text}");
     }
 }

@@ -1,15 +1,18 @@
 //! Chunks: frames of a stream coded together, so that what was sent before need not be sent again.
 //!
 //! A stream carries frames as they are and chunks, in any order (docs/formats.md, "chunk"). The coded bytes of all chunks
-//! of a stream are one Zstandard stream, flushed after each frame: a frame refers to whatever lies in the window in front of
-//! it, such as the last version of the same page. A chunk that says that it restarts depends on none before it; the first
-//! one of a stream has to. What is opened are plain frames: nothing that is stored depends on anything that is not.
+//! of a stream are one stream of LZ4 or Zstandard, flushed after each frame: a frame refers to whatever lies in the window in
+//! front of it, such as the last version of the same page. A chunk that says that it restarts depends on none before it; the
+//! first one of a stream has to, and one that is coded in another way than the one before. What is opened are plain frames:
+//! nothing that is stored depends on anything that is not.
 //!
 //! The window is memory at both ends. Nothing of it outlives the stream, so nothing of it is trusted after a reconnect.
 //! Every frame carries its own checksums, which are verified after opening; a chunk adds none.
 
+mod lz4;
+mod zst;
+
 use bytes::Bytes;
-use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
 use crate::frame::{Frame, HEADER_BYTES, MAX_ENCODED_BYTES};
 
@@ -24,8 +27,10 @@ pub const MAX_WINDOW_LOG: u32 = 27;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"AIC1");
 const FLAG_RESTART: u8 = 1;
+const FLAG_LZ4: u8 = 2;
 /// The longest coded form of [`MAX_CHUNK_BYTES`]: each frame may end a block, and none is shorter than its header.
 const MAX_CODED_BYTES: u32 = MAX_CHUNK_BYTES + MAX_CHUNK_BYTES / 16;
+const OTHER_LENGTH: ChunkError = ChunkError::Coding("its frames have another length than it says");
 const _: () = assert!(MAX_CHUNK_BYTES as usize >= HEADER_BYTES + MAX_ENCODED_BYTES as usize);
 
 /// Why bytes are not a chunk.
@@ -42,7 +47,7 @@ pub enum ChunkError {
         /// Its value.
         value: u64,
     },
-    /// It depends on chunks that this stream did not carry.
+    /// It depends on chunks that this stream did not carry, or that were coded in another way.
     #[error("the chunk continues what was never begun")]
     NotBegun,
     /// The coded bytes are not what a coder makes.
@@ -50,11 +55,22 @@ pub enum ChunkError {
     Coding(&'static str),
 }
 
+/// How the bytes of a chunk are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// As a Zstandard stream.
+    Zstd,
+    /// As an LZ4 frame of blocks that refer to those before them.
+    Lz4,
+}
+
 /// A chunk's header whose lengths are within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkHeader {
     /// What follows depends on no chunk before this.
     pub restarts: bool,
+    /// How it is coded.
+    pub coding: Coding,
     /// Length of the frames, in bytes; at most [`MAX_CHUNK_BYTES`].
     pub raw_bytes: u32,
     /// Length of the coded bytes behind the header.
@@ -72,7 +88,7 @@ impl ChunkHeader {
         }
         let field = |field, value| Err(ChunkError::Field { field, value });
         let (flags, reserved) = (bytes[4], &bytes[5..8]);
-        if flags & !FLAG_RESTART != 0 {
+        if flags & !(FLAG_RESTART | FLAG_LZ4) != 0 {
             return field("flags", flags.into());
         }
         if reserved != [0; 3] {
@@ -85,7 +101,8 @@ impl ChunkHeader {
         if coded_bytes == 0 || coded_bytes > MAX_CODED_BYTES {
             return field("coded length", coded_bytes.into());
         }
-        Ok(Some(Self { restarts: flags & FLAG_RESTART != 0, raw_bytes, coded_bytes }))
+        let coding = if flags & FLAG_LZ4 != 0 { Coding::Lz4 } else { Coding::Zstd };
+        Ok(Some(Self { restarts: flags & FLAG_RESTART != 0, coding, raw_bytes, coded_bytes }))
     }
 
     /// The header to send in front of the coded bytes.
@@ -93,6 +110,7 @@ impl ChunkHeader {
         let mut bytes = [0; CHUNK_HEADER_BYTES];
         bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
         bytes[4] = if self.restarts { FLAG_RESTART } else { 0 };
+        bytes[4] |= if self.coding == Coding::Lz4 { FLAG_LZ4 } else { 0 };
         bytes[8..12].copy_from_slice(&self.raw_bytes.to_le_bytes());
         bytes[12..].copy_from_slice(&self.coded_bytes.to_le_bytes());
         bytes
@@ -101,18 +119,29 @@ impl ChunkHeader {
 
 /// How much is done to make chunks small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Strength {
-    /// Zstandard's level.
-    pub level: i32,
-    /// The window, as a power of two; kept within [`MIN_WINDOW_LOG`] and [`MAX_WINDOW_LOG`].
-    pub window_log: u32,
-    /// Whether what was sent long ago is looked for too: costs time, and pays with a large window.
-    pub long_distance: bool,
+pub enum Strength {
+    /// What LZ4 does, with its window of 64 KiB.
+    Lz4,
+    /// What Zstandard does.
+    Zstd {
+        /// Its level.
+        level: i32,
+        /// The window, as a power of two; kept within [`MIN_WINDOW_LOG`] and [`MAX_WINDOW_LOG`].
+        window_log: u32,
+        /// Whether what was sent long ago is looked for too: costs time, and pays with a large window.
+        long_distance: bool,
+    },
+}
+
+/// What codes the bytes of a stream. Each appends to the chunk what came of the bytes so far, and may keep some back.
+enum Encoder {
+    Lz4(lz4::Encoder),
+    Zstd(zst::Encoder),
 }
 
 /// Codes the frames of one stream.
 pub struct Coder {
-    context: CCtx<'static>,
+    encoder: Encoder,
     /// The next chunk depends on none before it.
     restarts: bool,
     /// The chunk being made: room for its header, and the coded frames.
@@ -129,29 +158,13 @@ impl std::fmt::Debug for Coder {
 impl Coder {
     /// A coder that remembers nothing. Fails if there is no memory for it.
     pub fn new(strength: Strength) -> Result<Self, ChunkError> {
-        let context = CCtx::try_create().ok_or(ChunkError::Coding("there is no memory for a coder"))?;
-        let mut coder = Self { context, restarts: true, chunk: Vec::new(), raw_bytes: 0 };
-        coder.restart(strength)?;
-        Ok(coder)
-    }
-
-    /// Forgets everything, and goes on with another strength. No chunk may be open.
-    pub fn restart(&mut self, strength: Strength) -> Result<(), ChunkError> {
-        debug_assert!(self.is_empty());
-        let window_log = strength.window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
-        self.context.reset(ResetDirective::SessionAndParameters).map_err(coding)?;
-        for parameter in [
-            CParameter::CompressionLevel(strength.level),
-            CParameter::WindowLog(window_log),
-            CParameter::EnableLongDistanceMatching(strength.long_distance),
-            // The stream has no end.
-            CParameter::ContentSizeFlag(false),
-            CParameter::ChecksumFlag(false),
-        ] {
-            self.context.set_parameter(parameter).map_err(coding)?;
-        }
-        self.restarts = true;
-        Ok(())
+        let encoder = match strength {
+            Strength::Lz4 => Encoder::Lz4(lz4::Encoder::default()),
+            Strength::Zstd { level, window_log, long_distance } => {
+                Encoder::Zstd(zst::Encoder::new(level, window_log, long_distance)?)
+            }
+        };
+        Ok(Self { encoder, restarts: true, chunk: Vec::new(), raw_bytes: 0 })
     }
 
     /// Whether no frame was put into the chunk being made.
@@ -172,33 +185,12 @@ impl Coder {
         }
         let (header, payload) = (frame.header(), frame.payload());
         let before = self.chunk.len();
-        self.chunk.reserve(zstd::zstd_safe::compress_bound(HEADER_BYTES + payload.len()));
-        self.feed(&header)?;
-        self.feed(&payload)?;
-        loop {
-            let at = self.chunk.len();
-            let mut out = OutBuffer::around_pos(&mut self.chunk, at);
-            let left = self.context.flush_stream(&mut out).map_err(coding)?;
-            if left == 0 {
-                break;
-            }
-            self.chunk.reserve(left);
+        match &mut self.encoder {
+            Encoder::Lz4(encoder) => encoder.push(&[&header, &payload], &mut self.chunk)?,
+            Encoder::Zstd(encoder) => encoder.push(&[&header, &payload], &mut self.chunk)?,
         }
         self.raw_bytes += HEADER_BYTES + payload.len();
         Ok(self.chunk.len() - before)
-    }
-
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
-        let mut input = InBuffer::around(bytes);
-        while input.pos() < bytes.len() {
-            let at = self.chunk.len();
-            let mut out = OutBuffer::around_pos(&mut self.chunk, at);
-            self.context.compress_stream(&mut out, &mut input).map_err(coding)?;
-            if input.pos() < bytes.len() {
-                self.chunk.reserve(bytes.len() - input.pos());
-            }
-        }
-        Ok(())
     }
 
     /// The chunk, to be sent before the next one; `None` if no frame was put into it.
@@ -209,6 +201,10 @@ impl Coder {
         let mut chunk = std::mem::take(&mut self.chunk);
         let header = ChunkHeader {
             restarts: std::mem::take(&mut self.restarts),
+            coding: match self.encoder {
+                Encoder::Lz4(_) => Coding::Lz4,
+                Encoder::Zstd(_) => Coding::Zstd,
+            },
             raw_bytes: std::mem::take(&mut self.raw_bytes) as u32,
             coded_bytes: (chunk.len() - CHUNK_HEADER_BYTES) as u32,
         };
@@ -217,16 +213,22 @@ impl Coder {
     }
 }
 
+/// What decodes the bytes of a stream.
+enum Decoder {
+    Lz4(lz4::Decoder),
+    Zstd(zst::Decoder),
+}
+
 /// Opens the chunks of one stream, in order.
 #[derive(Default)]
 pub struct Opener {
     /// `None` before the first chunk, and after one that could not be opened.
-    context: Option<DCtx<'static>>,
+    decoder: Option<Decoder>,
 }
 
 impl std::fmt::Debug for Opener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opener").field("begun", &self.context.is_some()).finish_non_exhaustive()
+        f.debug_struct("Opener").field("begun", &self.decoder.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -234,54 +236,31 @@ impl Opener {
     /// The frames of a chunk, one behind the other; `window_log` is the largest window that this stream may have. Takes
     /// memory for what the header says, which is bounded, and for the window. After an error no chunk that continues this one
     /// is opened any more.
-    pub fn open(&mut self, header: &ChunkHeader, coded: &[u8], window_log: u32) -> Result<Bytes, ChunkError> {
+    pub fn open(
+        &mut self,
+        header: &ChunkHeader,
+        coded: &Bytes,
+        window_log: u32,
+    ) -> Result<Bytes, ChunkError> {
         if coded.len() != header.coded_bytes as usize {
             return Err(ChunkError::Short);
         }
-        let mut context = match self.context.take() {
-            Some(context) if !header.restarts => context,
-            None if !header.restarts => return Err(ChunkError::NotBegun),
-            known => known
-                .or_else(DCtx::try_create)
-                .ok_or(ChunkError::Coding("there is no memory for a decoder"))?,
+        let known = self.decoder.take();
+        let mut decoder = match (header.coding, known) {
+            (Coding::Lz4, Some(Decoder::Lz4(known))) if !header.restarts => Decoder::Lz4(known),
+            (Coding::Zstd, Some(Decoder::Zstd(known))) if !header.restarts => Decoder::Zstd(known),
+            _ if !header.restarts => return Err(ChunkError::NotBegun),
+            (Coding::Lz4, _) => Decoder::Lz4(lz4::Decoder::begin(coded)?),
+            (Coding::Zstd, Some(Decoder::Zstd(known))) => Decoder::Zstd(known.begin_again(window_log)?),
+            (Coding::Zstd, _) => Decoder::Zstd(zst::Decoder::begin(window_log)?),
         };
-        if header.restarts {
-            context.reset(ResetDirective::SessionAndParameters).map_err(coding)?;
-            let window_log = window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
-            context.set_parameter(DParameter::WindowLogMax(window_log)).map_err(coding)?;
-        }
-        let frames = decompress(&mut context, header.raw_bytes as usize, coded)?;
-        self.context = Some(context);
+        let frames = match &mut decoder {
+            Decoder::Lz4(decoder) => decoder.open(header.raw_bytes as usize, coded)?,
+            Decoder::Zstd(decoder) => decoder.open(header.raw_bytes as usize, coded)?,
+        };
+        self.decoder = Some(decoder);
         Ok(frames)
     }
-}
-
-/// Exactly `length` bytes out of all of `coded`.
-fn decompress(context: &mut DCtx<'static>, length: usize, coded: &[u8]) -> Result<Bytes, ChunkError> {
-    // Room for one more, so that what is too long shows.
-    let mut raw = Vec::with_capacity(length + 1);
-    let mut input = InBuffer::around(coded);
-    loop {
-        let (taken, had) = (input.pos(), raw.len());
-        let mut out = OutBuffer::around_pos(&mut raw, had);
-        let left = context.decompress_stream(&mut out, &mut input).map_err(coding)?;
-        if left == 0 {
-            return Err(ChunkError::Coding("it ends the stream of chunks"));
-        }
-        let all_taken = input.pos() == coded.len();
-        let stuck = input.pos() == taken && raw.len() == had;
-        if raw.len() > length || stuck || (all_taken && raw.len() < raw.capacity()) {
-            break;
-        }
-    }
-    if raw.len() != length || input.pos() != coded.len() {
-        return Err(ChunkError::Coding("its frames have another length than it says"));
-    }
-    Ok(raw.into())
-}
-
-fn coding(code: usize) -> ChunkError {
-    ChunkError::Coding(zstd::zstd_safe::get_error_name(code))
 }
 
 /// Takes the frames out of an opened chunk, from the first on.

@@ -1,10 +1,16 @@
+use std::io::Write;
+
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+
 use super::*;
 use crate::codec;
 use crate::frame::{Codec, Content, Record};
 use crate::ids::*;
 
-const FAST: Strength = Strength { level: -3, window_log: MIN_WINDOW_LOG, long_distance: false };
-const DENSE: Strength = Strength { level: 1, window_log: 24, long_distance: true };
+const FAST: Strength = Strength::Zstd { level: -3, window_log: MIN_WINDOW_LOG, long_distance: false };
+const DENSE: Strength = Strength::Zstd { level: 1, window_log: 24, long_distance: true };
+
+const STRENGTHS: [Strength; 3] = [Strength::Lz4, FAST, DENSE];
 
 /// Repeatable noise.
 struct Noise(u64);
@@ -44,8 +50,8 @@ fn chunk_of(coder: &mut Coder, frames: &[Frame]) -> Bytes {
 
 fn open(opener: &mut Opener, chunk: &[u8], window_log: u32) -> Result<Vec<Frame>, String> {
     let header = ChunkHeader::parse(chunk).map_err(|e| e.to_string())?.ok_or("no chunk")?;
-    let coded = &chunk[CHUNK_HEADER_BYTES..];
-    let raw = opener.open(&header, coded, window_log).map_err(|e| e.to_string())?;
+    let coded = Bytes::copy_from_slice(&chunk[CHUNK_HEADER_BYTES..]);
+    let raw = opener.open(&header, &coded, window_log).map_err(|e| e.to_string())?;
     Frames::of(raw).collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
@@ -58,10 +64,10 @@ fn frames_come_out_as_they_went_in_across_restarts_and_strengths() {
     for n in 0..400u64 {
         // A new connection, and a change of strength on an old one.
         if n % 90 == 50 {
-            coder = Coder::new(if n % 180 == 50 { DENSE } else { FAST }).unwrap();
             opener = Opener::default();
-        } else if n % 70 == 60 {
-            coder.restart(if n % 140 == 60 { FAST } else { DENSE }).unwrap();
+        }
+        if n % 90 == 50 || n % 35 == 30 {
+            coder = Coder::new(STRENGTHS[(noise.next() % 3) as usize]).unwrap();
         }
         let frames: Vec<Frame> = (0..1 + noise.next() % 6)
             .map(|k| {
@@ -86,11 +92,11 @@ fn frames_come_out_as_they_went_in_across_restarts_and_strengths() {
 fn a_page_with_a_hundred_changed_bytes_costs_a_few_hundred() {
     let mut noise = Noise(2);
     let mut page = noise.bytes(8192);
-    for (strength, between) in [(FAST, 1 << 18), (DENSE, 8 << 20)] {
+    for (strength, between) in [(Strength::Lz4, 1 << 15), (FAST, 1 << 18), (DENSE, 8 << 20)] {
         let mut coder = Coder::new(strength).unwrap();
         assert!(chunk_of(&mut coder, &[record(1, 0, page.clone())]).len() > 8192);
-        for n in 0..between / 65536 {
-            chunk_of(&mut coder, &[record(2 + n, 65536 * n, noise.bytes(65536))]);
+        for n in 0..between / 32768 {
+            chunk_of(&mut coder, &[record(2 + n, 32768 * n, noise.bytes(32768))]);
         }
         page[4000..4100].copy_from_slice(&noise.bytes(100));
         let chunk = chunk_of(&mut coder, &[record(999, 0, page.clone())]);
@@ -100,39 +106,74 @@ fn a_page_with_a_hundred_changed_bytes_costs_a_few_hundred() {
 
 #[test]
 fn what_does_not_shrink_grows_by_next_to_nothing() {
-    let mut coder = Coder::new(FAST).unwrap();
-    let frame = record(1, 0, Noise(3).bytes(1 << 20));
-    let chunk = chunk_of(&mut coder, std::slice::from_ref(&frame));
-    assert!(chunk.len() <= frame.encoded_len() + frame.encoded_len() / 1000);
-    assert_eq!(open(&mut Opener::default(), &chunk, MIN_WINDOW_LOG).unwrap(), [frame]);
+    for strength in [Strength::Lz4, FAST] {
+        let mut coder = Coder::new(strength).unwrap();
+        let frame = record(1, 0, Noise(3).bytes(1 << 20));
+        let chunk = chunk_of(&mut coder, std::slice::from_ref(&frame));
+        assert!(chunk.len() <= frame.encoded_len() + frame.encoded_len() / 1000);
+        assert_eq!(open(&mut Opener::default(), &chunk, MIN_WINDOW_LOG).unwrap(), [frame]);
+    }
 }
 
 #[test]
 fn a_chunk_that_depends_on_another_stream_is_refused() {
-    let mut coder = Coder::new(FAST).unwrap();
-    let first = chunk_of(&mut coder, &[record(1, 0, vec![1; 4096])]);
-    let second = chunk_of(&mut coder, &[record(2, 0, vec![1; 4096])]);
-    let refused = open(&mut Opener::default(), &second, MIN_WINDOW_LOG).unwrap_err();
-    assert_eq!(refused, ChunkError::NotBegun.to_string());
-    // One that was lost in between does not go unnoticed either.
-    let mut opener = Opener::default();
-    open(&mut opener, &first, MIN_WINDOW_LOG).unwrap();
-    let mut page = Noise(4).bytes(4096);
-    chunk_of(&mut coder, &[record(3, 0, page.clone())]);
-    page[0] ^= 1;
-    let fourth = chunk_of(&mut coder, &[record(4, 0, page)]);
-    open(&mut opener, &fourth, MIN_WINDOW_LOG).unwrap_err();
+    for (strength, other) in [(FAST, Strength::Lz4), (Strength::Lz4, FAST)] {
+        let mut coder = Coder::new(strength).unwrap();
+        let first = chunk_of(&mut coder, &[record(1, 0, vec![1; 4096])]);
+        let second = chunk_of(&mut coder, &[record(2, 0, vec![1; 4096])]);
+        let refused = open(&mut Opener::default(), &second, MIN_WINDOW_LOG).unwrap_err();
+        assert_eq!(refused, ChunkError::NotBegun.to_string());
+        // One that was lost in between does not go unnoticed either.
+        let mut opener = Opener::default();
+        open(&mut opener, &first, MIN_WINDOW_LOG).unwrap();
+        let mut page = Noise(4).bytes(4096);
+        chunk_of(&mut coder, &[record(3, 0, page.clone())]);
+        page[0] ^= 1;
+        let fourth = chunk_of(&mut coder, &[record(4, 0, page)]);
+        open(&mut opener, &fourth, MIN_WINDOW_LOG).unwrap_err();
+        // Nor what was coded in another way.
+        let mut opener = Opener::default();
+        open(&mut opener, &chunk_of(&mut Coder::new(other).unwrap(), &[mark(1)]), MIN_WINDOW_LOG).unwrap();
+        let refused = open(&mut opener, &second, MIN_WINDOW_LOG).unwrap_err();
+        assert_eq!(refused, ChunkError::NotBegun.to_string());
+    }
+}
+
+#[test]
+fn a_stream_of_lz4_that_asks_for_other_memory_is_refused() {
+    let good = chunk_of(&mut Coder::new(Strength::Lz4).unwrap(), &[mark(1)]);
+    open(&mut Opener::default(), &good, MIN_WINDOW_LOG).unwrap();
+    let frame = mark(1).to_bytes();
+    for size in [BlockSize::Max256KB, BlockSize::Max1MB, BlockSize::Max4MB, BlockSize::Max8MB] {
+        for mode in [BlockMode::Linked, BlockMode::Independent] {
+            let info = FrameInfo::new().block_size(size).block_mode(mode);
+            let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(&frame).unwrap();
+            encoder.flush().unwrap();
+            let coded = encoder.into_inner();
+            let header = ChunkHeader {
+                restarts: true,
+                coding: Coding::Lz4,
+                raw_bytes: frame.len() as u32,
+                coded_bytes: coded.len() as u32,
+            };
+            let chunk = [&header.to_bytes()[..], &coded].concat();
+            open(&mut Opener::default(), &chunk, MIN_WINDOW_LOG).unwrap_err();
+        }
+    }
 }
 
 #[test]
 fn after_a_chunk_that_cannot_be_opened_none_is_that_continues_it() {
-    let mut coder = Coder::new(FAST).unwrap();
-    let mut opener = Opener::default();
-    let mut bad = chunk_of(&mut coder, &[record(1, 0, vec![1; 4096])]).to_vec();
-    bad[CHUNK_HEADER_BYTES..].fill(0xff);
-    open(&mut opener, &bad, MIN_WINDOW_LOG).unwrap_err();
-    let next = chunk_of(&mut coder, &[mark(2)]);
-    assert_eq!(open(&mut opener, &next, MIN_WINDOW_LOG).unwrap_err(), ChunkError::NotBegun.to_string());
+    for strength in [Strength::Lz4, FAST] {
+        let mut coder = Coder::new(strength).unwrap();
+        let mut opener = Opener::default();
+        let mut bad = chunk_of(&mut coder, &[record(1, 0, vec![1; 4096])]).to_vec();
+        bad[CHUNK_HEADER_BYTES + 7..].fill(0xff);
+        open(&mut opener, &bad, MIN_WINDOW_LOG).unwrap_err();
+        let next = chunk_of(&mut coder, &[mark(2)]);
+        assert_eq!(open(&mut opener, &next, MIN_WINDOW_LOG).unwrap_err(), ChunkError::NotBegun.to_string());
+    }
 }
 
 #[test]
@@ -144,15 +185,18 @@ fn a_window_beyond_what_the_stream_may_have_is_refused() {
 
 #[test]
 fn a_chunk_that_opens_to_more_or_less_than_it_says_is_refused() {
-    let whole = chunk_of(&mut Coder::new(FAST).unwrap(), &[record(1, 0, vec![0; 1 << 20])]);
-    assert!(whole.len() < 1000, "a bomb of {} bytes", whole.len());
-    let header = ChunkHeader::parse(&whole).unwrap().unwrap();
-    for raw_bytes in [HEADER_BYTES as u32, 4096, header.raw_bytes - 1, header.raw_bytes + 1, MAX_CHUNK_BYTES]
-    {
-        let lie = ChunkHeader { raw_bytes, ..header }.to_bytes();
-        let bytes = [&lie[..], &whole[CHUNK_HEADER_BYTES..]].concat();
-        open(&mut Opener::default(), &bytes, MIN_WINDOW_LOG).unwrap_err();
+    let chunk = |strength| chunk_of(&mut Coder::new(strength).unwrap(), &[record(1, 0, vec![0; 1 << 20])]);
+    for whole in [chunk(Strength::Lz4), chunk(FAST)] {
+        assert!(whole.len() < 5000, "a bomb of {} bytes", whole.len());
+        let header = ChunkHeader::parse(&whole).unwrap().unwrap();
+        let lengths = [4096, header.raw_bytes - 1, header.raw_bytes + 1, MAX_CHUNK_BYTES];
+        for raw_bytes in [&[HEADER_BYTES as u32][..], &lengths].concat() {
+            let lie = ChunkHeader { raw_bytes, ..header }.to_bytes();
+            let bytes = [&lie[..], &whole[CHUNK_HEADER_BYTES..]].concat();
+            open(&mut Opener::default(), &bytes, MIN_WINDOW_LOG).unwrap_err();
+        }
     }
+    let header = ChunkHeader::parse(&chunk(FAST)).unwrap().unwrap();
     // Nothing is taken for a length that no chunk may have.
     for raw_bytes in [0, HEADER_BYTES as u32 - 1, MAX_CHUNK_BYTES + 1, u32::MAX] {
         let lie = ChunkHeader { raw_bytes, ..header }.to_bytes();
@@ -167,15 +211,17 @@ fn a_chunk_that_opens_to_more_or_less_than_it_says_is_refused() {
 #[test]
 fn every_cut_is_noticed_and_every_flipped_bit_is_or_changes_nothing() {
     let frames = [record(1, 0, b"one page and another ".repeat(40)), mark(2)];
-    let good = chunk_of(&mut Coder::new(FAST).unwrap(), &frames);
-    for len in 0..good.len() {
-        open(&mut Opener::default(), &good[..len], MIN_WINDOW_LOG).unwrap_err();
-    }
-    for bit in 0..good.len() * 8 {
-        let mut bad = good.to_vec();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        if let Ok(found) = open(&mut Opener::default(), &bad, MIN_WINDOW_LOG) {
-            assert_eq!(found, frames, "bit {bit}");
+    for strength in [Strength::Lz4, FAST] {
+        let good = chunk_of(&mut Coder::new(strength).unwrap(), &frames);
+        for len in 0..good.len() {
+            open(&mut Opener::default(), &good[..len], MIN_WINDOW_LOG).unwrap_err();
+        }
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(found) = open(&mut Opener::default(), &bad, MIN_WINDOW_LOG) {
+                assert_eq!(found, frames, "bit {bit}");
+            }
         }
     }
 }

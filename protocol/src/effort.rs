@@ -7,14 +7,15 @@
 use crate::chunk::{MIN_WINDOW_LOG, Strength};
 use crate::ids::Time;
 
-/// How much is done to send fewer bytes. In the order of bytes sent, the most first; [`Effort::Lz4`] is never chosen.
+/// How much is done to send fewer bytes. In the order of bytes sent, the most first; [`Effort::Lz4`] is never chosen, as
+/// [`Effort::Fast`] sends fewer bytes in about the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
     /// Nothing.
     Plain,
-    /// Each payload by itself with LZ4.
+    /// Together with what was sent just before, with LZ4.
     Lz4,
-    /// Together with what was sent just before, in less time than LZ4 takes for each by itself.
+    /// Together with what was sent a little before.
     Fast,
     /// Together with all that both ends remember.
     Dense,
@@ -29,12 +30,13 @@ impl Effort {
     /// How a stream is coded that may remember as much as `window_log` says; `None` if its frames go as they are.
     pub fn strength(self, window_log: u32) -> Option<Strength> {
         let (level, window_log) = match self {
-            Self::Plain | Self::Lz4 => return None,
+            Self::Plain => return None,
+            Self::Lz4 => return Some(Strength::Lz4),
             Self::Fast => (-1, MIN_WINDOW_LOG),
             Self::Dense => (1, window_log),
             Self::Densest => (3, window_log),
         };
-        Some(Strength { level, window_log, long_distance: window_log > MIN_WINDOW_LOG })
+        Some(Strength::Zstd { level, window_log, long_distance: window_log > MIN_WINDOW_LOG })
     }
 
     /// Bytes sent and time taken, as parts of those of [`Effort::Fast`]: between what a database and files of programs

@@ -94,7 +94,7 @@ pub fn whole_frame(header: &Header, payload: Bytes, content: Option<u64>) -> Res
 fn open(
     opener: &mut Opener,
     chunk: &ChunkHeader,
-    coded: &[u8],
+    coded: &Bytes,
     window_log: u32,
 ) -> Result<VecDeque<Frame>, DecodeError> {
     let raw = opener.open(chunk, coded, window_log)?;

@@ -14,7 +14,7 @@ use common::*;
 
 /// These frames as a chunk that depends on none before it.
 fn chunk(frames: &[&Frame]) -> Vec<u8> {
-    let strength = Strength { level: 1, window_log: MIN_WINDOW_LOG, long_distance: false };
+    let strength = Strength::Zstd { level: 1, window_log: MIN_WINDOW_LOG, long_distance: false };
     let mut coder = Coder::new(strength).expect("a coder");
     for frame in frames {
         coder.push(frame).expect("a frame");

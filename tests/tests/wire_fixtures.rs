@@ -116,19 +116,24 @@ fn chunks() {
         vec![record(41, data(Codec::Raw)), record(42, data(Codec::Raw))],
         vec![Frame::Mark { sequence: Sequence(42), sync: true }, record(43, data(Codec::Raw))],
     ];
-    let strength = Strength { level: 1, window_log: 23, long_distance: true };
-    let mut coder = Coder::new(strength).unwrap();
-    let written: Vec<u8> = parts
-        .iter()
-        .flat_map(|frames| {
+    let written = |strength| {
+        let mut coder = Coder::new(strength).unwrap();
+        let chunk = |frames: &Vec<Frame>| {
             for frame in frames {
                 coder.push(frame).unwrap();
             }
             coder.finish().unwrap()
-        })
-        .collect();
+        };
+        parts.iter().flat_map(chunk).collect::<Vec<u8>>()
+    };
+    let zstd = written(Strength::Zstd { level: 1, window_log: 23, long_distance: true });
+    let lz4 = written(Strength::Lz4);
     // The frames in the first have checksums over their payloads.
-    for mut stored in [read("chunks.v1.bin", None), read("chunks.v2.bin", Some(&written))] {
+    for mut stored in [
+        read("chunks.v1.bin", None),
+        read("chunks.v2.bin", Some(&zstd)),
+        read("chunks-lz4.v2.bin", Some(&lz4)),
+    ] {
         let mut opener = Opener::default();
         for frames in &parts {
             let header = ChunkHeader::parse(&stored).unwrap().unwrap();

@@ -1,9 +1,8 @@
-//! Frames of one stream on their way into it: coded together in chunks, each by itself, or as they are.
+//! Frames of one stream on their way into it: coded together in chunks, or as they are.
 
 use std::time::Instant;
 
 use afterimage_protocol::chunk::{ChunkError, Coder};
-use afterimage_protocol::codec;
 use afterimage_protocol::effort::{Effort, Sent};
 use afterimage_protocol::frame::{Codec, Content, Frame, Payload};
 use afterimage_protocol::shrink::Shrinks;
@@ -38,11 +37,7 @@ impl Encoder {
         if effort == self.effort {
             return Ok(());
         }
-        match (effort.strength(self.window_log), &mut self.coder) {
-            (Some(strength), Some(coder)) => coder.restart(strength)?,
-            (Some(strength), none) => *none = Some(Coder::new(strength)?),
-            (None, coder) => *coder = None,
-        }
+        self.coder = effort.strength(self.window_log).map(Coder::new).transpose()?;
         self.effort = effort;
         Ok(())
     }
@@ -88,13 +83,7 @@ impl Encoder {
             self.coding = false;
             return self.as_it_is(&frame, pieces);
         }
-        let coded = if self.effort == Effort::Lz4 {
-            *payload = codec::encode(Codec::Lz4, &payload.encoded, payload.checksum);
-            pieces.push(&frame);
-            frame.encoded_len()
-        } else {
-            self.code(&frame, pieces)?
-        };
+        let coded = self.code(&frame, pieces)?;
         self.coding = coded < length - length / WORTHWHILE;
         self.shrinks.tried(&range, self.coding);
         Ok(())
@@ -177,6 +166,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use afterimage_protocol::chunk::{CHUNK_HEADER_BYTES, ChunkHeader, Frames, MIN_WINDOW_LOG, Opener};
+    use afterimage_protocol::codec;
     use afterimage_protocol::frame::Record;
     use afterimage_protocol::*;
 
@@ -209,7 +199,7 @@ mod tests {
                 Some(header) => {
                     let from = at + CHUNK_HEADER_BYTES;
                     at = from + header.coded_bytes as usize;
-                    let raw = opener.open(&header, &bytes[from..at], WINDOW_LOG).unwrap();
+                    let raw = opener.open(&header, &bytes.slice(from..at), WINDOW_LOG).unwrap();
                     found.extend(Frames::of(raw).map(|frame| frame.unwrap()));
                 }
                 None => {

@@ -269,7 +269,7 @@ impl Reader {
             self.wire_bytes += length as u64;
             match chunk {
                 Some(chunk) => {
-                    let raw = self.opener.open(&chunk, &bytes, MAX_WINDOW_LOG).unwrap();
+                    let raw = self.opener.open(&chunk, &bytes.into(), MAX_WINDOW_LOG).unwrap();
                     self.opened.extend(Frames::of(raw).map(Result::unwrap));
                 }
                 None => self.opened.push_back(Header::parse(&header).unwrap().open(bytes.into()).unwrap()),

@@ -230,6 +230,11 @@ impl Pair {
         self.primary.source_status()?.compression.context("the status says nothing of compression")
     }
 
+    /// Bytes of the frames that the standby was sent so far, as it stores them.
+    pub fn received_bytes(&self) -> Result<u64> {
+        self.standby.target_status()?.received_bytes.context("the standby does not say what it received")
+    }
+
     /// The processes of the agent and of the standby's receiver, while both run.
     pub fn busy(&self) -> Result<[Pid; 2]> {
         let pid = |server: &Option<Server>| server.as_ref().map(Server::pid).context("a daemon does not run");

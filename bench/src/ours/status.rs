@@ -25,6 +25,8 @@ pub struct Group {
     pub dirty_bytes: Option<u64>,
     /// The newest sequence that the copy's host has on stable storage.
     pub durable_sequence: Option<u64>,
+    /// Bytes of frames that the standby was sent, as it stores them.
+    pub received_bytes: Option<u64>,
     /// The standby's journal.
     pub journal: Option<Journal>,
     /// What was sent.

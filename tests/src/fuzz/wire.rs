@@ -58,8 +58,11 @@ pub fn chunk(bytes: &[u8]) -> bool {
                 assert_eq!(ChunkHeader::parse(&header.to_bytes()), Ok(Some(header)));
                 let from = at + CHUNK_HEADER_BYTES;
                 at = from + header.coded_bytes as usize;
-                let Some(coded) = bytes.get(from..at) else { return false };
-                let Ok(raw) = opener.open(&header, coded, MIN_WINDOW_LOG) else { return false };
+                if at > bytes.len() {
+                    return false;
+                }
+                let coded = bytes.slice(from..at);
+                let Ok(raw) = opener.open(&header, &coded, MIN_WINDOW_LOG) else { return false };
                 assert_eq!(raw.len(), header.raw_bytes as usize);
                 if Frames::of(raw).any(|frame| frame.is_err()) {
                     return false;

@@ -122,7 +122,7 @@ fn frames() -> [(&'static str, Frame); 11] {
 
 /// What may follow the preface of a stream, and lies about lengths.
 fn chunk() -> Samples {
-    let strength = |window_log| Strength { level: 1, window_log, long_distance: false };
+    let strength = |window_log| Strength::Zstd { level: 1, window_log, long_distance: false };
     let mut coder = Coder::new(strength(MIN_WINDOW_LOG)).unwrap();
     let mut chunk = |frames: &[Frame]| {
         for frame in frames {
@@ -135,6 +135,14 @@ fn chunk() -> Samples {
         record(Content::Data(encode(Codec::Raw, &raw, content_checksum(&raw))), 4096)
     };
     let (first, second) = (chunk(&[page(1), page(2)]), chunk(&[page(3)]));
+    let mut lz4 = Coder::new(Strength::Lz4).unwrap();
+    let [lz4_first, lz4_second] = [page(1), page(2)].map(|page| {
+        lz4.push(&page).unwrap();
+        lz4.finish().unwrap()
+    });
+    // A block of 4 MiB.
+    let mut lz4_large = lz4_first.to_vec();
+    lz4_large[CHUNK_HEADER_BYTES + 5] = 0x70;
     let mixed = [&first[..], &page(4).to_bytes(), &second].concat();
     let all: Vec<Frame> = frames().map(|(_, frame)| frame).into();
     let header = ChunkHeader::parse(&first).unwrap().unwrap();
@@ -144,6 +152,10 @@ fn chunk() -> Samples {
     named([
         ("valid-chunk", first.clone()),
         ("valid-two-chunks", [&first[..], &second].concat()),
+        ("valid-lz4", [&lz4_first[..], &lz4_second].concat()),
+        ("valid-lz4-after-zstd", [&first[..], &lz4_first, &first].concat()),
+        ("bad-lz4-continues-zstd", [&first[..], &lz4_second].concat()),
+        ("bad-lz4-block-size", lz4_large),
         ("valid-chunks-and-a-frame", mixed),
         ("valid-every-frame", [&first[..], &second, &chunk(&all)].concat()),
         ("bad-continues-nothing", second),

@@ -317,7 +317,7 @@ pub enum Compression {
     Auto,
     /// Nothing.
     None,
-    /// Each write by itself, with LZ4.
+    /// Together with what was sent just before, with LZ4.
     Lz4,
     /// Together with what was sent before, with Zstandard.
     Zstd,
