@@ -13,6 +13,8 @@ pub enum Case {
     Qd32,
     /// 1 MiB sequential writes, 8 in flight, a flush after every 64.
     Seq,
+    /// The same without a flush.
+    SeqNoflush,
 }
 
 /// What a case asks of fio.
@@ -30,7 +32,7 @@ pub struct Workload {
 
 impl Case {
     /// Every case, in the order of the report.
-    pub const ALL: [Case; 4] = [Case::Qd1, Case::Qd1Noflush, Case::Qd32, Case::Seq];
+    pub const ALL: [Case; 5] = [Case::Qd1, Case::Qd1Noflush, Case::Qd32, Case::Seq, Case::SeqNoflush];
 
     /// Its name on the command line and in the report.
     pub fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Case {
             Case::Qd1Noflush => "qd1-noflush",
             Case::Qd32 => "qd32",
             Case::Seq => "seq",
+            Case::SeqNoflush => "seq-noflush",
         }
     }
 
@@ -49,6 +52,7 @@ impl Case {
             Case::Qd1Noflush => "4 KiB random write, QD1, no fsync",
             Case::Qd32 => "4 KiB random write, QD32, fsync=32",
             Case::Seq => "1 MiB sequential write, QD8, fsync=64",
+            Case::SeqNoflush => "1 MiB sequential write, QD8, no fsync",
         }
     }
 
@@ -60,6 +64,7 @@ impl Case {
             Case::Qd1Noflush => Workload { rw: "randwrite", block_bytes: small, depth: 1, fsync_every: None },
             Case::Qd32 => Workload { rw: "randwrite", block_bytes: small, depth: 32, fsync_every: Some(32) },
             Case::Seq => Workload { rw: "write", block_bytes: large, depth: 8, fsync_every: Some(64) },
+            Case::SeqNoflush => Workload { rw: "write", block_bytes: large, depth: 8, fsync_every: None },
         }
     }
 }

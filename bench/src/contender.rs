@@ -163,7 +163,8 @@ impl Match {
     pub fn is_usual(&self, case: Case, contender: Contender) -> bool {
         match case {
             Case::Qd32 if contender == Contender::Bare => false,
-            Case::Seq if contender.is_bare() => false,
+            Case::Seq | Case::SeqNoflush if contender.is_bare() => false,
+            Case::SeqNoflush => self.name == "async" && contender != Contender::OursAlone,
             Case::Qd1Noflush => self.name == "sync" && contender != Contender::QsdMirrorSyncTls,
             Case::Qd1 => contender != Contender::QsdMirrorSyncTls,
             Case::Qd32 | Case::Seq => true,

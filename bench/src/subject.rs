@@ -24,11 +24,12 @@ pub enum Subject {
 }
 
 impl Subject {
-    const ALL: [Subject; 10] = [
+    const ALL: [Subject; 11] = [
         Subject::Case(Case::Qd1),
         Subject::Case(Case::Qd1Noflush),
         Subject::Case(Case::Qd32),
         Subject::Case(Case::Seq),
+        Subject::Case(Case::SeqNoflush),
         Subject::Bulk,
         Subject::FirstSync,
         Subject::CatchUp,

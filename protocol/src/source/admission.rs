@@ -6,6 +6,12 @@
 use super::*;
 use crate::frame::Record;
 
+/// While the link takes as many bytes a second, clients of an async group wait for room in a full queue: the standby stays in
+/// order and close behind, at the price of clients that write no faster than the link. On a slower link the volume goes on.
+const FAST_BYTES_PER_S: u64 = 160 << 20;
+/// However large the queue is, nobody waits for room on a link that has taken nothing for this long, in microseconds.
+const MAX_ROOM_WAIT_US: u64 = 1_000_000;
+
 #[derive(Debug)]
 pub(super) struct Waiting {
     request: RequestId,
@@ -47,7 +53,13 @@ impl Source {
         (self.hold_until > self.now && !self.waiting.is_empty()).then_some(self.hold_until)
     }
 
+    /// When a write that waits for room in the queue goes on without.
+    pub(super) fn room_wait_ends_at(&self) -> Option<Time> {
+        self.room_wait_ends.filter(|_| !self.waiting.is_empty())
+    }
+
     pub(super) fn admit_waiting(&mut self) {
+        self.room_wait_ends = None;
         if !self.ready || self.waiting.is_empty() {
             return;
         }
@@ -97,15 +109,27 @@ impl Source {
         }
         let full = self.queue.bytes() + Queue::cost_of(payload_bytes) > self.config.queue_bytes;
         if full && self.needs_record(blocks) {
-            // In sync mode the write would wait for the target anyway; elsewhere the volume does not wait for the link.
-            let waits = self.in_sync || self.approach.is_closing();
-            let paces = self.config.mode == Mode::Sync && waits && self.session.is_active();
-            if paces && self.queue.bytes() > 0 {
+            if self.session.is_active() && self.queue.bytes() > 0 && self.waits_for_room() {
                 return Verdict::Wait;
             }
             self.overflow();
         }
         Verdict::Admit
+    }
+
+    /// Whether a write waits for room in the queue, rather than that records are given up.
+    fn waits_for_room(&mut self) -> bool {
+        match self.config.mode {
+            // The write would wait for the target anyway.
+            Mode::Sync => self.in_sync || self.approach.is_closing(),
+            Mode::Async if self.phase == Phase::Streaming => {
+                let fast_us = self.config.queue_bytes.saturating_mul(1_000_000) / FAST_BYTES_PER_S;
+                let ends = self.queue.oldest().map(|oldest| oldest.plus_us(fast_us.min(MAX_ROOM_WAIT_US)));
+                self.room_wait_ends = ends.filter(|ends| *ends > self.now);
+                self.room_wait_ends.is_some()
+            }
+            Mode::Async => false,
+        }
     }
 
     fn needs_record(&self, blocks: BlockRange) -> bool {

@@ -332,6 +332,8 @@ pub struct Source {
     reads: BTreeMap<u64, epoch::Read>,
     next_token: u64,
     hold_until: Time,
+    /// A write waits for room in the queue until then.
+    room_wait_ends: Option<Time>,
     pace: Pace,
     next_repair: Time,
     repairing: bool,
@@ -470,6 +472,7 @@ impl Source {
             reads: BTreeMap::new(),
             next_token: 0,
             hold_until: Time(0),
+            room_wait_ends: None,
             pace,
             next_repair: Time(0),
             repairing: false,
@@ -524,6 +527,7 @@ impl Source {
         let ends = [
             self.degrade_at(),
             self.hold_ends_at(),
+            self.room_wait_ends_at(),
             self.clearing_at(),
             self.handover_ends_at(),
             self.growth_ends_at(),

@@ -6,6 +6,7 @@ mod gather;
 mod growth;
 mod lease;
 mod rollback;
+mod room;
 mod scale;
 mod tune;
 mod verify;

@@ -1,0 +1,126 @@
+//! A full queue of an async group: on a fast link writes wait for room, on any other the volume goes on without the link.
+
+use super::*;
+use crate::frame::{Codec, Payload};
+
+const PIECE: u64 = 256 << 10;
+/// What a queue of 1 MiB may take to be sent on a link that is called fast, in microseconds.
+const FAST_US: u64 = 6_250;
+
+fn streaming(queue_bytes: u64) -> Bench {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.source.config.mode = Mode::Async;
+    bench.source.config.queue_bytes = queue_bytes;
+    bench.sent.clear();
+    bench
+}
+
+fn write(bench: &mut Bench, bytes: u64) -> RequestId {
+    bench.issued += 1;
+    let raw = Bytes::from_static(&[7; PIECE as usize]).slice(..bytes as usize);
+    let payload = Payload { codec: Codec::Raw, raw_bytes: bytes as u32, checksum: 0, encoded: raw };
+    let range = ByteRange::new(VolumeIndex(0), 0, bytes);
+    let request = RequestId(bench.issued);
+    bench.source.write(bench.now, request, Write { range, content: Content::Data(payload), fua: false });
+    bench.run();
+    request
+}
+
+fn pass(bench: &mut Bench, us: u64) {
+    bench.now = bench.now.plus_us(us);
+    bench.source.timeout(bench.now);
+    bench.run();
+}
+
+/// Writes until one waits, and sends all before it; the one that waits, and what was sent.
+fn full(bench: &mut Bench, bytes: u64) -> (RequestId, Vec<Sequence>) {
+    loop {
+        let request = write(bench, bytes);
+        bench.send();
+        if !bench.completed.contains(&request) {
+            return (request, bench.sent.drain(..).map(|(_, sequence)| sequence).collect());
+        }
+        assert_eq!(bench.source.phase, Phase::Streaming, "nothing waited");
+    }
+}
+
+#[test]
+fn what_the_target_takes_makes_room_and_the_group_stays_in_order() {
+    let mut bench = streaming(1 << 20);
+    let (waits, sent) = full(&mut bench, PIECE);
+    assert_eq!(sent.len(), 3);
+    pass(&mut bench, FAST_US / 2);
+    assert!(!bench.completed.contains(&waits));
+    bench.acknowledge_durable(sent[0]);
+    assert!(bench.completed.contains(&waits), "there is room");
+    bench.acknowledge_durable(sent[2]);
+    pass(&mut bench, FAST_US);
+    assert_eq!(bench.source.phase, Phase::Streaming);
+}
+
+#[test]
+fn a_link_that_is_not_fast_leaves_the_volume_alone() {
+    let mut bench = streaming(1 << 20);
+    let began = bench.now;
+    let (waits, _) = full(&mut bench, PIECE);
+    let ends = began.plus_us(FAST_US);
+    assert!(bench.source.next_timeout().is_some_and(|at| at <= ends));
+    pass(&mut bench, FAST_US - 1);
+    assert!(!bench.completed.contains(&waits));
+    assert_eq!(bench.source.phase, Phase::Streaming);
+    pass(&mut bench, 1);
+    assert!(bench.completed.contains(&waits));
+    assert_eq!(bench.source.phase, Phase::CatchUp);
+    // Nobody waits for room in a queue that is given up.
+    for _ in 0..8 {
+        let next = write(&mut bench, PIECE);
+        assert!(bench.completed.contains(&next));
+    }
+}
+
+#[test]
+fn what_waits_is_the_oldest_write_and_not_the_one_that_finds_no_room() {
+    // The link takes something all the time, and less than a fast one does.
+    let mut bench = streaming(1 << 20);
+    let (mut waits, mut sent) = full(&mut bench, PIECE);
+    for _ in 0..2 {
+        pass(&mut bench, FAST_US / 2);
+        let first = sent.remove(0);
+        bench.acknowledge_durable(first);
+        if bench.source.phase == Phase::CatchUp {
+            return;
+        }
+        assert!(bench.completed.contains(&waits));
+        bench.send();
+        sent.extend(bench.sent.drain(..).map(|(_, sequence)| sequence));
+        waits = write(&mut bench, PIECE);
+    }
+    assert_eq!(bench.source.phase, Phase::CatchUp, "clients are held to a slow link");
+}
+
+#[test]
+fn without_a_session_and_while_catching_up_nobody_waits() {
+    let mut bench = streaming(1 << 20);
+    bench.source.disconnected(bench.now);
+    for _ in 0..8 {
+        let next = write(&mut bench, PIECE);
+        assert!(bench.completed.contains(&next));
+    }
+    assert_eq!(bench.source.phase, Phase::CatchUp);
+    let has = bench.source.position().sequence;
+    bench.connect(Some(has), Some(has), Lost::None);
+    for _ in 0..8 {
+        let next = write(&mut bench, PIECE);
+        assert!(bench.completed.contains(&next));
+    }
+}
+
+#[test]
+fn however_large_the_queue_is_the_wait_has_a_bound() {
+    let mut bench = streaming(1 << 30);
+    let (waits, _) = full(&mut bench, PIECE);
+    pass(&mut bench, 999_999);
+    assert!(!bench.completed.contains(&waits));
+    pass(&mut bench, 1);
+    assert!(bench.completed.contains(&waits));
+}
