@@ -311,7 +311,9 @@ impl Image {
         {
             assert_eq!(digest, want_digest);
             (self.epoch, self.commit) = (None, None);
-            self.checkpoint = Some(position);
+            // Records behind the commit may have come before the last of its blocks.
+            let last = position.sequence.max(self.last_record);
+            self.checkpoint = Some(Position::new(position.generation, last));
             self.commits += 1;
         }
     }
