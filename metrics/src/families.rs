@@ -396,7 +396,7 @@ pub(crate) const FAMILIES: &[Family] = &[
     ),
     histogram(
         "afterimage_acknowledgement_seconds",
-        "On the primary: from the admission of a client's write until it was answered; in sync mode the standby is part of that",
+        "On the primary: from when a client's write came until it was answered; in sync mode the standby is part of that",
         |group, out| out.latencies(group.numbers.answered.as_ref()),
     ),
     histogram(

@@ -196,6 +196,15 @@ fn a_chunk_that_opens_to_more_or_less_than_it_says_is_refused() {
             open(&mut Opener::default(), &bytes, MIN_WINDOW_LOG).unwrap_err();
         }
     }
+    // Nor is the rest left to the next one.
+    for whole in [chunk(Strength::Lz4), chunk(FAST)] {
+        let header = ChunkHeader::parse(&whole).unwrap().unwrap();
+        for raw_bytes in header.raw_bytes - 100..header.raw_bytes {
+            let lie = ChunkHeader { raw_bytes, ..header };
+            let coded = whole.slice(CHUNK_HEADER_BYTES..);
+            Opener::default().open(&lie, &coded, MIN_WINDOW_LOG).unwrap_err();
+        }
+    }
     let header = ChunkHeader::parse(&chunk(FAST)).unwrap().unwrap();
     // Nothing is taken for a length that no chunk may have.
     for raw_bytes in [0, HEADER_BYTES as u32 - 1, MAX_CHUNK_BYTES + 1, u32::MAX] {

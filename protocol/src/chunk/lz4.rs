@@ -12,6 +12,8 @@ use super::ChunkError;
 /// (64 KiB), and the checksum of these two. No other is taken, so that a peer cannot ask for other memory.
 const BEGIN: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x40, 0x40, 0xc0];
 
+const NOT_LZ4: ChunkError = ChunkError::Coding("it is not what LZ4 makes");
+
 /// Codes a stream.
 pub(super) struct Encoder {
     encoder: FrameEncoder<Vec<u8>>,
@@ -57,8 +59,13 @@ impl Decoder {
         *self.decoder.get_mut() = coded.clone().reader();
         let mut raw = Vec::with_capacity(length);
         let read = (&mut self.decoder).take(length as u64).read_to_end(&mut raw);
-        read.map_err(|_| ChunkError::Coding("it is not what LZ4 makes"))?;
+        read.map_err(|_| NOT_LZ4)?;
         if raw.len() != length || self.decoder.get_ref().get_ref().has_remaining() {
+            return Err(super::OTHER_LENGTH);
+        }
+        *self.decoder.get_mut() = Bytes::new().reader();
+        // What the last block has more than it was to have would be the beginning of the next chunk.
+        if self.decoder.read(&mut [0]).map_err(|_| NOT_LZ4)? != 0 {
             return Err(super::OTHER_LENGTH);
         }
         Ok(raw.into())

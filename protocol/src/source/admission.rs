@@ -6,23 +6,21 @@
 use super::*;
 use crate::frame::Record;
 
-/// While the link takes as many bytes a second, clients of an async group wait for room in a full queue: the standby stays in
-/// order and close behind, at the price of clients that write no faster than the link. On a slower link the volume goes on.
-const FAST_BYTES_PER_S: u64 = 160 << 20;
-/// However large the queue is, nobody waits for room on a link that has taken nothing for this long, in microseconds.
-const MAX_ROOM_WAIT_US: u64 = 1_000_000;
-
 #[derive(Debug)]
 pub(super) struct Waiting {
     request: RequestId,
     write: Write,
     pub blocks: BlockRange,
-    since: Time,
+    arrived: Time,
+    /// Until when it waited for room that an async client does not count on.
+    held: Time,
 }
 
 enum Verdict {
     Admit,
     Wait,
+    /// As does every write that came later: a large one would never find the room that small ones take.
+    WaitForRoom,
 }
 
 impl Source {
@@ -44,7 +42,8 @@ impl Source {
             return;
         }
         self.now = self.now.max(now);
-        self.waiting.push_back(Waiting { request, blocks: r.blocks(), write, since: self.now });
+        let (blocks, arrived) = (r.blocks(), self.now);
+        self.waiting.push_back(Waiting { request, blocks, write, arrived, held: Time(0) });
         self.pump(now);
     }
 
@@ -55,11 +54,12 @@ impl Source {
 
     /// When a write that waits for room in the queue goes on without.
     pub(super) fn room_wait_ends_at(&self) -> Option<Time> {
-        self.room_wait_ends.filter(|_| !self.waiting.is_empty())
+        self.room.wait_ends().filter(|_| !self.waiting.is_empty())
     }
 
     pub(super) fn admit_waiting(&mut self) {
-        self.room_wait_ends = None;
+        let waited = self.room.wait_ends().is_some();
+        self.room.forget_wait();
         if !self.ready || self.waiting.is_empty() {
             return;
         }
@@ -78,18 +78,23 @@ impl Source {
                 Content::Data(p) => p.encoded.len() as u64,
                 Content::Zeroes { .. } => 0,
             };
-            if behind || matches!(self.may_admit(blocks, payload), Verdict::Wait) {
-                passed_by.push(blocks);
-                index += 1;
-                continue;
+            let verdict = if behind { Verdict::Wait } else { self.may_admit(blocks, payload, waited) };
+            match verdict {
+                Verdict::Wait => {
+                    passed_by.push(blocks);
+                    index += 1;
+                }
+                Verdict::WaitForRoom => break,
+                Verdict::Admit => self.waiting.remove(index).into_iter().for_each(|w| self.admit(w)),
             }
-            if let Some(w) = self.waiting.remove(index) {
-                self.admit(w);
-            }
+        }
+        if self.room.wait_ends().is_some() {
+            self.waiting.iter_mut().for_each(|w| w.held = self.now);
         }
     }
 
-    fn may_admit(&mut self, blocks: BlockRange, payload_bytes: u64) -> Verdict {
+    /// `waited`: a write has waited for room until now.
+    fn may_admit(&mut self, blocks: BlockRange, payload_bytes: u64, waited: bool) -> Verdict {
         let held = self.now < self.hold_until;
         let exhausted = self.sequence.next() > self.state.reserved && !self.state_failed;
         // Before it is durable that every block counts as dirty, a power cut would leave no trace of the write.
@@ -107,10 +112,12 @@ impl Source {
         if !self.tracking_lost && !self.hot.admit(blocks, self.rules.on(Rule::HotTogether)) {
             return Verdict::Wait;
         }
-        let full = self.queue.bytes() + Queue::cost_of(payload_bytes) > self.config.queue_bytes;
+        // One record has room, however large it is.
+        let held_bytes = self.queue.bytes();
+        let full = held_bytes > 0 && held_bytes + Queue::cost_of(payload_bytes) > self.config.queue_bytes;
         if full && self.needs_record(blocks) {
-            if self.session.is_active() && self.queue.bytes() > 0 && self.waits_for_room() {
-                return Verdict::Wait;
+            if self.session.is_active() && self.is_room_waited_for(waited) {
+                return Verdict::WaitForRoom;
             }
             self.overflow();
         }
@@ -118,17 +125,14 @@ impl Source {
     }
 
     /// Whether a write waits for room in the queue, rather than that records are given up.
-    fn waits_for_room(&mut self) -> bool {
-        match self.config.mode {
+    fn is_room_waited_for(&mut self, waited: bool) -> bool {
+        match (self.config.mode, self.queue.oldest()) {
             // The write would wait for the target anyway.
-            Mode::Sync => self.in_sync || self.approach.is_closing(),
-            Mode::Async if self.phase == Phase::Streaming => {
-                let fast_us = self.config.queue_bytes.saturating_mul(1_000_000) / FAST_BYTES_PER_S;
-                let ends = self.queue.oldest().map(|oldest| oldest.plus_us(fast_us.min(MAX_ROOM_WAIT_US)));
-                self.room_wait_ends = ends.filter(|ends| *ends > self.now);
-                self.room_wait_ends.is_some()
+            (Mode::Sync, _) => self.in_sync || self.approach.is_closing(),
+            (Mode::Async, Some(oldest)) if self.phase == Phase::Streaming => {
+                self.room.is_waited_for(self.now, oldest, self.config.queue_bytes, waited)
             }
-            Mode::Async => false,
+            (Mode::Async, _) => false,
         }
     }
 
@@ -160,7 +164,7 @@ impl Source {
     }
 
     fn admit(&mut self, w: Waiting) {
-        let Waiting { request, write, blocks, since } = w;
+        let Waiting { request, write, blocks, arrived, held } = w;
         let cost = Queue::cost_of(match &write.content {
             Content::Data(p) => p.encoded.len() as u64,
             Content::Zeroes { .. } => 0,
@@ -201,9 +205,10 @@ impl Source {
             InFlight {
                 request,
                 blocks,
+                arrived,
                 admitted: self.now,
                 // Being held says nothing of how fast the disk or the link is.
-                since: since.max(self.hold_until.min(self.now)),
+                since: arrived.max(held).max(self.hold_until.min(self.now)),
                 local_done: false,
                 locked: true,
                 fua: write.fua,

@@ -98,6 +98,7 @@ impl FlushHabit {
 pub(super) struct InFlight {
     pub request: RequestId,
     pub blocks: BlockRange,
+    pub arrived: Time,
     pub admitted: Time,
     /// Since when the client waits for nothing but what every client waits for.
     pub since: Time,
@@ -123,7 +124,7 @@ impl Source {
     pub fn local_done(&mut self, now: Time, sequence: Sequence, result: Result<(), LocalError>) {
         self.now = self.now.max(now);
         let Some(f) = self.in_flight.get_mut(&sequence) else { return };
-        let (request, blocks, since, admitted) = (f.request, f.blocks, f.since, f.admitted);
+        let (request, blocks, since, arrived) = (f.request, f.blocks, f.since, f.arrived);
         f.local_done = true;
         self.hot.write_ended(blocks);
         let keep_lock =
@@ -141,7 +142,7 @@ impl Source {
                 if self.config.mode == Mode::Async {
                     self.in_flight.remove(&sequence);
                     self.acknowledge(sequence, blocks.volume, since);
-                    self.counters.answered(self.now, admitted);
+                    self.counters.answered(self.now, arrived);
                     self.outputs.push_back(Output::Complete { request, result: Ok(()) });
                 }
             }
@@ -325,7 +326,7 @@ impl Source {
                 self.promised = self.promised.max(sequence);
             }
             self.acknowledge(sequence, f.blocks.volume, f.since);
-            self.counters.answered(self.now, f.admitted);
+            self.counters.answered(self.now, f.arrived);
             self.outputs.push_back(Output::Complete { request: f.request, result: Ok(()) });
         }
     }

@@ -6,7 +6,7 @@ use crate::latency::Latencies;
 /// Counts since the source was started.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// How long clients' writes took from their admission until they were answered.
+    /// How long clients' writes took until they were answered.
     pub answered: Latencies,
     /// How long records took from their admission until they were on stable storage at the target.
     pub durable: Latencies,
@@ -27,8 +27,8 @@ impl Counters {
         }
     }
 
-    pub(super) fn answered(&mut self, now: Time, admitted: Time) {
-        self.answered.note(now.since_us(admitted));
+    pub(super) fn answered(&mut self, now: Time, arrived: Time) {
+        self.answered.note(now.since_us(arrived));
     }
 
     pub(super) fn read(&mut self, blocks: BlockRange, outcome: &ReadOutcome) {

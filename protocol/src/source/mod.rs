@@ -11,6 +11,7 @@
 //! | `lock` | the range lock |
 //! | `hot` | the hot extents and their log |
 //! | `queue` | the ordered, bounded queue |
+//! | `room` | whether a write waits for room in it |
 //! | `epoch` | catch-up: cursor, requeued blocks, outstanding frames, commit |
 //! | `session` | the handshake and what the target says afterwards |
 //! | `clearing` | when bits clear and what is noted before |
@@ -37,6 +38,7 @@ mod lease;
 mod lock;
 mod queue;
 mod rollback;
+mod room;
 mod session;
 mod tune;
 mod verify;
@@ -65,6 +67,7 @@ use handover::Handover;
 use hot::HotSet;
 use lock::RangeLocks;
 use queue::Queue;
+use room::Room;
 use session::Session;
 use verify::Verifier;
 pub use verify::{Verification, VerifyOptions, VerifyState};
@@ -332,8 +335,7 @@ pub struct Source {
     reads: BTreeMap<u64, epoch::Read>,
     next_token: u64,
     hold_until: Time,
-    /// A write waits for room in the queue until then.
-    room_wait_ends: Option<Time>,
+    room: Room,
     pace: Pace,
     next_repair: Time,
     repairing: bool,
@@ -472,7 +474,7 @@ impl Source {
             reads: BTreeMap::new(),
             next_token: 0,
             hold_until: Time(0),
-            room_wait_ends: None,
+            room: Room::default(),
             pace,
             next_repair: Time(0),
             repairing: false,
@@ -768,8 +770,9 @@ impl Source {
     /// What the machine waits for, for a person who looks into why it does.
     pub fn activity(&self) -> String {
         format!(
-            "{} writes wait, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}, handover {:?}, growing {:?}",
+            "{} writes wait, for room {:?}, {} in flight, {} flushes, {} reads, hot {}, hold until {}, reserved {}, state write {} {}, handover {:?}, growing {:?}",
             self.waiting.len(),
+            self.room,
             self.in_flight.len(),
             self.flushes.len(),
             self.reads.len(),
@@ -859,6 +862,7 @@ impl Source {
     fn gathers_until(&self) -> Option<Time> {
         let gathers =
             self.config.mode == Mode::Async && self.phase == Phase::Streaming && self.session.is_active();
+        let gathers = gathers && self.room.wait_ends().is_none();
         gathers.then(|| self.queue.gathers_until()).flatten()
     }
 

@@ -336,7 +336,7 @@ pub struct CompressionStatus {
 pub enum CompressionEffort {
     /// Nothing.
     None,
-    /// Each write by itself with LZ4.
+    /// Together with what was sent just before, with LZ4.
     Lz4,
     /// Together with what was sent just before.
     ZstdFast,

@@ -16,10 +16,14 @@ fn streaming(queue_bytes: u64) -> Bench {
 }
 
 fn write(bench: &mut Bench, bytes: u64) -> RequestId {
+    write_at(bench, 0, bytes)
+}
+
+fn write_at(bench: &mut Bench, offset: u64, bytes: u64) -> RequestId {
     bench.issued += 1;
-    let raw = Bytes::from_static(&[7; PIECE as usize]).slice(..bytes as usize);
+    let raw = Bytes::from_static(&[7; 1 << 20]).slice(..bytes as usize);
     let payload = Payload { codec: Codec::Raw, raw_bytes: bytes as u32, checksum: 0, encoded: raw };
-    let range = ByteRange::new(VolumeIndex(0), 0, bytes);
+    let range = ByteRange::new(VolumeIndex(0), offset, bytes);
     let request = RequestId(bench.issued);
     bench.source.write(bench.now, request, Write { range, content: Content::Data(payload), fua: false });
     bench.run();
@@ -123,4 +127,59 @@ fn however_large_the_queue_is_the_wait_has_a_bound() {
     assert!(!bench.completed.contains(&waits));
     pass(&mut bench, 1);
     assert!(bench.completed.contains(&waits));
+}
+
+#[test]
+fn a_large_write_finds_the_room_that_small_ones_after_it_would_take() {
+    let mut bench = streaming(1 << 20);
+    let small = 64 << 10;
+    for _ in 0..15 {
+        write(&mut bench, small);
+    }
+    bench.send();
+    let sent: Vec<Sequence> = bench.sent.drain(..).map(|(_, sequence)| sequence).collect();
+    let large = write(&mut bench, 512 << 10);
+    let later: Vec<RequestId> = (0..4).map(|n| write_at(&mut bench, (1 << 20) + n * small, small)).collect();
+    assert!(later.iter().all(|request| !bench.completed.contains(request)));
+    bench.acknowledge_durable(sent[3]);
+    assert!(!bench.completed.contains(&later[0]) && !bench.completed.contains(&large));
+    bench.acknowledge_durable(sent[7]);
+    assert!(bench.completed.contains(&large));
+    bench.acknowledge_durable(sent[14]);
+    assert!(later.iter().all(|request| bench.completed.contains(request)));
+    assert_eq!(bench.source.phase, Phase::Streaming);
+}
+
+#[test]
+fn what_was_waited_for_room_says_nothing_of_the_disk() {
+    let mut bench = streaming(1 << 20);
+    let (_, sent) = full(&mut bench, PIECE);
+    let arrived = bench.now;
+    pass(&mut bench, 1000);
+    pass(&mut bench, 1000);
+    bench.source.message(bench.now, TargetMessage::Durable { sequence: sent[0] });
+    let admitted = bench.source.in_flight.values().next().expect("the write that waited");
+    assert_eq!((admitted.arrived, admitted.since), (arrived, bench.now));
+    bench.run();
+}
+
+#[test]
+fn what_others_wait_for_is_not_gathered() {
+    let mut bench = streaming(1 << 20);
+    for _ in 0..3 {
+        write(&mut bench, PIECE);
+    }
+    bench.send();
+    write(&mut bench, 4096);
+    assert!(!bench.source.frames_are_due());
+    write(&mut bench, PIECE);
+    assert!(bench.source.frames_are_due());
+}
+
+#[test]
+fn a_write_as_large_as_the_queue_is_sent_like_others() {
+    let mut bench = streaming(1 << 20);
+    write(&mut bench, 1 << 20);
+    assert_eq!(bench.source.phase, Phase::Streaming);
+    assert_eq!(bench.send(), bench.source.position().sequence);
 }

@@ -1,0 +1,104 @@
+//! Whether a write of an async group waits for room in a full queue, rather than that the group goes to catch-up.
+//!
+//! On a fast link it does: clients then write as fast as the link is, and the standby stays in order and close behind. Nobody
+//! measures the link beforehand; what the oldest write in the queue has waited for says it. Where it was not fast, clients
+//! have waited in vain and are left alone for a while, longer each time.
+
+use crate::ids::Time;
+
+/// A link that takes as many bytes a second, with the target's syncs, is fast: more than a gigabit, which is less than any disk
+/// that a client would notice it on.
+const FAST_BYTES_PER_S: u64 = 160 << 20;
+/// However large the queue is, nobody waits longer for its oldest write, in microseconds: clients would take the volume to hang.
+const MAX_WAIT_US: u64 = 1_000_000;
+/// How long clients are left alone after they have waited in vain, in microseconds: they wait for less than a part in twenty.
+const REST_US: u64 = 20_000_000;
+/// And at most.
+const MAX_REST_US: u64 = 32 * REST_US;
+
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    /// A write waits for room until then.
+    wait_ends: Option<Time>,
+    /// Nobody waits before this time.
+    rests_until: Time,
+    rest_us: u64,
+}
+
+impl Room {
+    /// Until when a write waits, if one does.
+    pub fn wait_ends(&self) -> Option<Time> {
+        self.wait_ends
+    }
+
+    /// Nothing waits any more, as far as is known.
+    pub fn forget_wait(&mut self) {
+        self.wait_ends = None;
+    }
+
+    /// Whether a write waits that finds no room beside `oldest`, in a queue of `queue_bytes`. `waited`: one has waited until now.
+    pub fn is_waited_for(&mut self, now: Time, oldest: Time, queue_bytes: u64, waited: bool) -> bool {
+        if now < self.rests_until {
+            return false;
+        }
+        let fast_us = queue_bytes.saturating_mul(1_000_000) / FAST_BYTES_PER_S;
+        let ends = oldest.plus_us(fast_us.min(MAX_WAIT_US));
+        if now < ends {
+            self.wait_ends = Some(ends);
+            return true;
+        }
+        if waited {
+            self.rest(now);
+        }
+        false
+    }
+
+    fn rest(&mut self, now: Time) {
+        let again = now.since_us(self.rests_until) < self.rest_us;
+        self.rest_us = if again { (self.rest_us * 2).min(MAX_REST_US) } else { REST_US };
+        self.rests_until = now.plus_us(self.rest_us);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: u64 = 64 << 20;
+    const FAST_US: u64 = 400_000;
+
+    /// A client waits from `at` on, on a link that takes nothing; whether it waited.
+    fn in_vain(room: &mut Room, at: Time) -> bool {
+        let waited = room.is_waited_for(at, at, QUEUE, false);
+        let ends = at.plus_us(FAST_US);
+        assert_eq!(room.wait_ends(), waited.then_some(ends));
+        room.forget_wait();
+        assert!(!room.is_waited_for(ends, at, QUEUE, waited));
+        waited
+    }
+
+    #[test]
+    fn those_who_waited_in_vain_are_left_alone_for_longer_each_time() {
+        let mut room = Room::default();
+        let mut at = Time(1_000_000_000);
+        for rest_us in [20, 40, 80, 160, 320, 640, 640].map(|s| s * 1_000_000) {
+            assert!(in_vain(&mut room, at));
+            let ends = at.plus_us(FAST_US + rest_us);
+            assert!(!in_vain(&mut room, Time(ends.0 - 1)));
+            at = ends;
+        }
+        // It was fast for long: what happened before is over.
+        at = at.plus_us(2 * MAX_REST_US);
+        assert!(in_vain(&mut room, at));
+        assert!(in_vain(&mut room, at.plus_us(FAST_US + REST_US)));
+    }
+
+    #[test]
+    fn a_link_that_was_slow_before_anybody_waited_is_not_held_against_it() {
+        let mut room = Room::default();
+        let old = Time(1_000_000_000);
+        let now = old.plus_us(2 * FAST_US);
+        assert!(!room.is_waited_for(now, old, QUEUE, false));
+        assert!(room.is_waited_for(now, now, QUEUE, false));
+    }
+}
