@@ -544,7 +544,14 @@ impl Group {
 
     pub(crate) fn end_resize(&self, outcome: Grown) {
         match &outcome {
-            Ok(growth) => event!(Event::Resized, group = self.name, ?growth, "volumes have grown"),
+            Ok(growth) => {
+                let volumes = growth.iter().map(|g| {
+                    let name = self.volumes.get(g.volume.0 as usize).map_or("?", |volume| &volume.name);
+                    format!("{name} from {} to {} bytes", g.from_bytes, g.to_bytes)
+                });
+                let volumes = volumes.collect::<Vec<_>>().join(", ");
+                event!(Event::Resized, group = self.name, volumes, "volumes have grown");
+            }
             Err(why) => event!(Event::NotResized, group = self.name, %why, "no volume has grown"),
         }
         if let Some(waits) = self.resize.lock().unwrap_or_else(PoisonError::into_inner).take() {

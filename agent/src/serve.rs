@@ -67,7 +67,7 @@ pub(crate) async fn serve(main: &Handle, group: &Arc<Group>, config: &config::Gr
             );
         }
         if let Some(device) = &volume.export.attach {
-            tracing::warn!(volume = volume.name, ?device, "attach is left to nbd-client");
+            tracing::warn!(volume = volume.name, device = %device.display(), "attach is left to nbd-client");
         }
         serving.exported.push(exported);
     }

@@ -220,33 +220,41 @@ impl Watched {
 
 fn report(group: &Group, was: Option<Protection>, is: Protection) {
     let group = &group.name;
+    let before = was.map_or("unknown", Protection::name);
     if was == Some(Protection::CatchingUp) && is.is_healthy() {
         event!(Logged::CatchUpEnded, group = group, "the standby has been brought up to date");
     }
     match is {
         Protection::InSync => {
-            event!(Logged::InSync, group = group, ?was, "the standby has every acknowledged write")
+            event!(Logged::InSync, group = group, was = before, "the standby has every acknowledged write")
         }
         Protection::AsyncStreaming => {
-            event!(Logged::Streaming, group = group, ?was, "every write is on its way to the standby");
+            event!(
+                Logged::Streaming,
+                group = group,
+                was = before,
+                "every write is on its way to the standby"
+            );
         }
         Protection::CatchingUp => {
-            event!(Logged::CatchUpBegun, group = group, ?was, "the standby is brought up to date");
+            event!(Logged::CatchUpBegun, group = group, was = before, "the standby is brought up to date");
         }
         Protection::FirstSync => {
-            event!(Logged::FirstSyncBegun, group = group, ?was, "the standby gets its first copy")
+            event!(Logged::FirstSyncBegun, group = group, was = before, "the standby gets its first copy")
         }
         Protection::Degraded => {
             event!(
                 Logged::Degraded,
                 group = group,
-                ?was,
+                was = before,
                 "writes are acknowledged that the standby does not have"
             );
         }
-        Protection::Blocked => event!(Logged::Blocked, group = group, ?was, "writes wait for the standby"),
+        Protection::Blocked => {
+            event!(Logged::Blocked, group = group, was = before, "writes wait for the standby")
+        }
         // What led there is logged where it is noticed.
-        _ => tracing::debug!(group, ?was, ?is, "the protection of the group has changed"),
+        _ => tracing::debug!(group, was = before, is = is.name(), "the protection of the group has changed"),
     }
 }
 

@@ -489,21 +489,7 @@ fn role(role: Role) -> Option<&'static str> {
 
 /// As in the status document.
 pub(crate) fn name(protection: Protection) -> Option<&'static str> {
-    Some(match protection {
-        Protection::InSync => "in_sync",
-        Protection::AsyncStreaming => "async_streaming",
-        Protection::CatchingUp => "catching_up",
-        Protection::FirstSync => "first_sync",
-        Protection::Degraded => "degraded",
-        Protection::Blocked => "blocked",
-        Protection::Disconnected => "disconnected",
-        Protection::Refused => "refused",
-        Protection::Fenced => "fenced",
-        Protection::WrongVolume => "wrong_volume",
-        Protection::JournalFull => "journal_full",
-        Protection::Failed => "failed",
-        Protection::Unrecognized => return None,
-    })
+    (protection != Protection::Unrecognized).then(|| protection.name())
 }
 
 fn volumes(group: &GroupView<'_>, out: &mut Samples, count: fn(&VolumeNumbers) -> u64) {

@@ -236,6 +236,24 @@ pub enum Refusal {
     Pending,
 }
 
+impl Refusal {
+    /// As logs call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnknownGroup => "unknown_group",
+            Self::Volumes => "volumes",
+            Self::Promoted => "promoted",
+            Self::Generation => "generation",
+            Self::NotReady => "not_ready",
+            Self::Role => "role",
+            Self::Reinstate => "reinstate",
+            Self::SplitBrain => "split_brain",
+            Self::Clone => "clone",
+            Self::Pending => "pending",
+        }
+    }
+}
+
 /// Why bytes are not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {

@@ -67,6 +67,14 @@ pub enum Elsewhere {
 }
 
 impl Elsewhere {
+    /// As the log says it.
+    pub fn why(&self) -> &'static str {
+        match self {
+            Elsewhere::Configured => "it is its primary as configured",
+            Elsewhere::Primary(_) => "it is, or was, its primary",
+        }
+    }
+
     /// What a source is told that asks for a session.
     pub fn refusal(&self, group: &str, source: &Standing) -> TargetMessage {
         let refused = |text| TargetMessage::Refused { code: Refusal::Role, text, standing: None };

@@ -307,7 +307,7 @@ impl Thread {
     /// A host that is refused asks again every few seconds, for as long as nobody does anything about it.
     fn log_refusal(&mut self, link: &Link, code: Refusal, text: &str) {
         if self.last_refusal.as_deref() != Some(text) {
-            event!(Event::SessionRefused, group = self.name(), address = %link.address(), key = %link.fingerprint(), ?code, reason = text, "session refused");
+            event!(Event::SessionRefused, group = self.name(), address = %link.address(), key = %link.fingerprint(), code = code.name(), reason = text, "session refused");
             self.last_refusal = Some(text.to_owned());
         }
     }
@@ -423,7 +423,7 @@ impl Thread {
             }
             Ok(Found::Elsewhere(elsewhere)) => {
                 if !matches!(&self.place, Place::Elsewhere(now) if *now == elsewhere) {
-                    info!(group = self.name(), ?elsewhere, "this host is not the group's standby");
+                    info!(group = self.name(), why = elsewhere.why(), "this host is not the group's standby");
                 }
                 self.place = Place::Elsewhere(elsewhere);
                 self.phase = Phase::Elsewhere;

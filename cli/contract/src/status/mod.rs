@@ -221,6 +221,25 @@ impl Protection {
         Self::Unrecognized,
     ];
 
+    /// As the document and the logs call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InSync => "in_sync",
+            Self::AsyncStreaming => "async_streaming",
+            Self::CatchingUp => "catching_up",
+            Self::FirstSync => "first_sync",
+            Self::Degraded => "degraded",
+            Self::Blocked => "blocked",
+            Self::Disconnected => "disconnected",
+            Self::Refused => "refused",
+            Self::Fenced => "fenced",
+            Self::WrongVolume => "wrong_volume",
+            Self::JournalFull => "journal_full",
+            Self::Failed => "failed",
+            Self::Unrecognized => "unrecognized",
+        }
+    }
+
     /// Whether the group does what it was configured to do, and nobody needs to look. A catch-up is not: it
     /// ends by itself, and until then the exposure grows.
     pub fn is_healthy(self) -> bool {

@@ -209,3 +209,10 @@ fn a_disagreement_about_the_role_is_shown() {
         assert_eq!(merged.groups[0].warnings[0].id, "roles_disagree");
     }
 }
+
+#[test]
+fn a_state_is_called_the_same_in_logs_and_in_the_document() {
+    for protection in Protection::ALL.into_iter().filter(|p| *p != Protection::Unrecognized) {
+        assert_eq!(serde_json::to_value(protection).unwrap(), protection.name());
+    }
+}
