@@ -59,7 +59,7 @@ fn a_hanging_handshake_is_cut_off() {
     while start.elapsed() < PATIENCE && slow.0.write_all(&option_bytes(OPT_LIST, 0)).is_ok() {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < PATIENCE);
     fixture.assert_serving();
 }
 
