@@ -6,12 +6,14 @@
 
 use crate::ids::Time;
 
-/// A link that takes as many bytes a second, with the target's syncs, is fast: more than a gigabit, which is less than any disk
-/// that a client would notice it on.
+/// A link that takes as many bytes a second, with the target's syncs, is fast: more than a gigabit line, and no less than what a
+/// disk of its own would give to a client that writes so much.
 const FAST_BYTES_PER_S: u64 = 160 << 20;
-/// However large the queue is, nobody waits longer for its oldest write, in microseconds: clients would take the volume to hang.
+/// Nobody waits any more once the oldest write is so old, in microseconds, however large the queue is: to its clients the volume
+/// would seem to hang.
 const MAX_WAIT_US: u64 = 1_000_000;
-/// How long clients are left alone after they have waited in vain, in microseconds: they wait for less than a part in twenty.
+/// How long clients are left alone after they have waited in vain, in microseconds: on a slow link they wait for no more than one
+/// part in twenty of the time, and soon for less.
 const REST_US: u64 = 20_000_000;
 /// And at most.
 const MAX_REST_US: u64 = 32 * REST_US;
