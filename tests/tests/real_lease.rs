@@ -13,6 +13,8 @@ const SIZE: u64 = 16 << 20;
 const BLOCK: usize = 4096;
 /// Long enough for a lease after the last write: pings go four times as often.
 const PINGS: Duration = Duration::from_millis(1500);
+/// The lease outlives this after the last ping; so long is nothing under way while the machine stands still.
+const STANDSTILL_US: u64 = 1_000_000;
 /// No lease lives longer.
 const LEASE: Duration = Duration::from_millis(2500);
 
@@ -55,11 +57,14 @@ fn a_sync_group_whose_primary_died_just_now_has_lost_nothing_and_says_so() -> Re
         let answered = write_for(&mut client, PINGS)?;
         pair.host_mut(Side::Alpha).kill()?;
         last = loss(&pair, &[])?;
+        let moments: Vec<u64> = answered.iter().copied().chain([now_us()?]).collect();
+        let longest_us = moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
         ensure!(present(&pair, Side::Beta, answered.len())?.iter().all(|there| *there), "a write is missing");
         pair.check_disk()?;
         if last["kind"] == "nothing" {
             return Ok(());
         }
+        ensure!(longest_us >= STANDSTILL_US, "{last}, though nothing took longer than {longest_us} µs");
     }
     bail!("{last}")
 }
