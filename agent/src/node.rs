@@ -1,9 +1,10 @@
 //! The agent of a host: its identity, its groups, and the threads that they live on.
 //!
 //! Each group has a lane: one thread on which its clients' connections and its link take turns, so that a write goes from a
-//! client to the network, and its acknowledgement back, without being handed from thread to thread. What may wait for a disk
-//! for long is done on threads of the runtime of the caller. Should a volume hang all the same, its group's link falls
-//! silent with it, and no other's. Supervision, timers and the administration socket are on a thread of their own.
+//! client to the network, and its acknowledgement back, without being handed from thread to thread. In async mode the link
+//! has a lane of its own. What may wait for a disk for long is done on threads of the runtime of the caller. Should a volume
+//! hang all the same, its group's clients wait, and a link on the same lane falls silent, but no other group's. Supervision,
+//! timers and the administration socket are on a thread of their own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use afterimage_contract::reload::{Reloader, Source};
 use afterimage_contract::service::{self, Doing, Manager, Pulses};
 use afterimage_events::{Event, event};
 use afterimage_metrics::Pages;
-use afterimage_transport::{Identity, Lane, Pins};
+use afterimage_transport::{Identity, Pins};
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::link::Dialer;
+use crate::link::{Dialer, Lanes};
 use crate::open::{Host, make_dir};
 use crate::supervisor::{Looks, Phase, Supervisor};
 
@@ -101,10 +102,12 @@ async fn control_all(
     let mut groups = BTreeMap::new();
     let mut supervised: Vec<(Arc<Supervisor>, Looks, Arc<Dialer>)> = Vec::new();
     for (name, group) in config.groups.clone() {
+        let lanes = Lanes::start(&group).context("cannot start a thread")?;
+        for (thread, runtime) in lanes.threads() {
+            pulses.add_runtime(format!("the thread of {thread} of group {name}"), runtime.clone());
+        }
         let (supervisor, looks) = Supervisor::new(group, hooks.clone());
-        let lane = Lane::start(format!("lane-{name}")).context("cannot start a thread")?;
-        pulses.add_runtime(format!("the thread of group {name}"), lane.runtime().clone());
-        let dialer = Arc::new(Dialer::open(lane, &identity, pins.clone(), &config.peer)?);
+        let dialer = Arc::new(Dialer::open(lanes, &identity, pins.clone(), &config.peer)?);
         groups.insert(name, supervisor.clone());
         supervised.push((supervisor, looks, dialer));
     }

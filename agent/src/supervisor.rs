@@ -270,7 +270,7 @@ impl Supervisor {
             );
             self.enter(phase(None));
         } else {
-            let now = serve(dialer.lane(), &group, &self.config).await;
+            let now = serve(dialer.lanes().of_clients(), &group, &self.config).await;
             self.enter(phase(Some(now.exported().into())));
             self.retune(Some(&self.current()));
             serving = Some(now);
@@ -278,14 +278,15 @@ impl Supervisor {
         asked.map(|done| done.send(()));
         let mut helpers = JoinSet::new();
         helpers.spawn(group.clone().run_timer());
-        helpers.spawn_on(group.clone().run_ring(), dialer.lane());
+        helpers.spawn_on(group.clone().run_ring(), dialer.lanes().of_clients());
         let (watcher, watched_group) = (self.clone(), group.clone());
         let watching = watched.clone();
         let watch = helpers.spawn(async move { watching.run(&watched_group, &watcher).await });
         let (end_link, link_stop) = watch::channel(false);
         let (supervisor, linked_group, peer) = (self.clone(), group.clone(), dialer.clone());
         let mut link = dialer
-            .lane()
+            .lanes()
+            .of_link()
             .clone()
             .spawn(async move { supervisor.link.run(&linked_group, &peer, link_stop).await });
         let mut taken_back = group.taken_back();
@@ -294,7 +295,7 @@ impl Supervisor {
                 () = is_true(&mut taken_back) => break None,
                 outcome = &mut link => break outcome.ok(),
                 () = is_true(&mut agreement), if serving.is_none() => {
-                    let now = serve(dialer.lane(), &group, &self.config).await;
+                    let now = serve(dialer.lanes().of_clients(), &group, &self.config).await;
                     self.enter(phase(Some(now.exported().into())));
                     self.retune(Some(&self.current()));
                     serving = Some(now);

@@ -1,9 +1,10 @@
 //! One attempt to reach the peer.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use afterimage_contract::config::Peer;
+use afterimage_contract::config::{self, Mode, Peer};
 use afterimage_events::{Event, event};
 use afterimage_transport::{
     ConnectError, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, Lane, NodeName, Pins,
@@ -15,20 +16,57 @@ use super::{Link, session::End};
 
 /// Reaches the peer of the configuration, for one group.
 pub(crate) struct Dialer {
-    lane: Lane,
+    lanes: Lanes,
     endpoint: Endpoint,
     pins: Arc<Pins>,
     peer: Peer,
     peer_name: NodeName,
 }
 
+/// The threads of a group.
+pub(crate) struct Lanes {
+    clients: Lane,
+    /// Of the link, where nobody waits for the peer.
+    link: Option<Lane>,
+}
+
+impl Lanes {
+    /// Starts what `group` needs.
+    ///
+    /// # Errors
+    /// If the system gives no more threads or file descriptors.
+    pub fn start(group: &config::Group) -> io::Result<Self> {
+        let clients = Lane::start(format!("lane-{}", group.name))?;
+        let apart = group.mode == Mode::Async;
+        let link = apart.then(|| Lane::start(format!("link-{}", group.name))).transpose()?;
+        Ok(Self { clients, link })
+    }
+
+    /// Each of them, by whom it is for.
+    pub fn threads(&self) -> impl Iterator<Item = (&'static str, &Handle)> {
+        let link = self.link.iter().map(|lane| ("the link", lane.runtime()));
+        [("clients", self.clients.runtime())].into_iter().chain(link)
+    }
+
+    /// Where clients are served.
+    pub fn of_clients(&self) -> &Handle {
+        self.clients.runtime()
+    }
+
+    /// Where the link is driven. In sync mode each write waits for an answer from the peer, which so comes to its client
+    /// without being handed from thread to thread; in async mode clients do not wait while records are sent.
+    pub fn of_link(&self) -> &Handle {
+        self.link.as_ref().unwrap_or(&self.clients).runtime()
+    }
+}
+
 impl Dialer {
-    /// Opens a UDP port that nobody is told of, on `lane`.
-    pub fn open(lane: Lane, identity: &Identity, pins: Arc<Pins>, peer: &Peer) -> anyhow::Result<Self> {
+    /// Opens a UDP port that nobody is told of, for the link on one of `lanes`.
+    pub fn open(lanes: Lanes, identity: &Identity, pins: Arc<Pins>, peer: &Peer) -> anyhow::Result<Self> {
         let peer_name = peer.name.parse().with_context(|| format!("{:?} is not a node's name", peer.name))?;
         // Nobody connects to an agent.
         let options = EndpointOptions { max_connections: 0, ..EndpointOptions::default() };
-        let on_lane = lane.runtime().enter();
+        let on_lane = lanes.of_link().enter();
         let bind = |address: IpAddr| {
             Endpoint::bind(SocketAddr::new(address, 0), identity, pins.clone(), options.clone())
         };
@@ -37,12 +75,12 @@ impl Dialer {
             .or_else(|_| bind(Ipv4Addr::UNSPECIFIED.into()))
             .context("cannot open a UDP port to reach the peer from")?;
         drop(on_lane);
-        Ok(Self { lane, endpoint, pins, peer: peer.clone(), peer_name })
+        Ok(Self { lanes, endpoint, pins, peer: peer.clone(), peer_name })
     }
 
-    /// The thread of the group's clients and its link.
-    pub fn lane(&self) -> &Handle {
-        self.lane.runtime()
+    /// The threads of the group.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 }
 
