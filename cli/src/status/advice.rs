@@ -144,8 +144,12 @@ fn state(group: &GroupStatus) -> Option<Note> {
         Protection::InSync | Protection::AsyncStreaming => return None,
         Protection::CatchingUp | Protection::Disconnected if has_no_room(group) => Note::new(
             Event::JournalFull,
-            format!("{peer} ends each session, as its journal is full: the catch-up begins again and again"),
-            format!("raise journal.max_size on {peer}; `afterimage status` there shows how full it is"),
+            format!(
+                "the journal of {peer} has no room for the catch-up, which begins again and again, ever more rarely"
+            ),
+            format!(
+                "raise journal.max_size on {peer} and restart the receiver; `afterimage status` there shows how full it is"
+            ),
         ),
         Protection::CatchingUp => Note::passing(Event::CatchUpBegun, format!("catch-up {}", progress(group))),
         Protection::FirstSync => Note::passing(

@@ -61,8 +61,8 @@ fn a_catch_up_that_the_standby_has_no_room_for_says_so() {
         group,
         "\
 orders  primary  sync  catching up  3h 12m  unknown        unknown    beta (1.2 ms)
-  ! beta ends each session, as its journal is full: the catch-up begins again and again [journal-full]
-    do: raise journal.max_size on beta; `afterimage status` there shows how full it is
+  ! the journal of beta has no room for the catch-up, which begins again and again, ever more rarely [journal-full]
+    do: raise journal.max_size on beta and restart the receiver; `afterimage status` there shows how full it is
 ",
     );
 }

@@ -375,6 +375,7 @@ impl Target {
         self.epoch = Some(open);
         self.coming = None;
         if !direct {
+            self.rest.catch_up_begins(self.now);
             self.outputs.push_back(Output::Append(Frame::EpochBegin { epoch, generation, incarnation }));
         }
         self.early.begin(epoch).into_iter().try_for_each(|frame| self.take_block(frame))
@@ -558,6 +559,7 @@ impl Target {
                 }
             }
             Frame::EpochCommit { epoch, position, .. } => {
+                self.rest.committed();
                 if let Some(e) = self.epoch.as_mut().filter(|e| e.id == *epoch && e.kept) {
                     e.commit_end = Some(end);
                     self.sync_wanted = true;

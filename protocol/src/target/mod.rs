@@ -15,6 +15,7 @@
 //! | `verify` | checks of a verification |
 //! | `lease` | what a promotion loses of what clients were answered |
 //! | `promote` | the end of being a target |
+//! | `rest` | rests between catch-ups for which the journal has no room |
 //! | `choose` | the point that a promotion is wanted at |
 
 mod apply;
@@ -23,6 +24,7 @@ mod intake;
 mod lease;
 mod points;
 mod promote;
+mod rest;
 mod session;
 mod unapplied;
 mod verify;
@@ -264,6 +266,7 @@ pub struct Target {
     damage_pending: bool,
     /// The journal could not take an entry: history gives way until there is room.
     journal_full: bool,
+    rest: rest::Rest,
     /// The journal is being cut here.
     cutting: Option<Lsn>,
     journal_start: Lsn,
@@ -310,6 +313,7 @@ impl Target {
             lost_until: None,
             damage_pending: false,
             journal_full: false,
+            rest: rest::Rest::default(),
             cutting: None,
             journal_start: Lsn(0),
             syncing: false,

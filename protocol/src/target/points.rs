@@ -225,6 +225,9 @@ impl Target {
         let Some(end) = end else {
             self.end_session("the journal is full");
             self.journal_full = true;
+            if self.epoch.is_some() {
+                self.rest.no_room(self.now);
+            }
             // Nothing may follow the one that is missing.
             self.outputs.retain(|o| !matches!(o, Output::Append(_)));
             self.drop_staged();

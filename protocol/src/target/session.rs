@@ -96,6 +96,9 @@ impl Target {
                 format!("group {} is making room in its journal", self.config.group),
             );
         }
+        if let Some(text) = self.lacks_room() {
+            return refused(Refusal::NotReady, text);
+        }
         if let Some(text) = self.unfit(&open.volumes) {
             return refused(Refusal::Volumes, format!("group {}: {text}", self.config.group));
         }

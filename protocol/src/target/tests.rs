@@ -3,6 +3,7 @@
 mod choose;
 mod lags;
 mod lease;
+mod rest;
 mod sizes;
 mod verify;
 

@@ -282,7 +282,7 @@ impl Standby {
             unapplied: (unapplied.start.0, unapplied.end.0 - unapplied.start.0),
             journal_bytes: self.store.journal_bytes(),
             staging: self.target.staging(),
-            journal_full: self.journal_full,
+            journal_full: self.journal_full || self.target.rests_for_room(clock::now()),
             journal_full_at: self.journal_full_at,
         }
     }
