@@ -96,9 +96,6 @@ impl Target {
                 format!("group {} is making room in its journal", self.config.group),
             );
         }
-        if let Some(text) = self.lacks_room() {
-            return refused(Refusal::NotReady, text);
-        }
         if let Some(text) = self.unfit(&open.volumes) {
             return refused(Refusal::Volumes, format!("group {}: {text}", self.config.group));
         }
@@ -114,6 +111,9 @@ impl Target {
                 Refusal::Pending,
                 format!("group {}: the source's promotion can still be rolled back", self.config.group),
             );
+        }
+        if let Some(text) = self.lacks_room() {
+            return refused(Refusal::NotReady, text);
         }
         Ok(())
     }

@@ -51,6 +51,11 @@ fn the_line_is_left_alone_longer_and_longer() {
     let text = bench.asks(27).unwrap_err();
     assert!(text.contains("the journal is full: 2 catch-ups in a row"), "{text}");
     assert_eq!(bench.asks(25).unwrap_err(), text, "it is logged once");
+    let asks = Open { pending: true, ..open(SESSION, SessionId(0)) };
+    let Err(TargetMessage::Refused { code, .. }) = bench.target.open(Time(25 * SECOND_US), asks) else {
+        panic!("taken while it rests");
+    };
+    assert_eq!(code, Refusal::Pending, "what else there is to say comes first");
     bench.catch_up(28, 32, 1);
     assert_eq!(bench.rests_until(32), 39);
     for n in 0..40 {
