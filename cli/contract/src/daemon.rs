@@ -90,13 +90,17 @@ pub fn set_log_level(configured: &str) -> bool {
     handle.reload(filter).is_ok()
 }
 
-/// Has the allocator keep the memory of large buffers for the next ones, up to 64 MiB for each of its arenas: what is given back
-/// to the system comes back page by page, zeroed. To be called before there are other threads.
+/// Has the allocator keep the memory of large buffers for the next ones, up to 64 MiB: what is given back to the system comes
+/// back page by page, zeroed. All threads share one arena: buffers go from thread to thread, and of several arenas each would
+/// keep what it once had at its end, since [`give_back_buffers`] reaches that of the first one only. To be called before there
+/// are other threads.
 pub fn keep_buffers() {
     #[cfg(target_env = "gnu")]
-    for (parameter, bytes) in [(libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 64 << 20)] {
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, 32 << 20), (libc::M_TRIM_THRESHOLD, 64 << 20)]
+    {
         // SAFETY: it sets a number that the allocator reads later. An allocator that does not take it goes on as it was.
-        unsafe { libc::mallopt(parameter, bytes) };
+        unsafe { libc::mallopt(parameter, value) };
     }
 }
 
