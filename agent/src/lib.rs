@@ -15,6 +15,7 @@
 //! | `volume`, `waiters` | a local volume; clients' requests that wait |
 //! | `export`, `serve` | a volume as NBD clients see it; the NBD servers of a group |
 //! | `link` | the session with the peer |
+//! | `lanes` | the threads that clients and the link live on |
 //! | `admin`, `status`, `verify`, `divergence`, `resize` | what the operator asks and is told |
 //! | `numbers` | what the metrics count beside the status |
 //! | `admitted` | when writes were admitted, to tell how far behind the standby's base is |
@@ -29,6 +30,7 @@ mod clock;
 mod divergence;
 mod export;
 mod group;
+mod lanes;
 mod link;
 mod locals;
 mod node;

@@ -24,7 +24,8 @@ use tokio::task::JoinSet;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::link::{Dialer, Lanes};
+use crate::lanes::Lanes;
+use crate::link::Dialer;
 use crate::open::{Host, make_dir};
 use crate::supervisor::{Looks, Phase, Supervisor};
 
@@ -102,7 +103,7 @@ async fn control_all(
     let mut groups = BTreeMap::new();
     let mut supervised: Vec<(Arc<Supervisor>, Looks, Arc<Dialer>)> = Vec::new();
     for (name, group) in config.groups.clone() {
-        let lanes = Lanes::start(&group).context("cannot start a thread")?;
+        let lanes = Lanes::start(&name, group.mode).context("cannot start a thread")?;
         for (thread, runtime) in lanes.threads() {
             pulses.add_runtime(format!("the thread of {thread} of group {name}"), runtime.clone());
         }

@@ -1,18 +1,17 @@
 //! One attempt to reach the peer.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use afterimage_contract::config::{self, Mode, Peer};
+use afterimage_contract::config::Peer;
 use afterimage_events::{Event, event};
 use afterimage_transport::{
-    ConnectError, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, Lane, NodeName, Pins,
+    ConnectError, Connection, Endpoint, EndpointOptions, Fingerprint, Identity, NodeName, Pins,
 };
 use anyhow::Context;
-use tokio::runtime::Handle;
 
 use super::{Link, session::End};
+use crate::lanes::Lanes;
 
 /// Reaches the peer of the configuration, for one group.
 pub(crate) struct Dialer {
@@ -21,43 +20,6 @@ pub(crate) struct Dialer {
     pins: Arc<Pins>,
     peer: Peer,
     peer_name: NodeName,
-}
-
-/// The threads of a group.
-pub(crate) struct Lanes {
-    clients: Lane,
-    /// Of the link, where nobody waits for the peer.
-    link: Option<Lane>,
-}
-
-impl Lanes {
-    /// Starts what `group` needs.
-    ///
-    /// # Errors
-    /// If the system gives no more threads or file descriptors.
-    pub fn start(group: &config::Group) -> io::Result<Self> {
-        let clients = Lane::start(format!("lane-{}", group.name))?;
-        let apart = group.mode == Mode::Async;
-        let link = apart.then(|| Lane::start(format!("link-{}", group.name))).transpose()?;
-        Ok(Self { clients, link })
-    }
-
-    /// Each of them, by whom it is for.
-    pub fn threads(&self) -> impl Iterator<Item = (&'static str, &Handle)> {
-        let link = self.link.iter().map(|lane| ("the link", lane.runtime()));
-        [("clients", self.clients.runtime())].into_iter().chain(link)
-    }
-
-    /// Where clients are served.
-    pub fn of_clients(&self) -> &Handle {
-        self.clients.runtime()
-    }
-
-    /// Where the link is driven. In sync mode each write waits for an answer from the peer, which so comes to its client
-    /// without being handed from thread to thread; in async mode clients do not wait while records are sent.
-    pub fn of_link(&self) -> &Handle {
-        self.link.as_ref().unwrap_or(&self.clients).runtime()
-    }
 }
 
 impl Dialer {

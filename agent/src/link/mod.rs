@@ -24,7 +24,7 @@ use afterimage_protocol::lineage::{Lineage, Standing};
 use afterimage_protocol::message::Refusal;
 use tokio::sync::{Notify, watch};
 
-pub(crate) use dial::{Dialer, Lanes};
+pub(crate) use dial::Dialer;
 use session::End;
 pub(crate) use wire::Wire;
 
