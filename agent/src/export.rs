@@ -99,11 +99,17 @@ impl Export for VolumeExport {
     }
 
     async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), Errno> {
-        self.group.write(self.index, offset, data, fua).await.map_err(errno)
+        let began = Instant::now();
+        let written = self.group.write(self.index, offset, data, fua).await;
+        self.group.waited.add(began.elapsed());
+        written.map_err(errno)
     }
 
     async fn flush(&self) -> Result<(), Errno> {
-        self.group.flush(self.index).await.map_err(errno)
+        let began = Instant::now();
+        let flushed = self.group.flush(self.index).await;
+        self.group.waited.add(began.elapsed());
+        flushed.map_err(errno)
     }
 
     async fn trim(&self, offset: u64, len: u64, fua: bool) -> Result<(), Errno> {

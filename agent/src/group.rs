@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use afterimage_contract::config;
+use afterimage_contract::low_latency::Waited;
 use afterimage_events::{Event, event};
 use afterimage_nbd::aligned_buffer;
 use afterimage_protocol::frame::{Content, Frame};
@@ -58,6 +59,8 @@ pub(crate) struct Parts {
     pub wire: Wire,
     /// Where blocking jobs run.
     pub blocking: Handle,
+    /// What clients wait, of all groups.
+    pub waited: Arc<Waited>,
 }
 
 /// A group whose primary is this host.
@@ -68,6 +71,8 @@ pub(crate) struct Group {
     /// What goes over its link.
     pub wire: Wire,
     pub(crate) blocking: Handle,
+    /// What clients wait, of all groups.
+    pub(crate) waited: Arc<Waited>,
     inner: Mutex<Inner>,
     pub(crate) store: Mutex<SourceStore>,
     pub(crate) bitmaps: BitmapSyncs,
@@ -131,7 +136,7 @@ type Pending = oneshot::Receiver<Answer>;
 impl Group {
     /// Takes the source over and does what it wanted at its start.
     pub fn start(parts: Parts) -> Arc<Self> {
-        let Parts { name, source, store, volumes, hot_capacity, lock, clock, wire, blocking } = parts;
+        let Parts { name, source, store, volumes, hot_capacity, lock, clock, wire, blocking, waited } = parts;
         let max_zero_bytes = (hot_capacity as u64 / ZERO_PART).max(1) * EXTENT_BYTES;
         let group = Arc::new(Self {
             locals: Locals::new(&name),
@@ -162,6 +167,7 @@ impl Group {
             clock,
             wire,
             blocking,
+            waited,
             _lock: lock,
         });
         group.feed(|_, _| ());
@@ -264,6 +270,7 @@ impl Group {
 
     /// A client's read took so long. The source is told later, so that reads do not wait for each other.
     pub fn has_read(&self, took: Duration) {
+        self.waited.add(took);
         self.reads.lock().unwrap_or_else(PoisonError::into_inner).add(took.as_micros() as u64);
     }
 

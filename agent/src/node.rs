@@ -12,6 +12,7 @@ use std::sync::Arc;
 use afterimage_contract::admin;
 use afterimage_contract::config::{Config, Daemon};
 use afterimage_contract::hooks::Hooks;
+use afterimage_contract::low_latency;
 use afterimage_contract::reload::{Reloader, Source};
 use afterimage_contract::service::{self, Doing, Manager, Pulses};
 use afterimage_events::{Event, event};
@@ -94,6 +95,7 @@ async fn control_all(
         clock,
         alone: options.alone,
         main,
+        waited: Arc::default(),
     };
     let socket = config.agent_socket();
     let server = admin::Server::bind(&socket).with_context(|| format!("cannot listen on {socket:?}"))?;
@@ -118,10 +120,13 @@ async fn control_all(
         tasks.spawn(supervisor.run(host.clone(), dialer, looks, stopping.clone()));
     }
     let manager = Arc::new(Manager::new());
+    let (low_latency, setting) = watch::channel(config.node.low_latency);
+    let keeping_awake = tokio::spawn(low_latency::run(host.waited.clone(), setting));
     let reloader = {
         let groups: Vec<Arc<Supervisor>> = groups.values().cloned().collect();
         let apply = move |config: &Config| {
             hooks.set(config);
+            low_latency.send_replace(config.node.low_latency);
             for group in &groups {
                 group.retune(config.groups.get(&group.config.name));
             }
@@ -159,6 +164,7 @@ async fn control_all(
     tracing::info!("agent stops");
     manager.stopping();
     attending.abort();
+    keeping_awake.abort();
     reloading.abort();
     let more_time = tokio::spawn(async move { manager.ask_for_time().await });
     stop.send_replace(true);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use afterimage_contract::config::{self, Ack, FirstSync};
+use afterimage_contract::low_latency::Waited;
 use afterimage_protocol::message::VolumeInfo;
 use afterimage_protocol::pace::Background;
 use afterimage_protocol::rules::Rules;
@@ -44,6 +45,8 @@ pub(crate) struct Host {
     pub alone: bool,
     /// The runtime of the NBD connections, and of the threads that may block.
     pub main: Handle,
+    /// What clients wait.
+    pub waited: Arc<Waited>,
 }
 
 /// What this host is for a group.
@@ -222,6 +225,7 @@ fn start(
         clock: host.clock,
         wire: Wire::new(group, host.clock),
         blocking: host.main.clone(),
+        waited: host.waited.clone(),
     })
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use afterimage_contract::admin::Server;
 use afterimage_contract::config::{Config, Daemon};
 use afterimage_contract::hooks::Hooks;
+use afterimage_contract::low_latency::{self, Waited};
 use afterimage_contract::reload::{Reloader, Source};
 use afterimage_contract::service::{self, Doing, Manager, Pulses};
 use afterimage_events::{Event, event};
@@ -109,11 +110,16 @@ pub async fn run_with(
         .with_context(|| format!("cannot listen on {}", config.receiver_socket().display()))?;
 
     let hooks = Hooks::new(&config, Handle::current());
-    let groups = start_groups(&config, &hooks)?;
+    let waited = Arc::<Waited>::default();
+    let groups = start_groups(&config, &hooks, &waited)?;
     let manager = Arc::new(Manager::new());
+    let (low_latency, setting) = watch::channel(config.node.low_latency);
     let reloader = {
         let hooks = hooks.clone();
-        let apply = move |config: &Config| hooks.set(config);
+        let apply = move |config: &Config| {
+            hooks.set(config);
+            low_latency.send_replace(config.node.low_latency);
+        };
         Arc::new(Reloader::new(Daemon::Receiver, source, manager.clone(), config.clone(), apply))
     };
     let pulses = pulses(&endpoint, &groups);
@@ -143,6 +149,7 @@ pub async fn run_with(
         tokio::select! {
             () = manager.attend(pulses, || doing(&node)) => {}
             () = node.reloader.run() => {}
+            () = low_latency::run(waited, setting) => {}
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
         manager.stopping();
@@ -218,7 +225,11 @@ fn doing(node: &Node) -> Doing {
 const RECENT_BYTES: u64 = 128 << 20;
 const GROUP_RECENT_BYTES: u64 = 64 << 20;
 
-fn start_groups(config: &Config, hooks: &Hooks) -> anyhow::Result<BTreeMap<String, Arc<Group>>> {
+fn start_groups(
+    config: &Config,
+    hooks: &Hooks,
+    waited: &Arc<Waited>,
+) -> anyhow::Result<BTreeMap<String, Arc<Group>>> {
     let recent_bytes = GROUP_RECENT_BYTES.min(RECENT_BYTES / config.groups.len().max(1) as u64);
     let start = |(name, group): (&String, &afterimage_contract::config::Group)| {
         let setup = Setup {
@@ -229,6 +240,7 @@ fn start_groups(config: &Config, hooks: &Hooks) -> anyhow::Result<BTreeMap<Strin
             runtime: Handle::current(),
             hooks: hooks.clone(),
             recent_bytes,
+            waited: waited.clone(),
         };
         Ok((name.clone(), Group::start(setup)?))
     };

@@ -79,6 +79,7 @@ fn installing_twice_is_installing_once_and_uninstalling_leaves_what_is_the_opera
         ("usr/lib/systemd/system/afterimage-verify@.timer", 0o644),
         ("usr/lib/sysusers.d/afterimage.conf", 0o644),
         ("usr/lib/tmpfiles.d/afterimage.conf", 0o644),
+        ("usr/lib/udev/rules.d/60-afterimage.rules", 0o644),
         ("usr/lib/ocf/resource.d/afterimage/afterimage", 0o755),
         ("usr/share/man/man1/afterimage.1", 0o644),
         ("usr/share/man/man1/afterimage-config-reload.1", 0o644),
@@ -160,6 +161,7 @@ fn the_units_are_shut_off_and_reach_block_devices() -> Result<()> {
         let has = |line: &str| text.lines().any(|known| known == line);
         // ProtectClock= makes a list of devices of it, on which these have to be.
         ensure!(has("ProtectClock=yes") && has("DeviceAllow=block-* rw"), "{daemon}");
+        ensure!(has("DeviceAllow=/dev/cpu_dma_latency w"), "{daemon}");
         ensure!(has("SupplementaryGroups=disk") && !has("PrivateDevices=yes"), "{daemon}");
         ensure!(has("Type=notify") && has("WatchdogSec=30"), "{daemon}");
     }

@@ -22,9 +22,11 @@ mod thread;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use afterimage_contract::config;
+use afterimage_contract::config::{self, Mode};
 use afterimage_contract::daemon::or_abort;
+use afterimage_contract::low_latency::Waited;
 use afterimage_events::{Event, event};
 use anyhow::Context;
 use tokio::sync::Semaphore;
@@ -41,6 +43,8 @@ use thread::Owner;
 /// Frames of no more than this together are handled where they come from, if nothing waits before them: that is over
 /// sooner than another thread has begun with it. In bytes.
 const SHORT_BYTES: usize = 256 << 10;
+/// What the client of a synchronous write waits on this host, about.
+const FRAME_WAIT: Duration = Duration::from_micros(200);
 
 /// A group as the rest of the receiver sees it.
 pub struct Group {
@@ -51,6 +55,8 @@ pub struct Group {
     owner: Arc<Owner>,
     budget: Arc<Semaphore>,
     shared: Arc<Shared>,
+    /// What the peer's clients wait, if they wait for this host.
+    waited: Option<Arc<Waited>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -61,6 +67,7 @@ impl Group {
         let shared = Arc::new(Shared::default());
         let waiting = Arc::<AtomicUsize>::default();
         let config = setup.group.clone();
+        let waited = (config.mode == Mode::Sync).then(|| setup.waited.clone());
         let owner = Arc::new(Owner::new(setup, inputs.clone(), shared.clone()));
         let thread = std::thread::Builder::new()
             .name(format!("group-{}", config.name))
@@ -72,7 +79,7 @@ impl Group {
             .with_context(|| format!("cannot start a thread for group {}", config.name))?;
         let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
         let thread = Mutex::new(Some(thread));
-        Ok(Arc::new(Self { config, inputs, waiting, owner, budget, shared, thread }))
+        Ok(Arc::new(Self { config, inputs, waiting, owner, budget, shared, waited, thread }))
     }
 
     /// The group's name.
@@ -105,6 +112,9 @@ impl Group {
     /// waits before them; else the thread does. What is returned syncs the journal when it is dropped, if that is due: to be
     /// kept until what was answered is on its way. `None` when the thread is gone.
     pub fn hand_over(&self, frames: &mut Vec<Input>, may_wait: bool) -> Option<Sync<'_>> {
+        if let Some(waited) = &self.waited {
+            waited.add(FRAME_WAIT * u32::try_from(frames.len()).unwrap_or(u32::MAX));
+        }
         let bytes: usize = frames.iter().map(Input::bytes).sum();
         if may_wait
             && bytes <= SHORT_BYTES

@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 
 use afterimage_contract::config;
 use afterimage_contract::hooks::Hooks;
+use afterimage_contract::low_latency::Waited;
 use afterimage_protocol::lineage::{Standing, refuse};
 use afterimage_protocol::message::{Refusal, TargetMessage, VolumeInfo};
 use afterimage_protocol::rules::Rules;
@@ -47,6 +48,8 @@ pub struct Setup {
     pub hooks: Hooks,
     /// Memory for what was received last and is about to be applied, in bytes.
     pub recent_bytes: u64,
+    /// What clients of the peer wait, of all groups.
+    pub waited: Arc<Waited>,
 }
 
 /// What a group turned out to be.

@@ -75,6 +75,9 @@ fn node(mut section: Section, unique: &mut Unique, findings: &mut Findings) -> O
     let listen = section.optional("listen", findings, |v| parse_listen_address(text(v)?).map_err(say));
     let state_dir = section.optional("state_dir", findings, absolute_path);
     let metrics = section.optional("metrics", findings, metrics_address);
+    let low_latency = section.optional("low_latency", findings, |v| {
+        choice(v, &[("auto", LowLatency::Auto), ("on", LowLatency::On), ("off", LowLatency::Off)])
+    });
     section.finish(findings);
     if let Some((address, place)) = &metrics {
         for port in [address.port(), address.port() + 1] {
@@ -102,6 +105,7 @@ fn node(mut section: Section, unique: &mut Unique, findings: &mut Findings) -> O
         listen: listen.map_or(DEFAULT_LISTEN, |(address, _)| address),
         state_dir,
         metrics: metrics.map(|(address, _)| address),
+        low_latency: value_or(&low_latency, DEFAULT_LOW_LATENCY),
     })
 }
 

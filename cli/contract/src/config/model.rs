@@ -16,6 +16,8 @@ pub const DEFAULT_PATH: &str = "/etc/afterimage/afterimage.toml";
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7789);
 /// `node.state_dir`: made by the packaged systemd units.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/afterimage";
+/// `node.low_latency`: where few processors, or none of a virtual machine, are kept awake.
+pub const DEFAULT_LOW_LATENCY: LowLatency = LowLatency::Auto;
 /// `group.*.mode`: asynchronous, since nobody should pay the link's round trip for each write without asking.
 pub const DEFAULT_MODE: Mode = Mode::Async;
 /// `group.*.ack`: the receiver process has it; flushes wait for durable in any case.
@@ -149,6 +151,19 @@ pub struct Node {
     pub state_dir: PathBuf,
     /// Where the agent shows metrics over HTTP, and on the next port the receiver; nowhere by default.
     pub metrics: Option<SocketAddr>,
+    /// Whether processors are kept from sleeping while clients wait.
+    pub low_latency: LowLatency,
+}
+
+/// Whether the processors of this host are kept from sleeping while clients wait for one request after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LowLatency {
+    /// Not in a virtual machine with many of them.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// `[peer]`: the other host.

@@ -51,6 +51,7 @@ pub fn reload(running: &Config, found: &Config, daemon: Daemon) -> Reload {
 fn taken_over(running: &Config, found: &Config) -> Config {
     let mut config = running.clone();
     config.log = found.log.clone();
+    config.node.low_latency = found.node.low_latency;
     config.hooks = found.hooks.clone();
     config.warnings = found.warnings.clone();
     for (name, group) in &mut config.groups {
@@ -97,11 +98,12 @@ impl Keys {
 fn keys(config: &Config, daemon: Daemon) -> BTreeMap<String, String> {
     let mut keys = Keys { daemon: Some(daemon), ..Keys::default() };
     let Config { node, peer, log, hooks, groups, warnings: _ } = config;
-    let Node { name, listen, state_dir, metrics } = node;
+    let Node { name, listen, state_dir, metrics, low_latency } = node;
     keys.both("node.name", name);
     keys.receiver("node.listen", listen);
     keys.both("node.state_dir", state_dir);
     keys.both("node.metrics", metrics);
+    keys.both("node.low_latency", low_latency);
     let Peer { name, address } = peer;
     keys.both("peer.name", name);
     keys.agent("peer.address", address);
@@ -239,6 +241,11 @@ mod tests {
         assert_eq!(applied, of_group.map(|key| format!("group.orders.{key}")));
         assert_eq!(restart, own(&[]));
         assert_eq!(reloaded("mode = \"sync\"\n", to, Daemon::Receiver), (vec![], vec![]));
+
+        let to = "low_latency = \"off\"\n[peer]";
+        for daemon in [Daemon::Agent, Daemon::Receiver] {
+            assert_eq!(reloaded("[peer]", to, daemon), (own(&["node.low_latency"]), own(&[])));
+        }
 
         let to = "[hooks]\n[log]\nlevel = \"debug\"\n[peer]";
         let (applied, restart) = reloaded("[peer]", to, Daemon::Receiver);

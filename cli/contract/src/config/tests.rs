@@ -38,7 +38,7 @@ fn a_short_file_gets_the_documented_defaults() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config.warnings, vec![]);
     assert_eq!(config.node.listen, DEFAULT_LISTEN);
-    assert_eq!(config.node.metrics, None);
+    assert_eq!((config.node.metrics, config.node.low_latency), (None, LowLatency::Auto));
     assert_eq!(config.agent_socket(), Path::new("/var/lib/afterimage/agent.sock"));
     let group = &config.groups["orders"];
     assert_eq!((group.mode, group.ack, group.on_link_loss), (Mode::Sync, Ack::Received, OnLinkLoss::Degrade));
@@ -600,7 +600,7 @@ fn every_key_is_documented() {
         let message = parse(&text).unwrap_err().remove(0);
         keys.extend(message.split_once("known here: ").unwrap().1.split(", ").map(str::to_owned));
     }
-    assert_eq!(keys.len(), 4 + 2 + 1 + 4 + 18 + 4);
+    assert_eq!(keys.len(), 5 + 2 + 1 + 4 + 18 + 4);
     for key in keys.iter().filter(|key| {
         !matches!(
             key.as_str(),

@@ -1,0 +1,284 @@
+//! Keeps processors from sleeping while clients wait for one request after the other.
+//!
+//! A request that waits for a disk or the peer leaves its processor with nothing to do, and what it then waits for has to wake
+//! that up first; in a virtual machine this takes longer than a disk's write. The kernel is asked for short wake-ups
+//! (`/dev/cpu_dma_latency`, its PM QoS) for as long as clients spend their time waiting, and no longer; a process that ends has
+//! asked for nothing. Described for operators in `docs/services.md`.
+//!
+//! Owns when that is asked for. Leaves to the daemons what counts as waiting.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::config::LowLatency;
+
+/// Where the kernel takes such requests.
+pub const DEVICE: &str = "/dev/cpu_dma_latency";
+/// Above it, a virtual machine's processors are kept awake only if the configuration says so: all of them are, and what they do
+/// then is taken from others on the same host.
+pub const MAX_PROCESSORS: usize = 8;
+/// Of a processor that is not shared: its first level of sleep, in microseconds, from which it wakes in less.
+const SHALLOW_US: i32 = 2;
+/// No sleep at all.
+const AWAKE_US: i32 = 0;
+/// What takes a request back.
+const NO_LIMIT_US: i32 = -1;
+/// How often is looked while clients use the volumes.
+const LOOK: Duration = Duration::from_millis(25);
+/// After so many looks without a request nobody looks until there is one.
+const QUIET_LOOKS: u32 = 40;
+/// Short wake-ups are asked for from this share of the time that a client waits on, in parts of 1,024.
+const LEAST_SHARE: u64 = 128;
+/// And up to so many requests that wait at once for each processor: with more, none has nothing to do.
+const MOST_WAITING: u64 = 2;
+/// So far must the share be beyond one of these to end it.
+const MARGIN: u64 = 2;
+
+/// How long clients have waited, added up over all of them.
+#[derive(Debug, Default)]
+pub struct Waited {
+    ns: AtomicU64,
+    asleep: AtomicBool,
+    wake: Notify,
+}
+
+impl Waited {
+    /// A request was waited for so long.
+    pub fn add(&self, time: Duration) {
+        self.ns.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn take(&self) -> Duration {
+        Duration::from_nanos(self.ns.swap(0, Ordering::Relaxed))
+    }
+
+    /// Returns with the next request.
+    async fn next(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        self.wake.notified().await;
+    }
+}
+
+/// What of a host decides whether its processors are kept awake, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Host {
+    processors: usize,
+    is_virtual: bool,
+    /// Whether the kernel chooses among levels of sleep at all.
+    has_levels: bool,
+}
+
+impl Host {
+    fn found() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let driver = read("/sys/devices/system/cpu/cpuidle/current_driver");
+        let flags = read("/proc/cpuinfo");
+        Self {
+            processors,
+            is_virtual: flags.lines().any(|line| {
+                line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "hypervisor")
+            }),
+            has_levels: !matches!(driver.trim(), "" | "none"),
+        }
+    }
+
+    /// How long a wake-up may take, in microseconds; `None` if that is left to the kernel. What a virtual machine's levels of
+    /// sleep take is not known to it.
+    fn limit_us(&self, setting: LowLatency) -> Option<i32> {
+        let wanted = match setting {
+            LowLatency::Off => false,
+            LowLatency::On => true,
+            LowLatency::Auto => !self.is_virtual || self.processors <= MAX_PROCESSORS,
+        };
+        (wanted && self.has_levels).then_some(if self.is_virtual { AWAKE_US } else { SHALLOW_US })
+    }
+}
+
+/// Asks for short wake-ups for as long as it lives.
+#[derive(Debug)]
+struct Request<'a> {
+    device: &'a Path,
+    /// Opened when it is first needed.
+    file: Option<File>,
+    limit_us: i32,
+}
+
+impl<'a> Request<'a> {
+    fn new(device: &'a Path) -> Self {
+        Self { device, file: None, limit_us: NO_LIMIT_US }
+    }
+
+    /// Asks for this from now on.
+    fn set(&mut self, limit_us: i32) -> io::Result<()> {
+        if limit_us == self.limit_us {
+            return Ok(());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(OpenOptions::new().write(true).open(self.device)?),
+        };
+        file.write_all(&limit_us.to_ne_bytes())?;
+        tracing::debug!(limit_us, "how long processors may take to wake up");
+        self.limit_us = limit_us;
+        Ok(())
+    }
+}
+
+/// Whether short wake-ups are to be asked for, where they were or not, after clients have waited so long within `span`.
+fn is_wanted(was: bool, waited: Duration, span: Duration, processors: usize) -> bool {
+    let span_ns = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+    let share = waited_ns.saturating_mul(1024) / span_ns;
+    let margin = if was { MARGIN } else { 1 };
+    let most = MOST_WAITING * processors as u64 * 1024;
+    (LEAST_SHARE / margin..=most * margin).contains(&share)
+}
+
+/// Keeps processors awake while clients wait, as far as the setting says so. Never returns; does nothing any more once the system
+/// has not allowed it.
+pub async fn run(waited: Arc<Waited>, setting: watch::Receiver<LowLatency>) {
+    run_with(&waited, setting, Host::found(), Path::new(DEVICE)).await;
+    std::future::pending().await
+}
+
+async fn run_with(waited: &Waited, setting: watch::Receiver<LowLatency>, host: Host, device: &Path) {
+    let mut request = Request::new(device);
+    loop {
+        waited.next().await;
+        let mut began = Instant::now();
+        let mut quiet = 0;
+        let mut wanted = false;
+        waited.take();
+        while quiet < QUIET_LOOKS {
+            tokio::time::sleep(LOOK).await;
+            let time = waited.take();
+            wanted = is_wanted(wanted, time, began.elapsed(), host.processors);
+            began = Instant::now();
+            quiet = if time.is_zero() { quiet + 1 } else { 0 };
+            let limit_us = host.limit_us(*setting.borrow()).filter(|_| wanted);
+            if let Err(error) = request.set(limit_us.unwrap_or(NO_LIMIT_US)) {
+                let device = device.display();
+                tracing::info!(%device, %error, "processors may sleep while clients wait: docs/services.md says more");
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPAN: Duration = Duration::from_millis(25);
+
+    fn host(processors: usize, is_virtual: bool) -> Host {
+        Host { processors, is_virtual, has_levels: true }
+    }
+
+    #[test]
+    fn it_takes_a_client_that_waits_and_ends_where_none_does_or_many_do() {
+        let wanted =
+            |was, waited_us, processors| is_wanted(was, Duration::from_micros(waited_us), SPAN, processors);
+        for (waited_us, begins, goes_on) in [
+            (0, false, false),
+            (1_500, false, false),
+            (1_700, false, true),
+            (3_200, true, true),
+            (25_000, true, true),
+            (100_000, true, true),
+            (110_000, false, true),
+            (210_000, false, false),
+            (u64::MAX / 2_000, false, false),
+        ] {
+            let found = (wanted(false, waited_us, 2), wanted(true, waited_us, 2));
+            assert_eq!(found, (begins, goes_on), "{waited_us}");
+        }
+        assert!(wanted(false, 210_000, 8), "more of them have room for more");
+        assert!(!is_wanted(true, Duration::MAX, Duration::ZERO, 2));
+    }
+
+    #[test]
+    fn what_is_shared_with_others_is_not_kept_awake_unasked() {
+        use LowLatency::{Auto, Off, On};
+        for (host, auto, on) in [
+            (host(2, true), Some(AWAKE_US), Some(AWAKE_US)),
+            (host(8, true), Some(AWAKE_US), Some(AWAKE_US)),
+            (host(9, true), None, Some(AWAKE_US)),
+            (host(64, false), Some(SHALLOW_US), Some(SHALLOW_US)),
+            (Host { has_levels: false, ..host(2, true) }, None, None),
+        ] {
+            assert_eq!(
+                (host.limit_us(Auto), host.limit_us(On), host.limit_us(Off)),
+                (auto, on, None),
+                "{host:?}"
+            );
+        }
+        assert!(Host::found().processors > 0);
+    }
+
+    /// What the device was told.
+    fn told(device: &Path) -> Vec<i32> {
+        let bytes = std::fs::read(device).unwrap();
+        bytes.as_chunks().0.iter().map(|four| i32::from_ne_bytes(*four)).collect()
+    }
+
+    async fn wait_for_long(waited: &Waited, looks: u32) {
+        for _ in 0..looks {
+            tokio::time::sleep(LOOK).await;
+            waited.add(LOOK);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_kernel_is_asked_while_clients_wait_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("device");
+        std::fs::write(&device, []).unwrap();
+        let waited = Arc::new(Waited::default());
+        let (set, setting) = watch::channel(LowLatency::Auto);
+        let running = {
+            let (waited, device) = (waited.clone(), device.clone());
+            tokio::spawn(async move { run_with(&waited, setting, host(2, true), &device).await })
+        };
+        tokio::time::sleep(SPAN).await;
+        wait_for_long(&waited, 10).await;
+        assert_eq!(told(&device), [AWAKE_US]);
+        tokio::time::sleep(3 * LOOK).await;
+        assert_eq!(told(&device), [AWAKE_US, NO_LIMIT_US]);
+        // Also after a long time in which nobody looked.
+        tokio::time::sleep(3 * QUIET_LOOKS * LOOK).await;
+        assert!(waited.asleep.load(Ordering::Relaxed));
+        wait_for_long(&waited, 10).await;
+        assert_eq!(told(&device), [AWAKE_US, NO_LIMIT_US, AWAKE_US]);
+        // The setting counts at once, in the middle of it too.
+        set.send_replace(LowLatency::Off);
+        wait_for_long(&waited, 10).await;
+        assert_eq!(told(&device), [AWAKE_US, NO_LIMIT_US, AWAKE_US, NO_LIMIT_US]);
+        running.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_system_does_not_allow_is_not_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("nothing");
+        let waited = Arc::new(Waited::default());
+        let (_set, setting) = watch::channel(LowLatency::On);
+        let running = {
+            let waited = waited.clone();
+            tokio::spawn(async move { run_with(&waited, setting, host(2, true), &device).await })
+        };
+        wait_for_long(&waited, 10).await;
+        assert!(running.is_finished());
+    }
+}
