@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use crate::io::File;
 use crate::journal::{JournalError, Reader};
+use crate::scatter::{Failed, Scatter, Token};
 
 /// A window of this many raw bytes is enough for the hot blocks of a busy volume to be written once, and small
 /// beside the memory of any host.
@@ -112,30 +113,63 @@ pub fn apply(
     entries: Reader,
     skip: &dyn Fn(Lsn) -> bool,
     volumes: &[Arc<dyn File>],
+    scatter: &mut Scatter,
     budget_bytes: u64,
 ) -> Result<ApplyStats, ApplyError> {
-    let mut stats = ApplyStats { end: entries.position(), ..ApplyStats::default() };
-    let mut windows = open_windows(volumes)?;
+    let mut out = Out { volumes, scatter, stats: ApplyStats::default() };
+    let applied = apply_to(entries, skip, &mut out, budget_bytes);
+    // In any case: nothing may be on its way when it is done again.
+    let finished = out.finish();
+    applied.and(finished).map(|()| out.stats)
+}
+
+/// Where windows are written.
+struct Out<'a> {
+    volumes: &'a [Arc<dyn File>],
+    scatter: &'a mut Scatter,
+    stats: ApplyStats,
+}
+
+impl Out<'_> {
+    fn finish(&mut self) -> Result<(), ApplyError> {
+        self.scatter.finish(self.volumes).map_err(ApplyError::from)
+    }
+}
+
+impl From<Failed> for ApplyError {
+    fn from(failed: Failed) -> Self {
+        let Failed { token: Token { lsn, volume }, offset, source } = failed;
+        ApplyError::Volume { op: "write", lsn, volume, offset, source }
+    }
+}
+
+fn apply_to(
+    entries: Reader,
+    skip: &dyn Fn(Lsn) -> bool,
+    out: &mut Out<'_>,
+    budget_bytes: u64,
+) -> Result<(), ApplyError> {
+    out.stats.end = entries.position();
+    let mut windows = open_windows(out.volumes)?;
     for entry in entries {
         let (lsn, end, frame) = entry?;
         if let Some((range, content)) = written(&frame) {
             if skip(lsn) {
-                stats.skipped += 1;
+                out.stats.skipped += 1;
             } else {
                 let piece = verified(lsn, &range, content, &windows)?;
-                stats.taken += 1;
-                stats.taken_bytes += piece.memory_bytes();
+                out.stats.taken += 1;
+                out.stats.taken_bytes += piece.memory_bytes();
                 let held: u64 = windows.iter().map(|w| w.held_bytes).sum();
                 if held > 0 && held + piece.memory_bytes() + PIECE_OVERHEAD_BYTES > budget_bytes {
-                    write_out(&mut windows, volumes, &mut stats)?;
+                    write_out(&mut windows, out)?;
                 }
                 windows[range.volume.0 as usize].put(range.offset, piece);
             }
         }
-        stats.end = end;
+        out.stats.end = end;
     }
-    write_out(&mut windows, volumes, &mut stats)?;
-    Ok(stats)
+    write_out(&mut windows, out)
 }
 
 fn written(frame: &Frame) -> Option<(ByteRange, &Content)> {
@@ -269,31 +303,29 @@ impl Window {
     }
 }
 
-/// Writes all windows and empties them.
-fn write_out(
-    windows: &mut [Window],
-    volumes: &[Arc<dyn File>],
-    stats: &mut ApplyStats,
-) -> Result<(), ApplyError> {
-    for (index, (window, file)) in windows.iter_mut().zip(volumes).enumerate() {
+/// Writes all windows and empties them. On return nothing is under way, since the next ones may be of the same blocks.
+fn write_out(windows: &mut [Window], out: &mut Out<'_>) -> Result<(), ApplyError> {
+    debug_assert!(out.scatter.is_idle());
+    for (index, window) in windows.iter_mut().enumerate() {
         window.held_bytes = 0;
-        let mut run = Run::default();
+        let mut run = Run { volume: VolumeIndex(index as u32), ..Run::default() };
         for (offset, piece) in std::mem::take(&mut window.pieces) {
             if !run.takes(offset, &piece) {
-                run.write(VolumeIndex(index as u32), file, stats)?;
-                run = Run { offset, ..Run::default() };
+                run.write(out)?;
+                run = Run { volume: run.volume, offset, ..Run::default() };
             }
             run.length += piece.length;
             run.pieces.push(piece);
         }
-        run.write(VolumeIndex(index as u32), file, stats)?;
+        run.write(out)?;
     }
-    Ok(())
+    out.finish()
 }
 
 /// Pieces side by side that are written as one.
 #[derive(Default)]
 struct Run {
+    volume: VolumeIndex,
     offset: u64,
     length: u64,
     pieces: Vec<Piece>,
@@ -312,28 +344,33 @@ impl Run {
         same && offset == self.offset + self.length
     }
 
-    fn write(
-        &self,
-        volume: VolumeIndex,
-        file: &Arc<dyn File>,
-        stats: &mut ApplyStats,
-    ) -> Result<(), ApplyError> {
-        let Some(first) = self.pieces.first() else {
+    fn write(&self, out: &mut Out<'_>) -> Result<(), ApplyError> {
+        let volume = self.volume;
+        let (Some(first), Some(file)) = (self.pieces.first(), out.volumes.get(volume.0 as usize)) else {
             return Ok(());
         };
         let failed =
             |op| move |source| ApplyError::Volume { op, lsn: first.lsn, volume, offset: self.offset, source };
-        stats.operations += 1;
+        out.stats.operations += 1;
         if let Fill::Zeroes { punch } = first.fill {
-            stats.zeroed_bytes += self.length;
+            out.stats.zeroed_bytes += self.length;
+            out.finish()?;
+            debug_assert!(out.scatter.is_idle());
             return file.zero(self.offset, self.length, punch).map_err(failed("zero"));
         }
-        let data = |p| match p {
-            &Piece { fill: Fill::Data { ref bytes, .. }, .. } => &bytes[..],
-            _ => &[],
+        let data = |piece| match piece {
+            &Piece { fill: Fill::Data { ref bytes, .. }, .. } => Some(bytes),
+            _ => None,
         };
-        let slices: Vec<&[u8]> = self.pieces.iter().map(data).collect();
-        stats.written_bytes += self.length;
+        let parts: Vec<&Bytes> = self.pieces.iter().filter_map(data).collect();
+        out.stats.written_bytes += self.length;
+        if out.scatter.take(out.volumes, Token { lsn: first.lsn, volume }, self.offset, &parts)? {
+            return Ok(());
+        }
+        // What goes through the page cache and what goes past it are not under way together.
+        out.finish()?;
+        debug_assert!(out.scatter.is_idle());
+        let slices: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
         file.write_vectored_at(&slices, self.offset).map_err(failed("write"))
     }
 }

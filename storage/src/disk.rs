@@ -136,8 +136,11 @@ impl RealFile {
         if length < LARGE_WRITE_BYTES {
             return None;
         }
-        let opened = || self.large.as_ref()?.get_or_init(|| Direct::open(&self.file)).as_ref();
-        self.direct.as_ref().or_else(opened)
+        self.direct.as_ref().or_else(|| self.large())
+    }
+
+    fn large(&self) -> Option<&Direct> {
+        self.large.as_ref()?.get_or_init(|| Direct::open(&self.file)).as_ref()
     }
 
     /// Writes `bufs`, whole blocks by way of aligned memory and past the page cache, what sticks out on either side through it.
@@ -271,7 +274,8 @@ impl File for RealFile {
     }
 
     fn direct(&self, address: *const u8, offset: u64, len: u64) -> Option<BorrowedFd<'_>> {
-        self.direct_for(address, offset, len).map(AsFd::as_fd)
+        let direct = self.direct.as_ref().or_else(|| self.large());
+        direct.filter(|direct| direct.takes(address, offset, len)).map(|direct| direct.file.as_fd())
     }
 
     fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {

@@ -13,6 +13,7 @@ pub mod journal;
 pub mod lock;
 pub mod ring;
 pub mod salvage;
+pub mod scatter;
 mod sealed;
 pub mod superblock;
 #[cfg(test)]

@@ -6,12 +6,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use bytes::Bytes;
 use io_uring::{IoUring, opcode, types};
 
 /// Writes that the kernel is given at once; more wait here.
 const ENTRIES: u32 = 256;
+/// A kernel that takes nothing is asked again after this long.
+const TRY_AGAIN: Duration = Duration::from_millis(1);
 
 /// Writes under way, each with a `T` by which the caller knows it.
 pub struct Ring<T> {
@@ -100,6 +103,20 @@ impl<T> Ring<T> {
             return Ok(());
         }
         self.uring.submit().map(drop)
+    }
+
+    /// As [`Ring::take`], but waits for `count` writes, or for all that are under way. A kernel that takes no more now is asked
+    /// again.
+    pub fn wait(&mut self, count: usize) -> Vec<Written<T>> {
+        let mut taken = Vec::new();
+        while taken.len() < count && self.under_way() > 0 {
+            // What could not be given to it, or not be waited for, is still here.
+            if self.submit().and_then(|()| self.uring.submit_and_wait(1)).is_err() {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            taken.extend(self.take());
+        }
+        taken
     }
 
     /// The writes that have ended since the last call.

@@ -113,6 +113,14 @@ pub fn give_back_buffers() {
     }
 }
 
+/// Has the calling thread begin, when it was woken, only once a processor has nothing else to do or its turn has come: not
+/// instead of a thread that serves somebody. Best effort.
+pub fn give_way() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: it reads a number, and changes nothing but when this thread runs.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameters) };
+}
+
 /// What signals ask of a daemon.
 #[derive(Debug)]
 pub struct Signals {

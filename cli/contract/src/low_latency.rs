@@ -31,9 +31,9 @@ const AWAKE_US: i32 = 0;
 /// What takes a request back.
 const NO_LIMIT_US: i32 = -1;
 /// How often is looked while clients use the volumes.
-const LOOK: Duration = Duration::from_millis(25);
+const LOOK: Duration = Duration::from_millis(10);
 /// After so many looks without a request nobody looks until there is one.
-const QUIET_LOOKS: u32 = 40;
+const QUIET_LOOKS: u32 = 100;
 /// Short wake-ups are asked for from this share of the time that a client waits on, in parts of 1,024.
 const LEAST_SHARE: u64 = 128;
 /// And up to so many requests that wait at once for each processor: with more, none has nothing to do.

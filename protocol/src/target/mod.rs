@@ -51,8 +51,12 @@ use unapplied::Unapplied;
 use verify::Checks;
 pub use verify::{CheckResult, Comparison, DueCheck};
 
-/// A journal is synced at the latest this long after an entry came, in microseconds, if nothing asks for it sooner.
+/// A journal is synced this long after an entry came, in microseconds, if nothing asks for it sooner.
 const SYNC_DELAY_US: u64 = 5_000;
+/// But syncs that nobody waits for take no more than this part of the time: on a disk that is shared, others wait for them.
+const SYNC_PART: u64 = 64;
+/// However long one takes, the next is put off by no more than this, in microseconds.
+const MAX_SYNC_PAUSE_US: u64 = 100_000;
 /// Or when this much is not synced.
 const SYNC_BYTES: u64 = 4 << 20;
 /// Why a target has failed when its journal could not be made durable, not even by writing it again ([`Target::failure`]).
@@ -98,7 +102,10 @@ pub enum Output {
     /// Append to the journal: [`Target::appended`].
     Append(Frame),
     /// Make durable all that was appended: [`Target::journal_synced`].
-    SyncJournal,
+    SyncJournal {
+        /// Whether somebody waits for it: a flush, a promotion, or each write. Else it has only become time.
+        awaited: bool,
+    },
     /// Cut the journal at this place: [`Target::truncated`].
     Truncate {
         /// Everything at and after it goes.
@@ -273,6 +280,10 @@ pub struct Target {
     syncing: bool,
     sync_wanted: bool,
     unsynced_since: Option<Time>,
+    /// When the sync that is under way began.
+    sync_began: Time,
+    /// No sync that nobody waits for begins before.
+    next_idle_sync: Time,
     base_syncing: Option<u64>,
     base_writes: u64,
     apply: Apply,
@@ -319,6 +330,8 @@ impl Target {
             syncing: false,
             sync_wanted: false,
             unsynced_since: None,
+            sync_began: Time(0),
+            next_idle_sync: Time(0),
             base_syncing: None,
             base_writes: 0,
             apply: Apply::Idle,
@@ -356,8 +369,7 @@ impl Target {
 
     /// When [`Target::timeout`] wants to be called, if nothing happens before.
     pub fn next_timeout(&self) -> Option<Time> {
-        let sync = self.unsynced_since.filter(|_| !self.syncing).map(|t| t.plus_us(SYNC_DELAY_US));
-        [sync, self.apply_at()].into_iter().flatten().min()
+        [self.idle_sync_at(), self.apply_at()].into_iter().flatten().min()
     }
 
     /// Time has passed.

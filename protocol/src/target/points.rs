@@ -184,26 +184,32 @@ impl Target {
         Some(Output::Send { session, message })
     }
 
+    /// When the journal is to be synced, if nobody asks for it before.
+    pub(super) fn idle_sync_at(&self) -> Option<Time> {
+        let since = self.unsynced_since.filter(|_| !self.syncing)?;
+        Some(since.plus_us(SYNC_DELAY_US).max(self.next_idle_sync))
+    }
+
     pub(super) fn pump_sync(&mut self) {
         if self.syncing || self.points.bytes_unsynced() == 0 {
             return;
         }
-        let late = self.unsynced_since.is_some_and(|t| self.now >= t.plus_us(SYNC_DELAY_US));
-        if self.sync_wanted
-            || late
-            || self.points.bytes_unsynced() >= SYNC_BYTES
-            || self.session.wants_durable()
-        {
+        let late = self.idle_sync_at().is_some_and(|at| self.now >= at);
+        let awaited = self.sync_wanted || self.session.wants_durable();
+        if awaited || late || self.points.bytes_unsynced() >= SYNC_BYTES {
             self.syncing = true;
             self.sync_wanted = false;
             self.unsynced_since = None;
-            self.outputs.push_back(Output::SyncJournal);
+            self.sync_began = self.now;
+            self.outputs.push_back(Output::SyncJournal { awaited });
         }
     }
 
     /// The journal is durable up to `durable`; `None`: it cannot be made so.
     pub fn journal_synced(&mut self, now: Time, durable: Option<Lsn>) {
         self.syncing = false;
+        let took_us = now.since_us(self.sync_began);
+        self.next_idle_sync = now.plus_us(took_us.saturating_mul(SYNC_PART).min(MAX_SYNC_PAUSE_US));
         match durable {
             Some(lsn) => {
                 self.points.synced(lsn);

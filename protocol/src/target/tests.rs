@@ -5,6 +5,7 @@ mod lags;
 mod lease;
 mod rest;
 mod sizes;
+mod syncs;
 mod verify;
 
 use bytes::Bytes;
@@ -84,7 +85,7 @@ impl Bench {
                     self.target.appended(Time(1), &frame, end);
                 }
                 Output::PersistState { version, .. } => self.target.state_persisted(Time(1), version, true),
-                Output::SyncJournal => self.target.journal_synced(Time(1), Some(self.end())),
+                Output::SyncJournal { .. } => self.target.journal_synced(Time(1), Some(self.end())),
                 Output::SyncBase => self.target.base_synced(Time(1), true),
                 Output::Truncate { at } => {
                     self.journal.retain(|(end, _)| *end <= at);

@@ -4,9 +4,9 @@
 //! the group's other inputs: where the group cannot go on without one, it waits for that alone.
 
 use std::io;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-use afterimage_contract::daemon::or_abort;
+use afterimage_contract::daemon::{give_way, or_abort};
 use afterimage_protocol::Lsn;
 use afterimage_protocol::state::GroupState;
 use afterimage_protocol::target::{CheckResult, Choice, Comparison, NoSuchPoint, Search};
@@ -14,6 +14,7 @@ use afterimage_storage::apply::{self, ApplyError, ApplyStats, DEFAULT_BUDGET_BYT
 use afterimage_storage::group::{StateWriter, VolumeFile, search_journal};
 use afterimage_storage::journal::{JournalError, Reader, SyncTicket};
 use afterimage_storage::lock::DirLock;
+use afterimage_storage::scatter::Scatter;
 use afterimage_storage::verify;
 
 use super::input::Input;
@@ -44,6 +45,8 @@ pub struct Jobs {
     done: mpsc::Receiver<Done>,
     under_way: usize,
     base_under_way: usize,
+    /// How the base is written.
+    scatter: Arc<Mutex<Scatter>>,
     /// Every job holds it too: a group that was given up is not opened again, here or elsewhere, while an old job may still
     /// write.
     lock: Arc<DirLock>,
@@ -62,7 +65,16 @@ impl Jobs {
         let journal = helper("sync", group, report.clone(), wake.clone())?;
         let base = helper("base", group, report.clone(), wake.clone())?;
         let state = helper("state", group, report, wake.clone())?;
-        Ok(Self { journal, base, state, done, under_way: 0, base_under_way: 0, lock: Arc::new(lock) })
+        Ok(Self {
+            journal,
+            base,
+            state,
+            done,
+            under_way: 0,
+            base_under_way: 0,
+            scatter: Arc::default(),
+            lock: Arc::new(lock),
+        })
     }
 
     /// Runs a sync of the journal.
@@ -76,12 +88,15 @@ impl Jobs {
     /// Brings `entries`, but for those that begin in `skip`, to the volumes.
     pub fn apply(&mut self, entries: Reader, skip: Vec<(Lsn, Lsn)>, volumes: Vec<VolumeFile>) {
         self.base_under_way += 1;
+        let scatter = self.scatter.clone();
         self.run(Helper::Base, move || {
             let skipped = |lsn: Lsn| {
                 let before = skip.partition_point(|(start, _)| *start <= lsn);
                 before.checked_sub(1).and_then(|n| skip.get(n)).is_some_and(|(_, end)| lsn < *end)
             };
-            Done::Apply(apply::apply(entries, &skipped, &volumes, DEFAULT_BUDGET_BYTES))
+            // Only ever taken here, on one thread.
+            let mut scatter = scatter.lock().unwrap_or_else(PoisonError::into_inner);
+            Done::Apply(apply::apply(entries, &skipped, &volumes, &mut scatter, DEFAULT_BUDGET_BYTES))
         });
     }
 
@@ -161,6 +176,7 @@ fn helper(
     let (jobs, next) = mpsc::channel::<Job>();
     let group = group.to_owned();
     std::thread::Builder::new().name(format!("{what}-{group}")).spawn(move || {
+        give_way();
         while let Ok(job) = next.recv() {
             let done = or_abort(&group, job);
             // Nobody listens any more once the group was closed.

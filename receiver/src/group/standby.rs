@@ -335,11 +335,12 @@ impl Standby {
                 let differing = compare_base(&self.volumes, &compare);
                 self.target.compared(clock::now(), &compare, differing);
             }
-            Output::SyncJournal | Output::SyncBase | Output::Apply { .. } | Output::Verify(_)
+            Output::SyncJournal { .. } | Output::SyncBase | Output::Apply { .. } | Output::Verify(_)
                 if self.closing => {}
-            Output::SyncJournal => {
+            Output::SyncJournal { awaited } => {
                 self.sync_due = true;
-                if !self.syncs_here() {
+                // What comes meanwhile does not wait for a sync that nobody waits for.
+                if !awaited || !self.syncs_here() {
                     self.sync_elsewhere();
                 }
             }

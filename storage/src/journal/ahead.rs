@@ -29,28 +29,28 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// A sync of `bytes` begins.
-    pub fn syncs(&mut self, bytes: u64) {
-        self.small_syncs = if bytes <= SMALL_SYNC_BYTES { self.small_syncs.saturating_add(1) } else { 0 };
-    }
-
-    /// To be called before `bytes` are written behind the end of `segment`. Best effort: a disk that fails here will fail
-    /// where it is noticed.
-    pub fn make_room(&mut self, segment: &Segment, bytes: u64) {
+    /// `bytes` are about to be written behind the end of `segment`.
+    pub fn writes(&mut self, segment: &Segment, bytes: u64) {
         let at = segment.offset(segment.end);
         if self.segment != Some(segment.name.id) {
             (self.segment, self.written_to) = (Some(segment.name.id), at);
         }
-        let needed = at.saturating_add(bytes).min(segment.file_bytes);
-        if self.small_syncs < SMALL_SYNCS || bytes > SMALL_SYNC_BYTES {
-            self.written_to = self.written_to.max(needed);
-            return;
-        }
-        if needed <= self.written_to {
+        self.written_to = self.written_to.max(at.saturating_add(bytes));
+    }
+
+    /// A sync of the last `bytes` of `segment` begins: what comes until the next one gets room. Not when it comes, since it is
+    /// waited for. Best effort: a disk that fails here will fail where it is noticed.
+    pub fn syncs(&mut self, segment: &Segment, bytes: u64) {
+        self.small_syncs = if bytes <= SMALL_SYNC_BYTES { self.small_syncs.saturating_add(1) } else { 0 };
+        let at = segment.offset(segment.end);
+        if self.small_syncs < SMALL_SYNCS || self.segment != Some(segment.name.id) {
             return;
         }
         let from = self.written_to.max(at);
-        let to = needed.saturating_add(PIECE_BYTES).min(segment.file_bytes);
+        if from >= at.saturating_add(SMALL_SYNC_BYTES).min(segment.file_bytes) {
+            return;
+        }
+        let to = from.saturating_add(PIECE_BYTES).min(segment.file_bytes);
         for start in (from..to).step_by(ZEROES.len()) {
             let count = (to - start).min(ZEROES.len() as u64) as usize;
             let _ = segment.file.write_at(&ZEROES[..count], start);

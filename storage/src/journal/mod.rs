@@ -237,7 +237,7 @@ impl Journal {
             let fits = bytes + pad <= self.active().room();
             parts.last_mut().expect("it has bytes").pad = if fits { pad as u32 } else { 0 };
         }
-        self.ahead.make_room(self.segments.last().expect("a journal has a segment"), bytes);
+        self.ahead.writes(self.segments.last().expect("a journal has a segment"), bytes);
         if let Err(error) = self.write(&parts) {
             self.closed = true;
             self.active_mut().suspect = true;

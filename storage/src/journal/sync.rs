@@ -76,7 +76,9 @@ impl Journal {
         }
         self.sync.under_way = true;
         let durable = self.durable;
-        self.ahead.syncs(self.end().0 - durable.0);
+        if let Some(segment) = self.segments.last().filter(|_| !self.closed) {
+            self.ahead.syncs(segment, self.end().0 - durable.0);
+        }
         let unsynced = self.segments.iter().filter(|s| s.end > durable);
         let files = unsynced.map(|s| TicketFile(Arc::clone(&s.file))).collect();
         Ok(SyncTicket { files, end: self.end(), history: self.sync.history })

@@ -6,8 +6,10 @@ use afterimage_protocol::codec;
 use afterimage_protocol::frame::{Block, Codec, Content, Frame};
 use afterimage_protocol::*;
 use afterimage_storage::apply::{ApplyError, ApplyStats, DEFAULT_BUDGET_BYTES, apply};
-use afterimage_storage::io::File;
-use afterimage_storage::journal::{Journal, JournalError};
+use afterimage_storage::disk::RealDir;
+use afterimage_storage::io::{Dir, File, Open};
+use afterimage_storage::journal::{Journal, JournalError, JournalOptions};
+use afterimage_storage::scatter::Scatter;
 
 use crate::disk::{Disk, Fault};
 use crate::frames::*;
@@ -21,7 +23,7 @@ fn contents(volume: &Arc<dyn File>) -> Vec<u8> {
 }
 
 fn all(journal: &Journal, volumes: &[Arc<dyn File>], budget: u64) -> Result<ApplyStats, ApplyError> {
-    apply(journal.read(journal.start(), journal.end()), &|_| false, volumes, budget)
+    apply(journal.read(journal.start(), journal.end()), &|_| false, volumes, &mut Scatter::default(), budget)
 }
 
 pub fn draw(random: &mut Random, volumes: u32) -> Frame {
@@ -85,7 +87,9 @@ fn the_base_is_what_writing_in_order_gives_whatever_the_window() {
             let volumes = [disk.volume(VOLUME_BYTES), disk.volume(VOLUME_BYTES)];
             for _ in 0..2 {
                 let entries = journal.read(Lsn(0), journal.end());
-                let stats = apply(entries, &|lsn| skipped.contains(&lsn), &volumes, budget).unwrap();
+                let stats =
+                    apply(entries, &|lsn| skipped.contains(&lsn), &volumes, &mut Scatter::default(), budget)
+                        .unwrap();
                 assert_eq!(stats.taken + stats.skipped, 80);
                 assert_eq!(stats.end, journal.end());
                 assert!(
@@ -93,6 +97,50 @@ fn the_base_is_what_writing_in_order_gives_whatever_the_window() {
                     "seed {seed} budget {budget}"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn it_is_the_same_past_the_page_cache() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = RealDir::open(temp.path()).unwrap();
+    let mut scatter = Scatter::default();
+    for seed in 0..12 {
+        let mut random = Random::new(seed);
+        let disk = Disk::default();
+        let (mut journal, ..) = open(disk.dir(), JournalOptions { max_bytes: 64 << 20, ..OPTIONS }).unwrap();
+        let mut model = vec![vec![0; VOLUME_BYTES as usize]; 2];
+        for _ in 0..150 {
+            let mut frame = draw(&mut random, 2);
+            if let Frame::Record(record) = &mut frame
+                && random.below(4) != 0
+            {
+                // Whole blocks, often the same ones.
+                let block = random.below(8) * BLOCK_BYTES;
+                let bytes = vec![random.below(256) as u8; (BLOCK_BYTES * (1 + random.below(3))) as usize];
+                record.range = ByteRange::new(record.range.volume, block, bytes.len() as u64);
+                record.content = data(bytes.into(), Codec::Raw);
+            }
+            journal.append(&frame).unwrap();
+            sync(&mut journal).unwrap();
+            model_write(&mut model, &frame);
+        }
+        for budget in [0, 20_000, DEFAULT_BUDGET_BYTES] {
+            let volumes: Vec<Arc<dyn File>> = ["a", "b"]
+                .map(|name| {
+                    let file = dir.open_log(&format!("{name}{seed}-{budget}"), Open::New).unwrap();
+                    file.allocate(VOLUME_BYTES).unwrap();
+                    assert!(
+                        file.direct(std::ptr::null(), 0, BLOCK_BYTES).is_some(),
+                        "there is no way past it here"
+                    );
+                    file
+                })
+                .into();
+            let entries = journal.read(Lsn(0), journal.end());
+            apply(entries, &|_| false, &volumes, &mut scatter, budget).unwrap();
+            assert!(volumes.iter().map(contents).eq(model.iter().cloned()), "seed {seed} budget {budget}");
         }
     }
 }

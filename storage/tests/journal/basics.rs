@@ -42,6 +42,31 @@ fn what_is_appended_is_read_at_once_and_after_a_restart() {
 }
 
 #[test]
+fn where_small_appends_will_be_is_written_while_nobody_waits_for_one() {
+    let disk = Disk::default();
+    let options = JournalOptions { max_bytes: 64 << 20, segment_bytes: 4 << 20, ..OPTIONS };
+    let (mut journal, ..) = open(disk.dir(), options).unwrap();
+    let mut random = Random::new(3);
+    let (mut all, mut slow_appends, mut slow_syncs) = (Vec::new(), 0, 0);
+    for i in 0..1000 {
+        let frame = any_frame(&mut random, i + 1);
+        let (start, before) = (journal.end(), disk.operations());
+        all.push((start, journal.append(&frame).unwrap(), frame));
+        let appended = disk.operations();
+        sync(&mut journal).unwrap();
+        let synced = disk.operations();
+        slow_appends += u32::from(i > 0 && appended - before > 1);
+        slow_syncs += u32::from(synced - appended > 8);
+    }
+    assert_eq!(disk.names_with("segment-").len(), 1);
+    assert_eq!(slow_appends, 0, "an append writes its entry and nothing else");
+    assert!((1..=8).contains(&slow_syncs), "one in hundreds pays for all: {slow_syncs}");
+    assert_eq!(held(&journal), all);
+    drop(journal);
+    assert_eq!(open(disk.dir(), options).unwrap().2, all);
+}
+
+#[test]
 fn a_part_is_read_from_any_entry_on() {
     let disk = Disk::default();
     let (journal, all) = filled(&disk, 60);

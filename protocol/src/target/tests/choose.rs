@@ -108,7 +108,7 @@ fn what_is_discarded_is_durably_lost_before_the_journal_is_cut() {
                 noted = Some(state.lost.clone());
                 bench.target.state_persisted(Time(1), version, true);
             }
-            Output::SyncJournal => bench.target.journal_synced(Time(1), Some(bench.end())),
+            Output::SyncJournal { .. } => bench.target.journal_synced(Time(1), Some(bench.end())),
             Output::Truncate { at } => break at,
             _ => {}
         }

@@ -66,7 +66,7 @@ impl Standby {
                     Output::Apply { .. }
                     | Output::SyncBase
                     | Output::Verify(_)
-                    | Output::SyncJournal
+                    | Output::SyncJournal { .. }
                     | Output::PersistState { .. }
                     | Output::Trim { .. } => {
                         trimmed |= matches!(output, Output::Trim { .. });

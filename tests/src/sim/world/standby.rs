@@ -13,6 +13,7 @@ use afterimage_storage::apply;
 use afterimage_storage::group::*;
 use afterimage_storage::io::File;
 use afterimage_storage::journal::{JournalError, JournalOptions, SyncTicket};
+use afterimage_storage::scatter::Scatter;
 use afterimage_storage::verify;
 
 use super::Violation;
@@ -158,7 +159,7 @@ impl Standby {
             match output {
                 Output::PersistState { version, state } => p.jobs.push(Job::State(version, state)),
                 Output::Append(frame) => p.append(now, &frame),
-                Output::SyncJournal => match p.store.start_sync() {
+                Output::SyncJournal { .. } => match p.store.start_sync() {
                     Ok(ticket) => p.jobs.push(Job::Sync(ticket)),
                     Err(_) => p.target.journal_synced(now, None),
                 },
@@ -218,7 +219,8 @@ impl Standby {
             Job::Truncate(at) => Report::Truncated(p.store.truncate(at).is_ok()),
             Job::Apply(to, skip) => {
                 let skips = |lsn: Lsn| skip.iter().any(|(from, end)| lsn >= *from && lsn < *end);
-                let result = apply::apply(p.store.read_to(to), &skips, &p.volumes, 64 << 10);
+                let result =
+                    apply::apply(p.store.read_to(to), &skips, &p.volumes, &mut Scatter::none(), 64 << 10);
                 p.broken |= matches!(&result, Err(e) if e.is_damage());
                 Report::Applied(result.is_ok())
             }

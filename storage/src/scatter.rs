@@ -1,0 +1,293 @@
+//! Short writes here and there in the volumes of a group, past the page cache, a few under way at a time.
+//!
+//! What goes through the page cache comes to the disk all at once, with the next sync, and fills its queue for so long that
+//! others' requests wait for milliseconds. Written like this, a disk that is shared hardly notices.
+//!
+//! Owns the writes until they are done. Leaves to the caller that no two of them overlap, and the sync.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use afterimage_protocol::{BLOCK_BYTES, Lsn, VolumeIndex};
+use bytes::Bytes;
+
+use crate::disk::aligned_buffer;
+use crate::io::File;
+use crate::ring::{Ring, Written};
+
+/// Writes under way at most: with more, others wait longer; with fewer, each costs a system call.
+const DEPTH: usize = 4;
+/// Longer writes are not taken: they fill a disk's queue by themselves.
+const MAX_BYTES: u64 = 128 << 10;
+
+/// The writes that are under way.
+pub struct Scatter {
+    /// `None`: nothing is taken.
+    ring: Option<Ring<Token>>,
+}
+
+/// By what a write is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// The journal entry that it comes from.
+    pub lsn: Lsn,
+    /// The volume.
+    pub volume: VolumeIndex,
+}
+
+/// A write that could not be done.
+#[derive(Debug)]
+pub struct Failed {
+    /// What it is known by.
+    pub token: Token,
+    /// Where it began, in bytes.
+    pub offset: u64,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl Default for Scatter {
+    fn default() -> Self {
+        let ring = Ring::new();
+        if let Err(error) = &ring {
+            tracing::info!(%error, "no io_uring: what is applied goes through the page cache");
+        }
+        Self { ring: ring.ok() }
+    }
+}
+
+impl Scatter {
+    /// Takes nothing: every write is the caller's.
+    pub fn none() -> Self {
+        Self { ring: None }
+    }
+
+    /// Takes `parts`, one behind the other at `offset` of a volume, if they are short and make whole blocks; whether it has.
+    /// Waits while too many are under way.
+    ///
+    /// # Errors
+    /// An earlier write has failed; this one was not taken.
+    pub fn take(
+        &mut self,
+        volumes: &[Arc<dyn File>],
+        token: Token,
+        offset: u64,
+        parts: &[&Bytes],
+    ) -> Result<bool, Failed> {
+        let Some(ring) = &mut self.ring else { return Ok(false) };
+        let Some(file) = volumes.get(token.volume.0 as usize) else { return Ok(false) };
+        let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        // Whole blocks: what is written beside them through the page cache is in other pages.
+        if length == 0 || length > MAX_BYTES || !(offset | length).is_multiple_of(BLOCK_BYTES) {
+            return Ok(false);
+        }
+        let direct = |bytes: Bytes| Some((file.direct(bytes.as_ptr(), offset, length)?, bytes));
+        let as_it_is = match parts {
+            [one] => direct(Bytes::clone(one)),
+            _ => None,
+        };
+        let Some((descriptor, bytes)) = as_it_is.or_else(|| direct(joined(parts, length))) else {
+            return Ok(false);
+        };
+        if ring.under_way() >= DEPTH {
+            wait(ring, volumes, DEPTH / 2)?;
+        }
+        ring.push(descriptor, offset, bytes, token);
+        Ok(true)
+    }
+
+    /// Whether no write is under way.
+    pub fn is_idle(&self) -> bool {
+        self.ring.as_ref().is_none_or(|ring| ring.under_way() == 0)
+    }
+
+    /// Returns once no write is under way.
+    ///
+    /// # Errors
+    /// The first that has failed.
+    pub fn finish(&mut self, volumes: &[Arc<dyn File>]) -> Result<(), Failed> {
+        let Some(ring) = &mut self.ring else { return Ok(()) };
+        let mut result = Ok(());
+        while ring.under_way() > 0 {
+            let ended = wait(ring, volumes, ring.under_way());
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// The parts in memory that can be written past the page cache.
+fn joined(parts: &[&Bytes], length: u64) -> Bytes {
+    let mut buffer = aligned_buffer(length as usize);
+    parts.iter().for_each(|part| buffer.extend_from_slice(part));
+    buffer.freeze()
+}
+
+/// Waits until at least `count` writes have ended.
+fn wait(ring: &mut Ring<Token>, volumes: &[Arc<dyn File>], count: usize) -> Result<(), Failed> {
+    let mut result = Ok(());
+    for written in ring.wait(count) {
+        let (token, offset) = (written.token, written.offset);
+        let ended = whole(written, volumes).map_err(|source| Failed { token, offset, source });
+        result = result.and(ended);
+    }
+    result
+}
+
+/// Writes what of a write the kernel has left undone.
+fn whole(written: Written<Token>, volumes: &[Arc<dyn File>]) -> io::Result<()> {
+    let Written { token, bytes, offset, result } = written;
+    let done = match result {
+        Ok(count) => count,
+        // The kernel may not have begun with it.
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+        Err(error) => return Err(error),
+    };
+    match volumes.get(token.volume.0 as usize) {
+        Some(file) if done < bytes.len() => file.write_at(&bytes[done..], offset + done as u64),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::fs::FileExt;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A file that is written by way of another descriptor of it.
+    struct Beside {
+        file: fs::File,
+        direct: fs::File,
+        through: Mutex<Vec<(u64, usize)>>,
+    }
+
+    impl Beside {
+        fn new(direct: fs::OpenOptions) -> (tempfile::NamedTempFile, Arc<Self>) {
+            let temp = tempfile::NamedTempFile::new().unwrap();
+            let file = temp.as_file().try_clone().unwrap();
+            let direct = direct.open(temp.path()).unwrap();
+            (temp, Arc::new(Self { file, direct, through: Mutex::default() }))
+        }
+    }
+
+    impl File for Beside {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.file.read_exact_at(buf, offset)
+        }
+        fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+            self.through.lock().unwrap().push((offset, buf.len()));
+            self.file.write_all_at(buf, offset)
+        }
+        fn direct(&self, _: *const u8, _: u64, _: u64) -> Option<BorrowedFd<'_>> {
+            Some(self.direct.as_fd())
+        }
+        fn sync(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+        fn forget_cached(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.file.metadata()?.len())
+        }
+        fn allocate(&self, _: u64) -> io::Result<()> {
+            Err(ErrorKind::Unsupported.into())
+        }
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Err(ErrorKind::Unsupported.into())
+        }
+        fn zero(&self, _: u64, _: u64, _: bool) -> io::Result<()> {
+            Err(ErrorKind::Unsupported.into())
+        }
+        fn next_data(&self, _: u64) -> io::Result<Option<(u64, u64)>> {
+            Err(ErrorKind::Unsupported.into())
+        }
+    }
+
+    fn token(lsn: u64) -> Token {
+        Token { lsn: Lsn(lsn), volume: VolumeIndex(0) }
+    }
+
+    fn block(fill: u8) -> Bytes {
+        Bytes::from(vec![fill; BLOCK_BYTES as usize])
+    }
+
+    #[test]
+    fn whole_blocks_are_taken_and_nothing_else_is() {
+        let mut options = fs::OpenOptions::new();
+        options.write(true);
+        let (temp, file) = Beside::new(options);
+        let volumes: Vec<Arc<dyn File>> = vec![file.clone()];
+        let mut scatter = Scatter::default();
+        for n in 0..200 {
+            let parts = [&block(n as u8), &block(n as u8 + 1)];
+            let parts = if n % 2 == 0 { &parts[..1] } else { &parts[..] };
+            assert!(scatter.take(&volumes, token(n), 2 * n * BLOCK_BYTES, parts).unwrap());
+            assert!(scatter.ring.as_ref().unwrap().under_way() <= DEPTH);
+        }
+        scatter.finish(&volumes).unwrap();
+        assert!(scatter.is_idle());
+        let written = fs::read(temp.path()).unwrap();
+        for n in 0..200 {
+            let at = |block: usize| written.get(block * BLOCK_BYTES as usize).copied().unwrap_or_default();
+            let second = if n % 2 == 0 { 0 } else { n as u8 + 1 };
+            assert_eq!((at(2 * n), at(2 * n + 1)), (n as u8, second));
+        }
+
+        let long = Bytes::from(vec![1; MAX_BYTES as usize + BLOCK_BYTES as usize]);
+        let short = block(1).slice(1..);
+        for (offset, parts) in [(0, vec![]), (0, vec![&short]), (512, vec![&block(1)]), (0, vec![&long])] {
+            assert!(!scatter.take(&volumes, token(0), offset, &parts).unwrap(), "{offset} {}", parts.len());
+        }
+        assert!(!Scatter::none().take(&volumes, token(0), 0, &[&block(1)]).unwrap());
+        assert!(file.through.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_write_that_fails_is_named_and_none_stays_under_way() {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        let (_temp, file) = Beside::new(options);
+        let volumes: Vec<Arc<dyn File>> = vec![file];
+        let mut scatter = Scatter::default();
+        let mut failed = None;
+        for n in 1..=2 * DEPTH as u64 {
+            match scatter.take(&volumes, token(n), n * BLOCK_BYTES, &[&block(1)]) {
+                Ok(taken) => assert!(taken),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        let failed = failed.unwrap();
+        assert_eq!(failed.offset, failed.token.lsn.0 * BLOCK_BYTES);
+        assert!(failed.token.lsn.0 <= DEPTH as u64, "one of those that were under way");
+        // Those beside it may have ended with it.
+        let _ = scatter.finish(&volumes);
+        assert!(scatter.is_idle());
+        scatter.finish(&volumes).unwrap();
+        scatter.take(&volumes, token(9), 0, &[&block(1)]).unwrap();
+        assert_eq!(scatter.finish(&volumes).unwrap_err().token, token(9));
+    }
+
+    #[test]
+    fn what_the_kernel_leaves_undone_is_written() {
+        let mut options = fs::OpenOptions::new();
+        options.write(true);
+        let (_temp, file) = Beside::new(options);
+        let volumes: Vec<Arc<dyn File>> = vec![file.clone()];
+        let again = || Err(io::Error::from(ErrorKind::WouldBlock));
+        for result in [Ok(100), again(), Ok(BLOCK_BYTES as usize)] {
+            whole(Written { token: token(1), bytes: block(7), offset: 0, result }, &volumes).unwrap();
+        }
+        let length = BLOCK_BYTES as usize;
+        assert_eq!(*file.through.lock().unwrap(), [(100, length - 100), (0, length)]);
+        let error = Err(io::Error::from(ErrorKind::StorageFull));
+        whole(Written { token: token(1), bytes: block(7), offset: 0, result: error }, &volumes).unwrap_err();
+    }
+}
