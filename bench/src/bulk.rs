@@ -10,6 +10,7 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    bare::disk,
     contender::{Bed, Running},
     cpu, fio, image,
     ours::{self, Mode, Place},
@@ -22,6 +23,8 @@ use crate::{
 pub const CASE: &str = "bulk";
 /// Bare streams.
 pub const QUINN: &str = "quinn";
+/// From disk to disk, with no line between.
+pub const DISK: &str = "disk to disk";
 /// Of a new copy.
 pub const FIRST_SYNC: &str = "pair, first sync";
 /// Through the journal.
@@ -48,6 +51,13 @@ pub fn measure(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -> R
         let watch = Watch::start(Vec::new())?;
         transfer.run(bytes)?;
         add(QUINN, watch)?;
+
+        let other = own.path().join("other.img");
+        image::create_empty(&other, bytes)?;
+        let watch = Watch::start(Vec::new())?;
+        disk::copy(&bed.volume(), &other, bytes)?;
+        add(DISK, watch)?;
+        std::fs::remove_file(&other).context("remove a copy")?;
 
         let places = [Place::LOOPBACK, Place::LOOPBACK];
         let mut pair = ours::prepare_pair(&bed, Mode::Async, places, [&bed.volume(), &bed.copy()])?;

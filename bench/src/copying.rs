@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Advice, fadvise};
 
 use crate::{
+    bare::disk,
     bulk::Watch,
     contender::{Bed, Running},
     fio, image,
@@ -26,6 +27,8 @@ pub const FIRST_SYNC: &str = "first sync";
 pub const CATCH_UP: &str = "catch-up after 1 % changed";
 /// nbdcopy to `qemu-storage-daemon` over TCP on the loopback, not encrypted.
 pub const NBDCOPY: &str = "nbdcopy";
+/// From disk to disk, with no line between.
+pub const DISK: &str = "disk to disk";
 /// rsync with deltas, from file to file.
 pub const RSYNC: &str = "rsync";
 /// Both nodes: until a promotion would show every byte, which is when the standby has them on stable storage.
@@ -67,6 +70,15 @@ pub fn first_sync(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -
         process::capture("nbdcopy", command, bed.dir, LIMIT, interrupt)?;
         add(NBDCOPY, watch)?;
         server.stop()?;
+        check(&bed)?;
+
+        let dir = temporary(own.path())?;
+        let bed = Bed { dir: dir.path(), copies: dir.path(), volume_bytes: bytes, settings: "", interrupt };
+        image::create_empty(&bed.copy(), bytes)?;
+        forget(&source)?;
+        let watch = Watch::start(Vec::new())?;
+        disk::copy(&source, &bed.copy(), bytes)?;
+        add(DISK, watch)?;
         check(&bed)?;
 
         let dir = temporary(own.path())?;

@@ -6,6 +6,7 @@
 //! when this end has; then what goes to the copy is gathered for a moment. It does the least, in the plainest way: where this product
 //! is ahead, by asking for a flush before the client does or by doing several things at a time, it is no bound.
 
+pub mod disk;
 mod far;
 mod nbd;
 mod near;
