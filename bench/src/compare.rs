@@ -1,11 +1,14 @@
 //! The comparison: which contenders, which cases, how often, in which order.
 
 use std::{
+    fs::File,
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
 };
 
+use afterimage_contract::low_latency;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
@@ -65,14 +68,28 @@ pub struct Options {
     /// Where the copies of what is made by turns are, and removed again, such as on another disk [default: beside the volumes]
     #[arg(long)]
     copies: Option<PathBuf>,
+    /// Keep processors awake for all contenders, which this product otherwise does for itself
+    #[arg(long)]
+    awake: bool,
     /// Where the results are saved [default: bench-results beside this program]
     #[arg(long)]
     save: Option<PathBuf>,
 }
 
+/// Has no processor sleep for as long as the file is open.
+fn keep_awake() -> Result<File> {
+    let opened = File::options().write(true).open(low_latency::DEVICE).and_then(|mut file| {
+        file.write_all(&0_i32.to_ne_bytes())?;
+        Ok(file)
+    });
+    opened.with_context(|| format!("keep processors awake with {}", low_latency::DEVICE))
+}
+
 /// Runs the comparison, prints and saves it.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let settings = settings(options)?;
+    // Ends with the file.
+    let _awake = options.awake.then(keep_awake).transpose()?;
     let interrupt = Interrupt::install()?;
     let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     let dir = tempfile::Builder::new()

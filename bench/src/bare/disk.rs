@@ -22,7 +22,8 @@ pub fn copy(from: &Path, to: &Path, bytes: u64) -> Result<()> {
     let (from, to) = (open(from)?, open(to)?);
     let next = AtomicU64::new(0);
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| pieces(&from, &to, bytes, &next))).collect();
+        let threads: Vec<_> =
+            (0..THREADS).map(|_| scope.spawn(|| pieces(&from, &to, bytes, &next))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("it does not panic"))
     })?;
     to.sync_data().context("sync the copy")
