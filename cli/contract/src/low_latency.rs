@@ -23,7 +23,7 @@ use crate::config::LowLatency;
 pub const DEVICE: &str = "/dev/cpu_dma_latency";
 /// Above it, a virtual machine's processors are kept awake only if the configuration says so: all of them are, and what they do
 /// then is taken from others on the same host.
-pub const MAX_PROCESSORS: usize = 8;
+const MAX_PROCESSORS: usize = 8;
 /// Of a processor that is not shared: its first level of sleep, in microseconds, from which it wakes in less.
 const SHALLOW_US: i32 = 2;
 /// No sleep at all.
@@ -40,11 +40,16 @@ const LEAST_SHARE: u64 = 128;
 const MOST_WAITING: u64 = 2;
 /// So far must the share be beyond one of these to end it.
 const MARGIN: u64 = 2;
+/// Requests that take longer than this, one with another, hardly notice a wake-up.
+const SHORT: Duration = Duration::from_millis(2);
+/// It ends after so many looks in a row that were against it: each change wakes all processors.
+const LAST_LOOKS: u32 = 5;
 
 /// How long clients have waited, added up over all of them.
 #[derive(Debug, Default)]
 pub struct Waited {
     ns: AtomicU64,
+    requests: AtomicU64,
     asleep: AtomicBool,
     wake: Notify,
 }
@@ -52,14 +57,22 @@ pub struct Waited {
 impl Waited {
     /// A request was waited for so long.
     pub fn add(&self, time: Duration) {
-        self.ns.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.add_all(1, time);
+    }
+
+    /// So many requests were waited for, so long each.
+    pub fn add_all(&self, requests: usize, each: Duration) {
+        let (requests, ns) = (requests as u64, u64::try_from(each.as_nanos()).unwrap_or(u64::MAX));
+        self.ns.fetch_add(ns.saturating_mul(requests), Ordering::Relaxed);
+        self.requests.fetch_add(requests, Ordering::Relaxed);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
             self.wake.notify_one();
         }
     }
 
-    fn take(&self) -> Duration {
-        Duration::from_nanos(self.ns.swap(0, Ordering::Relaxed))
+    fn take(&self) -> Taken {
+        let requests = self.requests.swap(0, Ordering::Relaxed);
+        Taken { requests, ns: self.ns.swap(0, Ordering::Relaxed) }
     }
 
     /// Returns with the next request.
@@ -67,6 +80,13 @@ impl Waited {
         self.asleep.store(true, Ordering::Relaxed);
         self.wake.notified().await;
     }
+}
+
+/// What was waited since the last look.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    requests: u64,
+    ns: u64,
 }
 
 /// What of a host decides whether its processors are kept awake, and how.
@@ -135,14 +155,14 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Whether short wake-ups are to be asked for, where they were or not, after clients have waited so long within `span`.
-fn is_wanted(was: bool, waited: Duration, span: Duration, processors: usize) -> bool {
+/// Whether short wake-ups help, where they are asked for or not, after clients have waited so long within `span`.
+fn do_help(are: bool, waited: Taken, span: Duration, processors: usize) -> bool {
     let span_ns = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
-    let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-    let share = waited_ns.saturating_mul(1024) / span_ns;
-    let margin = if was { MARGIN } else { 1 };
+    let share = waited.ns.saturating_mul(1024) / span_ns;
+    let margin = if are { MARGIN } else { 1 };
     let most = MOST_WAITING * processors as u64 * 1024;
-    (LEAST_SHARE / margin..=most * margin).contains(&share)
+    let short = u128::from(waited.ns) <= SHORT.as_nanos() * u128::from(waited.requests);
+    short && (LEAST_SHARE / margin..=most * margin).contains(&share)
 }
 
 /// Keeps processors awake while clients wait, as far as the setting says so. Never returns; does nothing any more once the system
@@ -157,16 +177,16 @@ async fn run_with(waited: &Waited, setting: watch::Receiver<LowLatency>, host: H
     loop {
         waited.next().await;
         let mut began = Instant::now();
-        let mut quiet = 0;
-        let mut wanted = false;
+        let (mut quiet, mut against) = (0, LAST_LOOKS);
         waited.take();
         while quiet < QUIET_LOOKS {
             tokio::time::sleep(LOOK).await;
-            let time = waited.take();
-            wanted = is_wanted(wanted, time, began.elapsed(), host.processors);
+            let taken = waited.take();
+            let helps = do_help(against < LAST_LOOKS, taken, began.elapsed(), host.processors);
             began = Instant::now();
-            quiet = if time.is_zero() { quiet + 1 } else { 0 };
-            let limit_us = host.limit_us(*setting.borrow()).filter(|_| wanted);
+            against = if helps { 0 } else { (against + 1).min(LAST_LOOKS) };
+            quiet = if taken.requests == 0 { quiet + 1 } else { 0 };
+            let limit_us = host.limit_us(*setting.borrow()).filter(|_| against < LAST_LOOKS);
             if let Err(error) = request.set(limit_us.unwrap_or(NO_LIMIT_US)) {
                 let device = device.display();
                 tracing::info!(%device, %error, "processors may sleep while clients wait: docs/services.md says more");
@@ -188,8 +208,9 @@ mod tests {
 
     #[test]
     fn it_takes_a_client_that_waits_and_ends_where_none_does_or_many_do() {
-        let wanted =
-            |was, waited_us, processors| is_wanted(was, Duration::from_micros(waited_us), SPAN, processors);
+        let helps = |are, waited_us: u64, processors| {
+            do_help(are, Taken { requests: 1_000_000, ns: waited_us.saturating_mul(1000) }, SPAN, processors)
+        };
         for (waited_us, begins, goes_on) in [
             (0, false, false),
             (1_500, false, false),
@@ -201,11 +222,14 @@ mod tests {
             (210_000, false, false),
             (u64::MAX / 2_000, false, false),
         ] {
-            let found = (wanted(false, waited_us, 2), wanted(true, waited_us, 2));
+            let found = (helps(false, waited_us, 2), helps(true, waited_us, 2));
             assert_eq!(found, (begins, goes_on), "{waited_us}");
         }
-        assert!(wanted(false, 210_000, 8), "more of them have room for more");
-        assert!(!is_wanted(true, Duration::MAX, Duration::ZERO, 2));
+        assert!(helps(false, 210_000, 8), "more of them have room for more");
+        assert!(!do_help(true, Taken { requests: 0, ns: u64::MAX }, Duration::ZERO, 2));
+        // Over a long line, or on a slow disk.
+        let each_ms = |ms: u64| do_help(true, Taken { requests: 5, ns: 5 * ms * 1_000_000 }, SPAN, 2);
+        assert_eq!([1, 2, 3, 20].map(each_ms), [true, true, false, false]);
     }
 
     #[test]
@@ -236,7 +260,7 @@ mod tests {
     async fn wait_for_long(waited: &Waited, looks: u32) {
         for _ in 0..looks {
             tokio::time::sleep(LOOK).await;
-            waited.add(LOOK);
+            waited.add_all(LOOK.as_millis() as usize, Duration::from_millis(1));
         }
     }
 
@@ -254,7 +278,12 @@ mod tests {
         tokio::time::sleep(SPAN).await;
         wait_for_long(&waited, 10).await;
         assert_eq!(told(&device), [AWAKE_US]);
-        tokio::time::sleep(3 * LOOK).await;
+        // A pause between two requests changes nothing.
+        tokio::time::sleep((LAST_LOOKS - 2) * LOOK).await;
+        wait_for_long(&waited, 3).await;
+        tokio::time::sleep((LAST_LOOKS - 2) * LOOK).await;
+        assert_eq!(told(&device), [AWAKE_US]);
+        tokio::time::sleep(5 * LOOK).await;
         assert_eq!(told(&device), [AWAKE_US, NO_LIMIT_US]);
         // Also after a long time in which nobody looked.
         tokio::time::sleep(3 * QUIET_LOOKS * LOOK).await;

@@ -113,7 +113,7 @@ impl Group {
     /// kept until what was answered is on its way. `None` when the thread is gone.
     pub fn hand_over(&self, frames: &mut Vec<Input>, may_wait: bool) -> Option<Sync<'_>> {
         if let Some(waited) = &self.waited {
-            waited.add(FRAME_WAIT * u32::try_from(frames.len()).unwrap_or(u32::MAX));
+            waited.add_all(frames.len(), FRAME_WAIT);
         }
         let bytes: usize = frames.iter().map(Input::bytes).sum();
         if may_wait
