@@ -1,6 +1,5 @@
 //! A volume as the agent uses it: its bytes, its flushes, and what is known of its abilities.
 
-use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,16 +112,8 @@ impl LocalVolume {
 
     /// A ring has performed a write, or as much of it as it could.
     pub fn written<T>(&self, written: Written<T>) -> (T, Result<(), LocalError>) {
-        let Written { token, bytes, offset, result } = written;
-        let length = bytes.len() as u64;
-        let rest = |count: usize| self.file().write_at(&bytes[count..], offset + count as u64);
-        let result = match result {
-            Ok(count) if count < bytes.len() => rest(count),
-            Ok(_) => Ok(()),
-            // The kernel may not have begun with it.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => rest(0),
-            Err(error) => Err(error),
-        };
+        let (offset, length) = (written.offset, written.bytes.len() as u64);
+        let (token, result) = written.complete(|rest, at| self.file().write_at(rest, at));
         let result = self.volume.written(length, result);
         self.tell(offset, length, &result);
         (token, result)

@@ -4,7 +4,7 @@
 //! taken: the ring's descriptor is readable once there are any.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -43,6 +43,23 @@ pub struct Written<T> {
     pub offset: u64,
     /// How many bytes of it were; fewer than all of them is rare and no error.
     pub result: io::Result<usize>,
+}
+
+impl<T> Written<T> {
+    /// Has `write` do what the kernel has left undone; what the write is known by, and how it ended as a whole.
+    pub fn complete(self, write: impl FnOnce(&[u8], u64) -> io::Result<()>) -> (T, io::Result<()>) {
+        let Self { token, bytes, offset, result } = self;
+        let done = match result {
+            // The kernel may not have begun with it.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            result => result,
+        };
+        let ended = done.and_then(|done| match bytes.get(done..) {
+            Some(rest) if !rest.is_empty() => write(rest, offset + done as u64),
+            _ => Ok(()),
+        });
+        (token, ended)
+    }
 }
 
 impl<T> Ring<T> {
@@ -146,7 +163,7 @@ impl<T> Drop for Ring<T> {
         while self.under_way() > 0 {
             match self.uring.submit_and_wait(1) {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     // It can neither be waited for nor be given up.
                     std::mem::forget(std::mem::take(&mut self.writes));
@@ -224,5 +241,26 @@ mod tests {
         ring.submit().unwrap();
         drop(ring);
         assert_eq!(file.metadata().unwrap().len(), 64 << 20);
+    }
+
+    #[test]
+    fn what_the_kernel_leaves_undone_is_written() {
+        let mut rests = Vec::new();
+        let mut complete = |result| {
+            let written =
+                Written { token: 7, bytes: Bytes::from_static(b"0123456789"), offset: 1000, result };
+            let write = |rest: &[u8], at| {
+                rests.push((at, rest.len()));
+                Ok(())
+            };
+            let (token, ended) = written.complete(write);
+            assert_eq!(token, 7);
+            ended
+        };
+        complete(Ok(4)).unwrap();
+        complete(Err(ErrorKind::WouldBlock.into())).unwrap();
+        complete(Ok(10)).unwrap();
+        assert_eq!(complete(Err(ErrorKind::StorageFull.into())).unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(rests, [(1004, 6), (1000, 10)]);
     }
 }

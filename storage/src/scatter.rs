@@ -5,7 +5,7 @@
 //!
 //! Owns the writes until they are done. Leaves to the caller that no two of them overlap, and the sync.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::sync::Arc;
 
 use afterimage_protocol::{BLOCK_BYTES, Lsn, VolumeIndex};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::disk::aligned_buffer;
 use crate::io::File;
-use crate::ring::{Ring, Written};
+use crate::ring::Ring;
 
 /// Writes under way at most: with more, others wait longer; with fewer, each costs a system call.
 const DEPTH: usize = 4;
@@ -127,31 +127,18 @@ fn joined(parts: &[&Bytes], length: u64) -> Bytes {
 fn wait(ring: &mut Ring<Token>, volumes: &[Arc<dyn File>], count: usize) -> Result<(), Failed> {
     let mut result = Ok(());
     for written in ring.wait(count) {
-        let (token, offset) = (written.token, written.offset);
-        let ended = whole(written, volumes).map_err(|source| Failed { token, offset, source });
-        result = result.and(ended);
+        let offset = written.offset;
+        let file = volumes.get(written.token.volume.0 as usize);
+        let (token, ended) = written.complete(|rest, at| file.map_or(Ok(()), |file| file.write_at(rest, at)));
+        result = result.and(ended.map_err(|source| Failed { token, offset, source }));
     }
     result
-}
-
-/// Writes what of a write the kernel has left undone.
-fn whole(written: Written<Token>, volumes: &[Arc<dyn File>]) -> io::Result<()> {
-    let Written { token, bytes, offset, result } = written;
-    let done = match result {
-        Ok(count) => count,
-        // The kernel may not have begun with it.
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
-        Err(error) => return Err(error),
-    };
-    match volumes.get(token.volume.0 as usize) {
-        Some(file) if done < bytes.len() => file.write_at(&bytes[done..], offset + done as u64),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::ErrorKind;
     use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::fs::FileExt;
     use std::sync::Mutex;
@@ -273,21 +260,5 @@ mod tests {
         scatter.finish(&volumes).unwrap();
         scatter.take(&volumes, token(9), 0, &[&block(1)]).unwrap();
         assert_eq!(scatter.finish(&volumes).unwrap_err().token, token(9));
-    }
-
-    #[test]
-    fn what_the_kernel_leaves_undone_is_written() {
-        let mut options = fs::OpenOptions::new();
-        options.write(true);
-        let (_temp, file) = Beside::new(options);
-        let volumes: Vec<Arc<dyn File>> = vec![file.clone()];
-        let again = || Err(io::Error::from(ErrorKind::WouldBlock));
-        for result in [Ok(100), again(), Ok(BLOCK_BYTES as usize)] {
-            whole(Written { token: token(1), bytes: block(7), offset: 0, result }, &volumes).unwrap();
-        }
-        let length = BLOCK_BYTES as usize;
-        assert_eq!(*file.through.lock().unwrap(), [(100, length - 100), (0, length)]);
-        let error = Err(io::Error::from(ErrorKind::StorageFull));
-        whole(Written { token: token(1), bytes: block(7), offset: 0, result: error }, &volumes).unwrap_err();
     }
 }
