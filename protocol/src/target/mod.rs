@@ -277,11 +277,10 @@ pub struct Target {
     /// The journal is being cut here.
     cutting: Option<Lsn>,
     journal_start: Lsn,
-    syncing: bool,
+    /// Since when a sync of the journal is under way.
+    syncing: Option<Time>,
     sync_wanted: bool,
     unsynced_since: Option<Time>,
-    /// When the sync that is under way began.
-    sync_began: Time,
     /// No sync that nobody waits for begins before.
     next_idle_sync: Time,
     base_syncing: Option<u64>,
@@ -327,10 +326,9 @@ impl Target {
             rest: rest::Rest::default(),
             cutting: None,
             journal_start: Lsn(0),
-            syncing: false,
+            syncing: None,
             sync_wanted: false,
             unsynced_since: None,
-            sync_began: Time(0),
             next_idle_sync: Time(0),
             base_syncing: None,
             base_writes: 0,
@@ -504,7 +502,7 @@ impl Target {
             "apply {:?}, promotion {:?}, syncing {}, base sync {:?}, state write {} {}, cut {:?}, epoch {:?}",
             self.apply,
             self.promoting,
-            self.syncing,
+            self.syncing.is_some(),
             self.base_syncing,
             self.state_persisting,
             self.state_wanted,

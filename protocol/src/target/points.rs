@@ -186,29 +186,27 @@ impl Target {
 
     /// When the journal is to be synced, if nobody asks for it before.
     pub(super) fn idle_sync_at(&self) -> Option<Time> {
-        let since = self.unsynced_since.filter(|_| !self.syncing)?;
+        let since = self.unsynced_since.filter(|_| self.syncing.is_none())?;
         Some(since.plus_us(SYNC_DELAY_US).max(self.next_idle_sync))
     }
 
     pub(super) fn pump_sync(&mut self) {
-        if self.syncing || self.points.bytes_unsynced() == 0 {
+        if self.syncing.is_some() || self.points.bytes_unsynced() == 0 {
             return;
         }
         let late = self.idle_sync_at().is_some_and(|at| self.now >= at);
         let awaited = self.sync_wanted || self.session.wants_durable();
         if awaited || late || self.points.bytes_unsynced() >= SYNC_BYTES {
-            self.syncing = true;
+            self.syncing = Some(self.now);
             self.sync_wanted = false;
             self.unsynced_since = None;
-            self.sync_began = self.now;
             self.outputs.push_back(Output::SyncJournal { awaited });
         }
     }
 
     /// The journal is durable up to `durable`; `None`: it cannot be made so.
     pub fn journal_synced(&mut self, now: Time, durable: Option<Lsn>) {
-        self.syncing = false;
-        let took_us = now.since_us(self.sync_began);
+        let took_us = self.syncing.take().map_or(0, |began| now.since_us(began));
         self.next_idle_sync = now.plus_us(took_us.saturating_mul(SYNC_PART).min(MAX_SYNC_PAUSE_US));
         match durable {
             Some(lsn) => {

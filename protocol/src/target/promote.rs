@@ -137,7 +137,7 @@ impl Target {
         let (generation, pending) = (step.generation, step.pending);
         let base = self.state.base.map_or(Lsn(0), |b| b.lsn);
         let stage = match step.stage {
-            Stage::Drain if self.applying() || self.syncing || self.state_persisting => return,
+            Stage::Drain if self.applying() || self.syncing.is_some() || self.state_persisting => return,
             Stage::Drain if self.cutting.is_some() => return,
             Stage::Drain => match step.wanted.and_then(|wanted| self.new_search(wanted)) {
                 Some(search) => {
@@ -147,7 +147,7 @@ impl Target {
                 None => self.note_discarded(Vec::new()),
             },
             Stage::Search | Stage::Cut { .. } | Stage::Truncating | Stage::Role { .. } => return,
-            Stage::Sync if self.syncing => return,
+            Stage::Sync if self.syncing.is_some() => return,
             Stage::Sync if self.points.durable() < point.lsn && self.rules.on(Rule::PromoteFsync) => {
                 self.sync_wanted = true;
                 self.pump_sync();
