@@ -4,21 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::real::{Pair, PairOptions, Side};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 16 << 20;
 const DEVICE: &str = "/dev/cpu_dma_latency";
 const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
-
-/// Changes a host's configuration.
-fn change(pair: &Pair, side: Side, from: &str, to: &str) -> Result<()> {
-    let path = pair.host(side).config();
-    let text = fs::read_to_string(&path)?;
-    ensure!(text.contains(from), "{from} is not in {text}");
-    fs::write(path, text.replacen(from, to, 1)).context("change the configuration")
-}
 
 /// What a daemon has asked the kernel for, in order, as its log says.
 fn asked(pair: &Pair, side: Side, daemon: &str) -> Result<Vec<String>> {
@@ -65,9 +57,7 @@ fn processors_do_not_sleep_while_clients_wait_and_do_again_afterwards() -> Resul
     let mut pair = Pair::prepare(PairOptions::default().sync().volume("disk", SIZE))?;
     pair.join()?;
     for side in [Side::Alpha, Side::Beta] {
-        change(
-            &pair,
-            side,
+        pair.host(side).reconfigure(
             "[peer]",
             "low_latency = \"on\"\n[log]\nlevel = \"info,afterimage_contract=debug\"\n[peer]",
         )?;
@@ -100,14 +90,16 @@ fn processors_do_not_sleep_while_clients_wait_and_do_again_afterwards() -> Resul
 
     // And not at all once the operator does not want it.
     for (side, daemon) in daemons {
-        change(&pair, side, "\"on\"", "\"off\"")?;
+        pair.host(side).reconfigure("\"on\"", "\"off\"")?;
         let said = pair.command(side, &["config", "reload", daemon])?.success()?;
         ensure!(said.contains("in force now: node.low_latency"), "{said}");
     }
-    let before = daemons.map(|(side, daemon)| asked(&pair, side, daemon).map(|asked| asked.len()).ok());
+    let asked_all =
+        || daemons.iter().map(|&(side, daemon)| asked(&pair, side, daemon)).collect::<Result<Vec<_>>>();
+    let before = asked_all()?;
     pair.write_scattered(Side::Alpha, "disk", 1, 5_000)?;
     std::thread::sleep(Duration::from_millis(200));
-    let after = daemons.map(|(side, daemon)| asked(&pair, side, daemon).map(|asked| asked.len()).ok());
+    let after = asked_all()?;
     ensure!(before == after, "{before:?}, {after:?}");
     pair.wait_same(Side::Alpha, "disk")?;
     pair.check_disk()

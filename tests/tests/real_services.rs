@@ -15,14 +15,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const WATCHDOG: Duration = Duration::from_secs(10);
 const SIZE: u64 = 16 << 20;
 
-/// Changes a host's configuration.
-fn change(pair: &Pair, side: Side, from: &str, to: &str) -> Result<()> {
-    let path = pair.host(side).config();
-    let text = fs::read_to_string(&path)?;
-    ensure!(text.contains(from), "{from} is not in {text}");
-    fs::write(path, text.replacen(from, to, 1)).context("change the configuration")
-}
-
 /// Alpha's agent and beta's receiver under a service manager.
 struct Managed {
     pair: Pair,
@@ -85,7 +77,7 @@ fn a_reload_applies_what_it_can_names_the_rest_and_no_client_notices() -> Result
     more(&writer, 100)?;
 
     let keys = "ack = \"durable\"\nsync_timeout = \"7s\"\nobjectives = { rpo = \"3s\" }\nprimary";
-    change(&pair, Side::Alpha, "primary", keys)?;
+    pair.host(Side::Alpha).reconfigure("primary", keys)?;
     let said = pair.command(Side::Alpha, &["config", "reload"])?.success()?;
     ensure!(
         said.contains(
@@ -102,7 +94,7 @@ fn a_reload_applies_what_it_can_names_the_rest_and_no_client_notices() -> Result
     more(&writer, 100)?;
 
     // One that is not valid changes nothing, whoever asks.
-    change(&pair, Side::Alpha, "sync_timeout", "sync_timout")?;
+    pair.host(Side::Alpha).reconfigure("sync_timeout", "sync_timout")?;
     let refused = pair.command(Side::Alpha, &["config", "reload", "agent"])?;
     ensure!(refused.status.code() == Some(1), "{refused:?}");
     ensure!(refused.stderr.contains("did you mean `sync_timeout`?"), "{refused:?}");
@@ -113,14 +105,14 @@ fn a_reload_applies_what_it_can_names_the_rest_and_no_client_notices() -> Result
     more(&writer, 100)?;
 
     // The restart is not needed any more once the key is as it was.
-    change(&pair, Side::Alpha, "sync_timout", "sync_timeout")?;
-    change(&pair, Side::Alpha, "ack = \"durable\"\n", "")?;
+    pair.host(Side::Alpha).reconfigure("sync_timout", "sync_timeout")?;
+    pair.host(Side::Alpha).reconfigure("ack = \"durable\"\n", "")?;
     pair.host_mut(Side::Alpha).agent.as_mut().context("alpha's agent runs")?.hang_up()?;
     agent.wait_for(LIMIT, says("RELOADING=1"))?;
     let status = agent.wait_for(LIMIT, |said| said.starts_with("STATUS="))?;
     ensure!(!status.contains("restart") && !status.contains("taken over"), "{status}");
 
-    change(&pair, Side::Beta, "[peer]", "[log]\nlevel = \"debug\"\n[hooks]\n[peer]")?;
+    pair.host(Side::Beta).reconfigure("[peer]", "[log]\nlevel = \"debug\"\n[hooks]\n[peer]")?;
     let said = pair.command(Side::Beta, &["config", "reload", "receiver", "--json"])?.success()?;
     let said: serde_json::Value = serde_json::from_str(&said)?;
     ensure!(said["daemons"][0]["restart"] == serde_json::json!([]), "{said}");
@@ -198,7 +190,7 @@ fn what_root_writes_into_the_state_of_the_services_belongs_to_their_user() -> Re
 #[test]
 fn a_daemon_that_is_started_wrongly_says_so_and_is_not_to_be_started_again() -> Result<()> {
     let pair = Pair::prepare(PairOptions::default().volume("disk", SIZE))?;
-    change(&pair, Side::Alpha, "primary", "primry")?;
+    pair.host(Side::Alpha).reconfigure("primary", "primry")?;
     let config = pair.host(Side::Alpha).config();
     for daemon in ["afterimage-agent", "afterimage-receiver"] {
         let mut command = std::process::Command::new(tests::real::product_program(daemon)?);

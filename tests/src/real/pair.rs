@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use afterimage_wan::Wan;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use super::nbd::Client;
@@ -269,6 +269,13 @@ impl Host {
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("afterimage.toml")
+    }
+
+    /// Puts `to` in the place of the first `from` in its configuration file.
+    pub fn reconfigure(&self, from: &str, to: &str) -> Result<()> {
+        let text = fs::read_to_string(self.config())?;
+        ensure!(text.contains(from), "{from} is not in {text}");
+        fs::write(self.config(), text.replacen(from, to, 1)).context("change the configuration")
     }
 
     /// Its state directory.
