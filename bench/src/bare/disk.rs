@@ -29,7 +29,8 @@ pub fn copy(from: &Path, to: &Path, bytes: u64) -> Result<()> {
     to.sync_data().context("sync the copy")
 }
 
-fn open(path: &Path) -> Result<File> {
+/// Past the page cache.
+pub(super) fn open(path: &Path) -> Result<File> {
     let direct = OFlags::DIRECT.bits().cast_signed();
     let opened = OpenOptions::new().read(true).write(true).custom_flags(direct).open(path);
     opened.with_context(|| format!("open {}", path.display()))

@@ -2,13 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr},
     os::{
         fd::AsFd,
         unix::{
-            fs::{FileExt, OpenOptionsExt},
+            fs::FileExt,
             net::{UnixListener, UnixStream},
         },
     },
@@ -21,7 +21,6 @@ use afterimage_storage::{disk::aligned_buffer, ring::Ring};
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{Connection, Endpoint, SendStream, TransportConfig};
-use rustix::fs::OFlags;
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::unix::AsyncFd,
@@ -48,13 +47,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Serves `volume` to one client after the other, with the copy whose address is in `far`. With `answers_early` writes and flushes
 /// are answered when they are done here.
 pub fn run(volume: &Path, socket: &Path, far: Option<&Path>, answers_early: bool) -> Result<()> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(OFlags::DIRECT.bits().cast_signed())
-        .open(volume)
-        .with_context(|| format!("open {}", volume.display()))?;
-    let file = Arc::new(file);
+    let file = Arc::new(super::disk::open(volume)?);
     let size_bytes = file.metadata().context("ask for the volume's size")?.len();
     let link = far.map(Link::open).transpose()?;
     let listener = UnixListener::bind(socket).with_context(|| format!("listen at {}", socket.display()))?;
