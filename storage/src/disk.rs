@@ -268,7 +268,9 @@ impl File for RealFile {
             return direct.write_all_at(buf, offset);
         }
         match self.direct_for_large(length) {
-            Some(direct) if direct.takes(buf.as_ptr(), offset, length) => direct.file.write_all_at(buf, offset),
+            Some(direct) if direct.takes(buf.as_ptr(), offset, length) => {
+                direct.file.write_all_at(buf, offset)
+            }
             Some(direct) => self.write_gathered(&[buf], offset, length, direct),
             None => self.file.write_all_at(buf, offset),
         }
