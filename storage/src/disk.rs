@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use crate::gather::{self, Gather};
 use crate::io::{Dir, File, Mapping, Open};
+use crate::lock;
 
 /// Bytes written at once where the system cannot zero a range by itself.
 const ZERO_CHUNK_BYTES: u64 = 1 << 20;
@@ -77,8 +78,10 @@ impl Direct {
         // By its descriptor: the name may be another file's by now.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = OFlags::DIRECT.bits() as i32;
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
-        opened.ok().and_then(Self::new)
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
+        // Some of what is written by it goes on when the process ends.
+        lock::note_writes(&opened).ok()?;
+        Self::new(opened)
     }
 
     /// `None` where the file system wants memory aligned to more than [`DIRECT_MEMORY_ALIGN`].

@@ -1,7 +1,9 @@
-//! Exclusive locks: on a group's state directory, which one process at a time owns, and on image files.
+//! Exclusive locks: on a group's state directory, which one process at a time owns, and on image files; and what tells that writes of
+//! a process that has ended are still under way.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,6 +17,8 @@ const LOCK_FILE: &str = "lock";
 /// executes its program, and udev claims a device while it looks at it: neither is worth failing a start.
 const PATIENCE: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// The byte of a volume whose lock says that writes may be under way: behind all that a volume can have, and no other program's.
+const WRITES_AT: libc::off_t = libc::off_t::MAX - 1;
 
 /// Why a directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,38 @@ pub(crate) fn lock_file(file: &File) -> io::Result<bool> {
         Err(e) => Err(e.into()),
     };
     Ok(try_for_a_while(try_once)?.is_some())
+}
+
+/// Has [`writes_have_ended`] wait for the writes that go by way of `file`. The lock is that of the open file, not of the process: a
+/// write that the kernel was given keeps it, also if the process is killed.
+pub(crate) fn note_writes(file: &File) -> io::Result<()> {
+    lock_writes(file, libc::F_OFD_SETLK, libc::F_RDLCK).map(drop)
+}
+
+/// Waits until nothing is open that was noted by [`note_writes`]; `false` when patience ends. `file` is not such a one.
+pub(crate) fn writes_have_ended(file: &File) -> io::Result<bool> {
+    let look = || lock_writes(file, libc::F_OFD_GETLK, libc::F_WRLCK);
+    let is_free = |kind| kind == libc::F_UNLCK as libc::c_short;
+    Ok(try_for_a_while(|| Ok(is_free(look()?).then_some(())))?.is_some())
+}
+
+/// Takes the lock on [`WRITES_AT`], or looks whether it could be taken; what is in its way.
+fn lock_writes(file: &File, command: libc::c_int, kind: libc::c_int) -> io::Result<libc::c_short> {
+    // SAFETY: it is made of numbers, and 0 is good for all of them.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    (lock.l_start, lock.l_len) = (WRITES_AT, 1);
+    loop {
+        // SAFETY: the file is open, and these commands read and write nothing but `lock`.
+        if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } != -1 {
+            return Ok(lock.l_type);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
 }
 
 /// Calls `try_once` until it has something or fails, or patience ends.

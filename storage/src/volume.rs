@@ -95,6 +95,9 @@ impl Volume {
     ///
     /// A device that is mounted or part of another device is refused, and nobody can mount it while it is open. An
     /// image file is locked with `flock`, which keeps out other processes of Afterimage and whoever else asks.
+    ///
+    /// What a process that was killed had given to the kernel may be written after it is gone, and would then replace what is written
+    /// from now on: a volume to which such a write is under way is [`VolumeError::InUse`].
     pub fn open(path: impl AsRef<Path>, expected: Option<&VolumeIdentity>) -> Result<Self, VolumeError> {
         let path = path.as_ref();
         let io = |action| move |source| VolumeError::Io { action, path: path.to_owned(), source };
@@ -306,6 +309,11 @@ fn open_exclusively(path: &Path) -> Result<RealFile, VolumeError> {
         if let Some(device) = loop_device_on(path) {
             return Err(in_use(format!("the loop device /dev/{device} is attached to the file")));
         }
+    }
+    if !lock::writes_have_ended(file.as_std()).map_err(io("look for writes under way to"))? {
+        return Err(in_use(
+            "writes of a process that has ended are still under way; its disk is slow, or hangs".to_owned(),
+        ));
     }
     Ok(file)
 }

@@ -45,6 +45,28 @@ fn a_second_opener_is_refused_while_the_bytes_are_in_use() {
     Volume::open(&path, None).unwrap();
 }
 
+/// As the kernel has it while it writes.
+fn kept_by_a_write(file: &dyn File) -> std::os::fd::OwnedFd {
+    let direct = file.direct(std::ptr::without_provenance(4096), 0, 4096).expect("past the page cache");
+    direct.try_clone_to_owned().unwrap()
+}
+
+#[test]
+fn a_volume_stays_closed_while_writes_of_a_process_that_is_gone_are_under_way() {
+    let (_dir, path) = image(1 << 20);
+    for open in [Volume::open_direct, Volume::write_large_direct] {
+        let mut volume = Volume::open(&path, None).unwrap();
+        open(&mut volume);
+        let kept = kept_by_a_write(&*volume.file());
+        drop(volume);
+        let error = Volume::open(&path, None).unwrap_err();
+        assert!(matches!(error, VolumeError::InUse { .. }), "{error}");
+        assert!(error.to_string().contains("still under way"), "{error}");
+        drop(kept);
+        Volume::open(&path, None).unwrap();
+    }
+}
+
 #[test]
 fn another_file_behind_the_name_is_the_wrong_volume() {
     let (_dir, path) = image(1 << 20);
