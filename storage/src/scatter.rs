@@ -21,9 +21,27 @@ const DEPTH: usize = 4;
 const MAX_BYTES: u64 = 128 << 10;
 
 /// The writes that are under way.
-pub struct Scatter {
-    /// `None`: nothing is taken.
-    ring: Option<Ring<Token>>,
+pub struct Scatter(Way);
+
+enum Way {
+    /// Nothing is taken.
+    None,
+    Ring(Ring<Token>),
+    Held(Held),
+}
+
+/// Writes that are done when they are waited for, in an order that somebody else picks: what a disk may do with those that it has
+/// at the same time.
+struct Held {
+    writes: Vec<Write>,
+    /// Which of so many is next.
+    pick: Box<dyn FnMut(usize) -> usize + Send>,
+}
+
+struct Write {
+    token: Token,
+    offset: u64,
+    bytes: Bytes,
 }
 
 /// By what a write is known.
@@ -48,18 +66,21 @@ pub struct Failed {
 
 impl Default for Scatter {
     fn default() -> Self {
-        let ring = Ring::new();
-        if let Err(error) = &ring {
-            tracing::info!(%error, "no io_uring: what is applied goes through the page cache");
-        }
-        Self { ring: ring.ok() }
+        Self(match Ring::new() {
+            Ok(ring) => Way::Ring(ring),
+            Err(error) => {
+                tracing::info!(%error, "no io_uring: what is applied goes through the page cache");
+                Way::None
+            }
+        })
     }
 }
 
 impl Scatter {
-    /// Takes nothing: every write is the caller's.
-    pub fn none() -> Self {
-        Self { ring: None }
+    /// For simulated disks: writes are held back until they are waited for, and then done by [`File::write_at`], one after the
+    /// other; `pick` says which of so many is next.
+    pub fn held(pick: impl FnMut(usize) -> usize + Send + 'static) -> Self {
+        Self(Way::Held(Held { writes: Vec::new(), pick: Box::new(pick) }))
     }
 
     /// Takes `parts`, one behind the other at `offset` of a volume, if they are short and make whole blocks; whether it has.
@@ -74,31 +95,44 @@ impl Scatter {
         offset: u64,
         parts: &[&Bytes],
     ) -> Result<bool, Failed> {
-        let Some(ring) = &mut self.ring else { return Ok(false) };
         let Some(file) = volumes.get(token.volume.0 as usize) else { return Ok(false) };
         let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
         // Whole blocks: what is written beside them through the page cache is in other pages.
         if length == 0 || length > MAX_BYTES || !(offset | length).is_multiple_of(BLOCK_BYTES) {
             return Ok(false);
         }
-        let direct = |bytes: Bytes| Some((file.direct(bytes.as_ptr(), offset, length)?, bytes));
-        let as_it_is = match parts {
-            [one] => direct(Bytes::clone(one)),
-            _ => None,
-        };
-        let Some((descriptor, bytes)) = as_it_is.or_else(|| direct(joined(parts, length))) else {
-            return Ok(false);
-        };
-        if ring.under_way() >= DEPTH {
-            wait(ring, volumes, DEPTH / 2)?;
+        if self.under_way() >= DEPTH {
+            self.wait(volumes, DEPTH / 2)?;
         }
-        ring.push(descriptor, offset, bytes, token);
+        match &mut self.0 {
+            Way::None => return Ok(false),
+            Way::Ring(ring) => {
+                let direct = |bytes: Bytes| Some((file.direct(bytes.as_ptr(), offset, length)?, bytes));
+                let as_it_is = match parts {
+                    [one] => direct(Bytes::clone(one)),
+                    _ => None,
+                };
+                let Some((descriptor, bytes)) = as_it_is.or_else(|| direct(joined(parts, length))) else {
+                    return Ok(false);
+                };
+                ring.push(descriptor, offset, bytes, token);
+            }
+            Way::Held(held) => held.writes.push(Write { token, offset, bytes: joined(parts, length) }),
+        }
         Ok(true)
     }
 
     /// Whether no write is under way.
     pub fn is_idle(&self) -> bool {
-        self.ring.as_ref().is_none_or(|ring| ring.under_way() == 0)
+        self.under_way() == 0
+    }
+
+    fn under_way(&self) -> usize {
+        match &self.0 {
+            Way::None => 0,
+            Way::Ring(ring) => ring.under_way(),
+            Way::Held(held) => held.writes.len(),
+        }
     }
 
     /// Returns once no write is under way.
@@ -106,13 +140,43 @@ impl Scatter {
     /// # Errors
     /// The first that has failed.
     pub fn finish(&mut self, volumes: &[Arc<dyn File>]) -> Result<(), Failed> {
-        let Some(ring) = &mut self.ring else { return Ok(()) };
         let mut result = Ok(());
-        while ring.under_way() > 0 {
-            let ended = wait(ring, volumes, ring.under_way());
+        while self.under_way() > 0 {
+            let ended = self.wait(volumes, self.under_way());
             result = result.and(ended);
         }
         result
+    }
+
+    /// Waits until at least `count` writes have ended.
+    fn wait(&mut self, volumes: &[Arc<dyn File>], count: usize) -> Result<(), Failed> {
+        let write_at = |volume: VolumeIndex, bytes: &[u8], at| {
+            volumes.get(volume.0 as usize).map_or(Ok(()), |file| file.write_at(bytes, at))
+        };
+        let mut failed = None;
+        let mut ended = |token, offset, result: io::Result<()>| {
+            if let Err(source) = result {
+                failed.get_or_insert(Failed { token, offset, source });
+            }
+        };
+        match &mut self.0 {
+            Way::None => {}
+            Way::Ring(ring) => {
+                for written in ring.wait(count) {
+                    let (offset, volume) = (written.offset, written.token.volume);
+                    let (token, done) = written.complete(|rest, at| write_at(volume, rest, at));
+                    ended(token, offset, done);
+                }
+            }
+            Way::Held(held) => {
+                for _ in 0..count.min(held.writes.len()) {
+                    let next = (held.pick)(held.writes.len());
+                    let Write { token, offset, bytes } = held.writes.swap_remove(next);
+                    ended(token, offset, write_at(token.volume, &bytes, offset));
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -121,18 +185,6 @@ fn joined(parts: &[&Bytes], length: u64) -> Bytes {
     let mut buffer = aligned_buffer(length as usize);
     parts.iter().for_each(|part| buffer.extend_from_slice(part));
     buffer.freeze()
-}
-
-/// Waits until at least `count` writes have ended.
-fn wait(ring: &mut Ring<Token>, volumes: &[Arc<dyn File>], count: usize) -> Result<(), Failed> {
-    let mut result = Ok(());
-    for written in ring.wait(count) {
-        let offset = written.offset;
-        let file = volumes.get(written.token.volume.0 as usize);
-        let (token, ended) = written.complete(|rest, at| file.map_or(Ok(()), |file| file.write_at(rest, at)));
-        result = result.and(ended.map_err(|source| Failed { token, offset, source }));
-    }
-    result
 }
 
 #[cfg(test)]
@@ -214,7 +266,7 @@ mod tests {
             let parts = [&block(n as u8), &block(n as u8 + 1)];
             let parts = if n % 2 == 0 { &parts[..1] } else { &parts[..] };
             assert!(scatter.take(&volumes, token(n), 2 * n * BLOCK_BYTES, parts).unwrap());
-            assert!(scatter.ring.as_ref().unwrap().under_way() <= DEPTH);
+            assert!(scatter.under_way() <= DEPTH);
         }
         scatter.finish(&volumes).unwrap();
         assert!(scatter.is_idle());
@@ -230,7 +282,7 @@ mod tests {
         for (offset, parts) in [(0, vec![]), (0, vec![&short]), (512, vec![&block(1)]), (0, vec![&long])] {
             assert!(!scatter.take(&volumes, token(0), offset, &parts).unwrap(), "{offset} {}", parts.len());
         }
-        assert!(!Scatter::none().take(&volumes, token(0), 0, &[&block(1)]).unwrap());
+        assert!(!Scatter(Way::None).take(&volumes, token(0), 0, &[&block(1)]).unwrap());
         assert!(file.through.lock().unwrap().is_empty());
     }
 
@@ -241,6 +293,7 @@ mod tests {
         let (_temp, file) = Beside::new(options);
         let volumes: Vec<Arc<dyn File>> = vec![file];
         let mut scatter = Scatter::default();
+        assert!(matches!(scatter.0, Way::Ring(_)), "no io_uring");
         let mut failed = None;
         for n in 1..=2 * DEPTH as u64 {
             match scatter.take(&volumes, token(n), n * BLOCK_BYTES, &[&block(1)]) {

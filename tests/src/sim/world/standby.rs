@@ -219,8 +219,11 @@ impl Standby {
             Job::Truncate(at) => Report::Truncated(p.store.truncate(at).is_ok()),
             Job::Apply(to, skip) => {
                 let skips = |lsn: Lsn| skip.iter().any(|(from, end)| lsn >= *from && lsn < *end);
-                let result =
-                    apply::apply(p.store.read_to(to), &skips, &p.volumes, &mut Scatter::none(), 64 << 10);
+                // As on a real disk, which has several writes at a time; in one window, or in several with the same blocks.
+                let mut order = Rng::new(to.0);
+                let budget = *order.pick(&[0, 8 << 10, 64 << 10]);
+                let mut scatter = Scatter::held(move |writes| order.index(writes));
+                let result = apply::apply(p.store.read_to(to), &skips, &p.volumes, &mut scatter, budget);
                 p.broken |= matches!(&result, Err(e) if e.is_damage());
                 Report::Applied(result.is_ok())
             }
