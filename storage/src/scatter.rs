@@ -26,7 +26,7 @@ pub struct Scatter(Way);
 enum Way {
     /// Nothing is taken.
     None,
-    Ring(Ring<Token>),
+    Ring(Box<Ring<Token>>),
     Held(Held),
 }
 
@@ -67,7 +67,7 @@ pub struct Failed {
 impl Default for Scatter {
     fn default() -> Self {
         Self(match Ring::new() {
-            Ok(ring) => Way::Ring(ring),
+            Ok(ring) => Way::Ring(Box::new(ring)),
             Err(error) => {
                 tracing::info!(%error, "no io_uring: what is applied goes through the page cache");
                 Way::None
