@@ -36,7 +36,8 @@ impl Readings {
     /// Counts threads that are to come, as many as what waits is worth; how many.
     fn call_threads(&mut self) -> usize {
         let bytes: u64 = self.waiting.iter().map(Reading::bytes).sum();
-        let batches = self.waiting.len().div_ceil(BATCH_READS).max(bytes.div_ceil(BATCH_BYTES) as usize);
+        let reads = self.waiting.len();
+        let batches = reads.div_ceil(BATCH_READS).max(bytes.div_ceil(BATCH_BYTES) as usize).min(reads);
         let more = batches.min(READ_THREADS).saturating_sub(self.threads);
         self.threads += more;
         more
@@ -254,4 +255,51 @@ impl Group {
 
 pub(crate) fn is_short(write: &Write) -> bool {
     !write.fua && matches!(write.content, Content::Data(_)) && write.range.length <= SHORT_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(read: u64, count: u64) -> Reading {
+        Reading { read, blocks: BlockRange { volume: VolumeIndex(0), first: 0, count }, hash: false }
+    }
+
+    fn waiting(counts: &[u64]) -> Readings {
+        let waiting = counts.iter().zip(0..).map(|(count, read)| reading(read, *count)).collect();
+        Readings { waiting, threads: 0 }
+    }
+
+    /// How many reads each batch has, until there are none.
+    fn batches(readings: &mut Readings) -> Vec<usize> {
+        std::iter::from_fn(|| readings.next_batch()).map(|batch| batch.len()).collect()
+    }
+
+    #[test]
+    fn small_reads_go_together_and_large_ones_alone_in_order() {
+        let large = MAX_PAYLOAD_BYTES / BLOCK_BYTES;
+        let mut readings = waiting(&[1; 20]);
+        readings.threads = 1;
+        assert_eq!(batches(&mut readings), [BATCH_READS, 4]);
+        let mut readings = waiting(&[1, 1, large, large, 1, 32, 32, 1]);
+        readings.threads = 1;
+        let first = readings.next_batch().unwrap();
+        assert_eq!(first.iter().map(|reading| reading.read).collect::<Vec<_>>(), [0, 1]);
+        // 1, 32 and 32 blocks would be more than one batch has.
+        assert_eq!(batches(&mut readings), [1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn as_many_threads_come_as_there_is_work_and_all_of_them_go() {
+        for (counts, threads) in
+            [(vec![1; 3], 1), (vec![1; 17], 2), (vec![256; 2], 2), (vec![256; 100], READ_THREADS)]
+        {
+            let mut readings = waiting(&counts);
+            assert_eq!(readings.call_threads(), threads, "{} reads", counts.len());
+            // Those are counted from here on.
+            assert_eq!(readings.call_threads(), 0);
+            while readings.next_batch().is_some() {}
+            assert_eq!(readings.threads, threads - 1, "the one that found nothing has gone");
+        }
+    }
 }
