@@ -2,12 +2,13 @@
 #![allow(dead_code)]
 
 pub mod frames;
+#[path = "../../../tests/src/real/ports.rs"]
+mod ports;
 pub mod source;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use afterimage_contract::admin::{Promotion, Request, Response, call};
@@ -71,24 +72,12 @@ pub struct Standby {
     pub primary: &'static str,
 }
 
-/// An address that nobody uses, on a port that the kernel does not give to whoever asks for any.
-fn free_address() -> SocketAddr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let nth = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let address = SocketAddr::from(([127, 0, 0, 1], 12_000 + (nth % 20_000) as u16));
-        if UdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
-
 impl Standby {
     /// A standby and its peer, paired, with an empty image.
     pub fn new() -> Self {
         let (host, peer) = (Host::new(), Host::new());
         host.pin("alpha", &peer);
-        let address = free_address();
+        let address = ports::free_udp().unwrap();
         let standby = Self { host, peer, address, history: "0s", journal_max: "64MiB", primary: "alpha" };
         standby.make_image();
         standby
