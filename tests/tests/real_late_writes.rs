@@ -83,10 +83,15 @@ fn an_agent_waits_for_the_writes_of_the_one_that_was_killed() -> Result<()> {
     let mut disk = Disk::new(&alpha.dir.join("disk"))?;
     let image = alpha.volume("disk").display().to_string();
     alpha.reconfigure(&image, disk.attached.device()?)?;
+    pair.join()?;
+    pair.start_receiver(Side::Beta)?;
     pair.start_agent(Side::Alpha)?;
+    // With all of it dirty the agent would have to sync the disk before it serves, and wait for that.
+    pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     let mut client = pair.connect(Side::Alpha, "disk", LIMIT)?;
     client.write(OFFSET, &[1; BYTES])?;
     client.flush()?;
+    pair.wait_caught_up(Side::Alpha, LIMIT)?;
     ensure!(disk.holds(1)?);
 
     disk.tell(b'p')?;
@@ -113,5 +118,6 @@ fn an_agent_waits_for_the_writes_of_the_one_that_was_killed() -> Result<()> {
     ensure!(disk.holds(3)?);
     ensure!(client.read(OFFSET, BYTES as u32)? == vec![3; BYTES]);
     pair.host_mut(Side::Alpha).kill()?;
+    pair.host_mut(Side::Beta).kill()?;
     pair.check_disk()
 }
