@@ -31,6 +31,9 @@ pub const NO_TAIL: u64 = u64::MAX;
 /// Pieces of the tail that may be clear behind blocks that are not: many times what a source has under way at once.
 const MAX_PASSED: usize = 4096;
 
+/// A bitmap of no more levels is small enough for a processor's cache.
+const CACHED_LEVELS: usize = 3;
+
 /// A range to the end of a volume that is at least this long, in blocks, becomes a tail rather than bits: a page of them.
 const LONG_BLOCKS: u64 = 1 << 15;
 
@@ -294,8 +297,8 @@ impl Bitmap {
         if rest != 0 {
             return Some(word * WORD_BITS + lowest(rest));
         }
-        let word = self.next_dirty_word(word + 1)?;
-        Some(word * WORD_BITS + lowest(self.load(0, word)))
+        let (word, value) = self.next_dirty_word(word + 1)?;
+        Some(word * WORD_BITS + lowest(value))
     }
 
     /// How many bits are set from `first` on without a gap, at most `max`; not past the last block.
@@ -394,47 +397,53 @@ impl Bitmap {
         self.words.tail().store(first, Ordering::Release);
     }
 
-    /// The first word of level 0 at or after `from` that is not zero: up until a summary word has something at or
-    /// after the place, then down along its lowest bits. A summary bit with nothing below it is stepped over.
-    fn next_dirty_word(&self, from: u64) -> Option<u64> {
-        let word = self.next_word(0, from)?;
-        if word / WORD_BITS != from / WORD_BITS {
-            // In a large map each word of level 1 is far from the one before: the next one comes while this is looked at.
+    /// The first word of level 0 at or after `from` that is not zero, and its value.
+    #[inline(always)]
+    fn next_dirty_word(&self, from: u64) -> Option<(u64, u64)> {
+        let (word, value) = self.next_word(0, from)?;
+        if self.levels.len() > CACHED_LEVELS && word / WORD_BITS != from / WORD_BITS {
+            // Each word of level 1 is far from the one before: the next one comes while this is looked at.
             std::hint::black_box(self.next_word(1, word / WORD_BITS + 1));
         }
-        Some(word)
+        Some((word, value))
     }
 
-    /// The first word of level `base` at or after `from` that is not zero.
-    fn next_word(&self, base: usize, from: u64) -> Option<u64> {
+    /// The first word of level `base` at or after `from` that is not zero, and its value: up until a summary word has something
+    /// at or after the place, then down along the lowest bits. A summary bit with nothing below it is stepped over.
+    #[inline(always)]
+    fn next_word(&self, base: usize, from: u64) -> Option<(u64, u64)> {
         // Looked up once: this is what finding a dirty block in a large map consists of.
-        let words = self.words.words();
+        let (words, levels) = (self.words.words(), self.levels.get(base..)?);
         let load = |level: &Range<usize>, word: u64| words[level.start + index(word)].load(Ordering::Relaxed);
-        let (below, above) = self.levels[base..].split_first()?;
-        if from < below.len() as u64 && load(below, from) != 0 {
-            return Some(from);
+        if let [only] = levels {
+            return (from == 0).then(|| (0, load(only, 0))).filter(|(_, value)| *value != 0);
         }
-        let (mut level, mut bit) = (0, from);
-        while let Some(words) = above.get(level) {
-            let word = bit / WORD_BITS;
-            if word >= words.len() as u64 {
+        let (mut level, mut bit) = (1, from);
+        loop {
+            let range = levels.get(level)?;
+            let mut word = bit / WORD_BITS;
+            if word >= range.len() as u64 {
                 return None;
             }
-            let rest = load(words, word) & (u64::MAX << (bit % WORD_BITS));
-            if rest == 0 {
+            let mut value = load(range, word) & (u64::MAX << (bit % WORD_BITS));
+            if value == 0 {
                 (level, bit) = (level + 1, word + 1);
                 continue;
             }
-            let child = word * WORD_BITS + lowest(rest);
-            if level > 0 {
-                (level, bit) = (level - 1, child * WORD_BITS);
-            } else if child < below.len() as u64 && load(below, child) != 0 {
-                return Some(child);
-            } else {
-                bit = child + 1;
+            loop {
+                let child = word * WORD_BITS + lowest(value);
+                let below = &levels[level - 1];
+                value = if child < below.len() as u64 { load(below, child) } else { 0 };
+                if value == 0 {
+                    bit = child + 1;
+                    break;
+                }
+                if level == 1 {
+                    return Some((child, value));
+                }
+                (level, word) = (level - 1, child);
             }
         }
-        None
     }
 
     /// Sets bits `first..=last` of a level; returns how many were clear.
@@ -459,7 +468,7 @@ impl Bitmap {
         let (first_word, last_word) = (first / WORD_BITS, last / WORD_BITS);
         let mut cleared = 0;
         let mut from = first_word;
-        while let Some(word) = self.next_dirty_word(from).filter(|word| *word <= last_word) {
+        while let Some((word, _)) = self.next_dirty_word(from).filter(|(word, _)| *word <= last_word) {
             let low = if word == first_word { first % WORD_BITS } else { 0 };
             let high = if word == last_word { last % WORD_BITS } else { WORD_BITS - 1 };
             cleared += self.clear_in_word(word, mask(low, high));
