@@ -196,6 +196,30 @@ fn a_summary_bit_with_nothing_below_is_stepped_over_and_dropped_at_open() {
 }
 
 #[test]
+fn what_lies_next_to_an_empty_summary_bit_is_found() {
+    let blocks = 700_000;
+    for level in 1..Bitmap::over(mem_words(Bitmap::words_needed(blocks)), blocks).levels.len() {
+        let words = Shared::new(blocks);
+        let mut bitmap = words.open(blocks, true);
+        let first = |child: u64| child << (WORD_SHIFT * level as u32);
+        for above in level..bitmap.levels.len() {
+            let bit = first(1) >> (WORD_SHIFT * above as u32);
+            bitmap.set_bits(above, bit, bit);
+        }
+        bitmap.set(first(2), 1);
+        assert_eq!(bitmap.next_run(0, 9), Some((first(2), 1)), "level {level}");
+        // Only damage sets one that is past the last block.
+        let past = bitmap.words_in(0);
+        assert!(!past.is_multiple_of(WORD_BITS), "there is such a bit");
+        for above in 1..bitmap.levels.len() {
+            let bit = past >> (WORD_SHIFT * (above as u32 - 1));
+            bitmap.set_bits(above, bit, bit);
+        }
+        assert_eq!(bitmap.next_run(first(2) + 1, 9), None, "level {level}");
+    }
+}
+
+#[test]
 fn a_summary_of_another_age_is_rebuilt() {
     let blocks = 300_000;
     let words = Shared::new(blocks);
