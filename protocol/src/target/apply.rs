@@ -9,11 +9,15 @@ use crate::state::BasePoint;
 /// A batch covers about this much of the journal, in bytes; an epoch is always one batch.
 const BATCH_BYTES: u64 = 64 << 20;
 /// A batch that nobody waits for begins no sooner than this after the one before, in microseconds: each costs two writes of
-/// the superblock and a sync of every base, and a promotion finds at most what came in that time.
+/// the superblock and a sync of every base.
 const INTERVAL_US: u64 = 1_000_000;
-/// A batch of this size does not wait, in bytes: with so much at a time those costs are small, and what was received last is
-/// still in memory.
-const LARGE_BYTES: u64 = BATCH_BYTES / 4;
+/// Nothing has come for this long, in microseconds: a pause, in which a batch takes disk and processors from nobody.
+pub(super) const PAUSE_US: u64 = 100_000;
+/// How long a batch should wait for a pause, in microseconds. What is written again meanwhile is written once to the base, and a
+/// promotion finds no more than what came in this time and in a second.
+pub const PATIENCE_US: u64 = 2_000_000;
+/// A batch of this size does not wait, in bytes: what was received last is still in memory.
+pub(super) const LARGE_BYTES: u64 = BATCH_BYTES / 4 * 3;
 /// A batch that failed is tried again after this long, in microseconds.
 const RETRY_US: u64 = 5_000_000;
 /// History gives way when the journal is this full, in eighths.
@@ -29,13 +33,16 @@ pub(super) enum Apply {
 }
 
 impl Target {
+    /// When a batch begins, if there is one that can and it is not large.
     pub(super) fn apply_at(&self) -> Option<Time> {
         match self.apply {
             Apply::Failed { until } => Some(until),
             Apply::Idle if self.failed.is_none() && self.promoting.is_none() && !self.holds_apply() => {
                 let from = self.state.base.map_or(self.journal_start, |b| b.lsn);
                 let point = self.points.next_to_apply(from)?;
-                Some(point.time.plus_us(self.config.history_us).max(self.next_batch))
+                let due = point.time.plus_us(self.config.history_us).max(self.next_batch);
+                let pause = self.last_appended.plus_us(PAUSE_US);
+                Some(due.max(pause.min(due.plus_us(self.config.patience_us))))
             }
             _ => None,
         }
@@ -64,7 +71,7 @@ impl Target {
             _ if full => Time(u64::MAX),
             us => Time(self.now.0.saturating_sub(us)),
         };
-        let rests = self.now < self.next_batch && !full;
+        let rests = self.apply_at().is_some_and(|at| self.now < at) && !full;
         if rests && self.points.end().0 < base.lsn.0 + LARGE_BYTES {
             return;
         }

@@ -40,6 +40,7 @@ use crate::rules::{Rule, Rules};
 use crate::state::{GroupState, LostBlocks, Role};
 
 use apply::Apply;
+pub use apply::PATIENCE_US;
 pub use choose::{Choice, Discarded, NoSuchPoint, Point, Search, Wanted};
 use intake::{EarlyFrames, OpenEpoch};
 pub use lease::Loss;
@@ -72,6 +73,8 @@ pub struct Config {
     pub volumes: Vec<VolumeInfo>,
     /// How long the base stays behind, in microseconds.
     pub history_us: u64,
+    /// How long a batch waits for a pause in what comes before it is written to the base, in microseconds.
+    pub patience_us: u64,
     /// Bound of the journal, in bytes; history is cut short when it is nearly reached.
     pub journal_bytes: u64,
     /// Which rules are in force; all, outside the simulator's own tests.
@@ -289,6 +292,8 @@ pub struct Target {
     checks: Checks,
     /// A batch that nobody waits for begins no sooner.
     next_batch: Time,
+    /// When the journal was last appended to.
+    last_appended: Time,
     /// Up to where the last batch went.
     raised: Option<Checkpoint>,
     promoting: Option<promote::Step>,
@@ -335,6 +340,7 @@ impl Target {
             apply: Apply::Idle,
             checks: Checks::default(),
             next_batch: Time(0),
+            last_appended: Time(0),
             raised: None,
             promoting: None,
             pings: Pings::default(),

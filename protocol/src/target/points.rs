@@ -241,6 +241,7 @@ impl Target {
         let start = self.points.end();
         self.points.appended(end);
         self.unsynced_since.get_or_insert(now);
+        self.last_appended = self.now;
         self.entry_appended(start, end, frame);
         self.pump(now);
     }

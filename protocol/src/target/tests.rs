@@ -10,6 +10,7 @@ mod verify;
 
 use bytes::Bytes;
 
+use super::apply::{LARGE_BYTES, PAUSE_US};
 use super::*;
 use crate::codec::content_checksum;
 use crate::frame::{Block, Codec, Payload, Record, frame_digest};
@@ -130,9 +131,15 @@ impl Bench {
         bench.target.config.history_us = 0;
         bench.feed(record(11, 0, 512));
         bench.run();
-        bench.pass(SYNC_DELAY_US);
+        bench.pause();
         assert_eq!(bench.redone.len(), 1);
         bench
+    }
+
+    /// Nothing comes, until what is there is durable and a batch may begin.
+    fn pause(&mut self) {
+        self.pass(SYNC_DELAY_US);
+        self.pass(PAUSE_US);
     }
 
     fn pass(&mut self, us: u64) {
@@ -147,6 +154,7 @@ fn config() -> Config {
         group: "g".into(),
         volumes: vec![VolumeInfo { name: "v".into(), size_bytes: SIZE }],
         history_us: 1 << 40,
+        patience_us: PATIENCE_US,
         journal_bytes: 1 << 30,
         rules: Rules::default(),
     }
@@ -357,19 +365,56 @@ fn history_gives_way_when_the_journal_refuses_an_entry() {
 #[test]
 fn batches_that_nobody_waits_for_are_some_time_apart() {
     let mut bench = Bench::without_history();
-    for s in 12..52 {
+    for s in 12..17 {
         bench.feed(record(s, 0, 512));
         bench.run();
-        bench.pass(SYNC_DELAY_US);
+        bench.pause();
     }
-    assert_eq!(bench.target.durable().unwrap().position, position(51));
-    assert_eq!(bench.redone.len(), 1, "forty syncs of the journal are no forty batches");
+    assert_eq!(bench.target.durable().unwrap().position, position(16));
+    assert_eq!(bench.redone.len(), 1, "five pauses are no five batches");
     let at = bench.target.next_timeout().expect("what is left is applied without a further write");
     bench.target.timeout(at);
     bench.run();
     assert_eq!(bench.redone.len(), 2);
-    assert_eq!(bench.target.applied_to(), Some(position(51)));
+    assert_eq!(bench.target.applied_to(), Some(position(16)));
     assert_eq!(bench.target.next_timeout(), None);
+}
+
+#[test]
+fn a_batch_waits_for_a_pause_but_not_for_ever() {
+    let mut bench = Bench::without_history();
+    bench.pass(10_000_000);
+    let begun = bench.target.now;
+    let mut sequence = 12;
+    while bench.redone.len() == 1 {
+        bench.feed(record(sequence, 0, 512));
+        bench.run();
+        bench.pass(PAUSE_US / 4);
+        sequence += 1;
+    }
+    let waited_us = bench.target.now.since_us(begun);
+    assert!((PATIENCE_US..PATIENCE_US + PAUSE_US).contains(&waited_us), "{waited_us}");
+    // The next one finds a pause.
+    bench.pass(10_000_000);
+    bench.pass(10_000_000);
+    bench.feed(record(sequence, 0, 512));
+    bench.run();
+    bench.pass(SYNC_DELAY_US);
+    let at = bench.target.next_timeout().expect("it is to be applied");
+    assert_eq!(at, bench.target.last_appended.plus_us(PAUSE_US));
+}
+
+#[test]
+fn a_large_batch_waits_for_nothing() {
+    let mut bench = Bench::without_history();
+    bench.feed(record(12, 0, 512));
+    let Some(Output::Append(frame)) = bench.target.poll() else { panic!("no append") };
+    let end = Lsn(bench.end().0 + LARGE_BYTES);
+    bench.journal.push((end, frame.clone()));
+    bench.target.appended(Time(1), &frame, Some(end));
+    bench.run();
+    bench.pass(SYNC_DELAY_US);
+    assert_eq!(bench.target.applied_to(), Some(position(12)));
 }
 
 #[test]

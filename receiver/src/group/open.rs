@@ -12,7 +12,7 @@ use afterimage_protocol::lineage::{Standing, refuse};
 use afterimage_protocol::message::{Refusal, TargetMessage, VolumeInfo};
 use afterimage_protocol::rules::Rules;
 use afterimage_protocol::state::{GroupState, Role, VolumeState};
-use afterimage_protocol::target::Config;
+use afterimage_protocol::target::{Config, PATIENCE_US};
 use afterimage_protocol::{Generation, MAX_PAYLOAD_BYTES};
 use afterimage_storage::disk::RealDir;
 use afterimage_storage::group::{GroupStore, TargetStore, settle};
@@ -157,6 +157,7 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
         group: setup.group.name.clone(),
         volumes: state.volumes.iter().map(info).collect(),
         history_us: u64::try_from(setup.group.history.as_micros()).unwrap_or(u64::MAX),
+        patience_us: PATIENCE_US,
         journal_bytes: usable_bytes(max_bytes, segment_bytes),
         rules: Rules::default(),
     };

@@ -42,7 +42,7 @@ fn a_check_is_compared_behind_its_record_and_the_base_waits() {
     assert!(bench.redone.is_empty(), "the base is left alone while it is compared");
     report(&mut bench);
     assert_eq!(answers(&bench), [(1, 0)]);
-    bench.pass(SYNC_DELAY_US);
+    bench.pause();
     assert_eq!(bench.redone.last().unwrap().0, Lsn(200));
 }
 

@@ -62,6 +62,7 @@ pub struct Standby {
     /// Syncs that had failed when it was last started.
     pub failed_syncs: u64,
     shape: Shape,
+    patience_us: u64,
     journal_bytes: u64,
     rules: Rules,
 }
@@ -77,6 +78,7 @@ impl Standby {
             handed_over: false,
             failed_syncs: 0,
             shape,
+            patience_us: *rng.pick(&[0, 0, 10_000, PATIENCE_US]),
             journal_bytes: *rng.pick(&[400_000, 4 << 20]),
             rules,
         }
@@ -121,6 +123,7 @@ impl Standby {
             group: "g".into(),
             volumes: volume_infos(&sizes_in(&state)),
             history_us: self.shape.history_us,
+            patience_us: self.patience_us,
             journal_bytes: self.journal_bytes,
             rules: self.rules,
         };
