@@ -39,6 +39,8 @@ pub enum Contender {
     BarePairAsync,
     /// The agent, its peer not running.
     OursAlone,
+    /// The same, and beside it the least that carries as much as it writes.
+    Beside,
     /// The agent and a receiver, `mode = "async"`.
     OursAsync,
     /// The agent and a receiver, `mode = "sync"`.
@@ -144,6 +146,7 @@ pub const MATCHES: [Match; 3] = [
             Contender::QsdMirrorAsync,
             Contender::OursAlone,
             Contender::BarePairAsync,
+            Contender::Beside,
             Contender::OursAsync,
         ],
     },
@@ -189,13 +192,14 @@ impl Drained {
 
 impl Contender {
     /// Every contender, in the order of the report.
-    pub const ALL: [Contender; 11] = [
+    pub const ALL: [Contender; 12] = [
         Contender::Nbdkit,
         Contender::Qsd,
         Contender::Bare,
         Contender::OursAlone,
         Contender::QsdMirrorAsync,
         Contender::BarePairAsync,
+        Contender::Beside,
         Contender::OursAsync,
         Contender::QsdMirrorSyncTls,
         Contender::QsdMirrorSync,
@@ -215,6 +219,7 @@ impl Contender {
             Contender::QsdMirrorSyncTls => "qsd-mirror-sync-tls",
             Contender::QsdMirrorAsync => "qsd-mirror-async",
             Contender::OursAlone => "ours-alone",
+            Contender::Beside => "beside",
             Contender::OursAsync => "ours-async",
             Contender::OursSync => "ours-sync",
         }
@@ -228,9 +233,13 @@ impl Contender {
             Contender::BarePair => &[&[Contender::QsdMirrorSync]],
             Contender::OursAlone => &[&[Contender::Nbdkit, Contender::Qsd], &[Contender::Bare]],
             Contender::BarePairAsync => &[&[Contender::QsdMirrorAsync], &[Contender::OursAlone]],
-            Contender::OursAsync => {
-                &[&[Contender::QsdMirrorAsync], &[Contender::OursAlone], &[Contender::BarePairAsync]]
-            }
+            Contender::Beside => &[&[Contender::OursAlone]],
+            Contender::OursAsync => &[
+                &[Contender::QsdMirrorAsync],
+                &[Contender::OursAlone],
+                &[Contender::BarePairAsync],
+                &[Contender::Beside],
+            ],
             Contender::OursSync => {
                 &[&[Contender::QsdMirrorSync], &[Contender::QsdMirrorSyncTls], &[Contender::BarePair]]
             }
@@ -243,16 +252,19 @@ impl Contender {
 
     /// Whether it is this product.
     pub fn is_ours(self) -> bool {
-        matches!(self, Contender::OursAlone | Contender::OursAsync | Contender::OursSync)
+        matches!(self, Contender::OursAlone | Contender::Beside | Contender::OursAsync | Contender::OursSync)
     }
 
     fn is_bare(self) -> bool {
-        matches!(self, Contender::Bare | Contender::BarePair | Contender::BarePairAsync)
+        matches!(self, Contender::Bare | Contender::BarePair | Contender::BarePairAsync | Contender::Beside)
     }
 
     /// Whether a second file has to be equal in the end.
     pub fn has_copy(self) -> bool {
-        !matches!(self, Contender::Nbdkit | Contender::Qsd | Contender::Bare | Contender::OursAlone)
+        !matches!(
+            self,
+            Contender::Nbdkit | Contender::Qsd | Contender::Bare | Contender::OursAlone | Contender::Beside
+        )
     }
 
     /// The programs it needs that are not of this product, and the packages that have them.
@@ -270,6 +282,7 @@ impl Contender {
             | Contender::BarePair
             | Contender::BarePairAsync
             | Contender::OursAlone
+            | Contender::Beside
             | Contender::OursAsync
             | Contender::OursSync => &[FIO],
         }
@@ -291,6 +304,7 @@ impl Contender {
             Contender::BarePair => Box::new(bare::start_pair(bed, false)?),
             Contender::BarePairAsync => Box::new(bare::start_pair(bed, true)?),
             Contender::OursAlone => Box::new(ours::start_alone(bed)?),
+            Contender::Beside => Box::new(bare::beside::start(bed)?),
             Contender::OursAsync => Box::new(ours::start_pair(bed, ours::Mode::Async)?),
             Contender::OursSync => Box::new(ours::start_pair(bed, ours::Mode::Sync)?),
         })

@@ -3,7 +3,7 @@
 //! What comes is appended to one file as it comes, and that is what is synced; when the client has gone, it is brought to the copy.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt,
     path::Path,
@@ -11,14 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use quinn::{Connection, RecvStream, SendStream, TransportConfig};
-use tokio::{runtime::Builder, task::JoinSet};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::task::JoinSet;
 
-use super::{
-    FLUSH, FLUSH_ALONE, FLUSHED, FRAME_HEADER_BYTES, TAKEN, certificate_file, frame, nbd::WRITE_BYTES_MAX,
-    port_file,
-};
-use crate::bulk::bare::{endpoint, serving};
+use super::{FLUSH, FLUSH_ALONE, FLUSHED, FRAME_HEADER_BYTES, TAKEN, frame, link, nbd::WRITE_BYTES_MAX};
 
 /// More than is written in a turn.
 const LOG_BYTES_MAX: u64 = 4 << 30;
@@ -31,22 +27,7 @@ pub fn run(copy: &Path, dir: &Path) -> Result<()> {
     };
     let mut far =
         Far { copy: open(copy, false)?, log: Arc::new(open(&copy.with_extension("log"), true)?), end: 0 };
-    let (mut serving, certificate) = serving()?;
-    fs::write(certificate_file(dir), &certificate).context("leave the certificate")?;
-    let mut transport = TransportConfig::default();
-    transport.max_idle_timeout(None);
-    serving.transport_config(Arc::new(transport));
-    let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(async {
-        let endpoint = endpoint(Some(serving))?;
-        let port = endpoint.local_addr().context("find the port")?.port();
-        let unfinished = dir.join("bare.port.new");
-        fs::write(&unfinished, port.to_string()).context("leave the port")?;
-        fs::rename(&unfinished, port_file(dir)).context("leave the port")?;
-        let connection =
-            endpoint.accept().await.context("the endpoint is closed")?.await.context("accept")?;
-        far.keep(&connection).await
-    })
+    link::serve(dir, async move |connection| far.keep(&connection).await)
 }
 
 struct Far {

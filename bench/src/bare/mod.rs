@@ -6,8 +6,10 @@
 //! when this end has; then what goes to the copy is gathered for a moment. It does the least, in the plainest way: where this product
 //! is ahead, by asking for a flush before the client does or by doing several things at a time, it is no bound.
 
+pub mod beside;
 pub mod disk;
 mod far;
+mod link;
 mod nbd;
 mod near;
 
@@ -61,6 +63,10 @@ enum End {
     },
     /// Keeps a copy; key and port are in a directory.
     Far { copy: PathBuf, dir: PathBuf },
+    /// Sends as much as a process writes.
+    BesideNear { pid: u32, socket: PathBuf, far: PathBuf },
+    /// Appends it to a log.
+    BesideFar { log: PathBuf, dir: PathBuf },
 }
 
 /// Runs one end until it is ended.
@@ -68,6 +74,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.end {
         End::Near { volume, socket, far, early } => near::run(volume, socket, far.as_deref(), *early)?,
         End::Far { copy, dir } => far::run(copy, dir)?,
+        End::BesideNear { pid, socket, far } => beside::run_near(*pid, socket, far)?,
+        End::BesideFar { log, dir } => beside::run_far(log, dir)?,
     }
     Ok(ExitCode::SUCCESS)
 }

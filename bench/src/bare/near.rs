@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     fs::{self, File},
     io::{self, ErrorKind, Read, Write},
-    net::{Ipv4Addr, SocketAddr},
     os::{
         fd::AsFd,
         unix::{
@@ -12,7 +11,7 @@ use std::{
             net::{UnixListener, UnixStream},
         },
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -20,21 +19,13 @@ use std::{
 use afterimage_storage::{disk::aligned_buffer, ring::Ring};
 use anyhow::{Context, Result, bail};
 use bytes::{Buf, Bytes, BytesMut};
-use quinn::{Connection, Endpoint, SendStream, TransportConfig};
-use rustls::pki_types::CertificateDer;
-use tokio::{
-    io::unix::AsyncFd,
-    runtime::{Builder, Runtime},
-    task::JoinSet,
-    time::Instant,
-};
-
-use crate::bulk::bare::{HOST_NAME, endpoint, trusting};
+use quinn::SendStream;
+use tokio::{io::unix::AsyncFd, task::JoinSet, time::Instant};
 
 use super::{
-    FLUSH, FLUSH_ALONE, TAKEN, behind_file, certificate_file, frame_header,
+    FLUSH, FLUSH_ALONE, TAKEN, behind_file, frame_header,
+    link::Link,
     nbd::{self, REPLY_BYTES, REQUEST_BYTES, Request, WRITE_BYTES_MAX, Wish},
-    port_file,
 };
 
 /// What a client has sent is read in pieces of up to this.
@@ -49,50 +40,26 @@ const GATHER: Duration = Duration::from_millis(5);
 pub fn run(volume: &Path, socket: &Path, far: Option<&Path>, answers_early: bool) -> Result<()> {
     let file = Arc::new(super::disk::open(volume)?);
     let size_bytes = file.metadata().context("ask for the volume's size")?.len();
-    let link = far.map(Link::open).transpose()?;
+    let link = match far {
+        Some(far) => {
+            fs::write(behind_file(far), "0").context("leave how far behind the copy is")?;
+            Some((Link::open(far)?, behind_file(far)))
+        }
+        None => None,
+    };
     let listener = UnixListener::bind(socket).with_context(|| format!("listen at {}", socket.display()))?;
     loop {
         let (mut client, _) = listener.accept().context("take a client")?;
         let served = nbd::offer(&mut client, size_bytes).and_then(|wants| match &link {
             _ if !wants => Ok(()),
             None => serve(client, &file),
-            Some(link) => link.runtime.block_on(serve_with_copy(client, &file, link, answers_early)),
+            Some((link, behind)) => {
+                link.runtime.block_on(serve_with_copy(client, &file, link, behind, answers_early))
+            }
         });
         if let Err(error) = served {
             eprintln!("a client is left: {error:#}");
         }
-    }
-}
-
-/// To the far end.
-struct Link {
-    runtime: Runtime,
-    connection: Connection,
-    /// What the copy lacked when the last client left.
-    behind: PathBuf,
-    _endpoint: Endpoint,
-}
-
-impl Link {
-    fn open(far: &Path) -> Result<Self> {
-        let certificate = fs::read(certificate_file(far)).context("read the far end's certificate")?;
-        let port = fs::read_to_string(port_file(far)).context("read the far end's port")?;
-        let port = port.parse().context("read the far end's port")?;
-        let mut trusting = trusting(CertificateDer::from(certificate))?;
-        // Others have turns too, and nothing runs here meanwhile.
-        let mut transport = TransportConfig::default();
-        transport.max_idle_timeout(None);
-        trusting.transport_config(Arc::new(transport));
-        let runtime = Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-        let (endpoint, connection) = runtime.block_on(async {
-            let endpoint = endpoint(None)?;
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let connecting = endpoint.connect_with(trusting, address, HOST_NAME).context("connect")?;
-            anyhow::Ok((endpoint, connecting.await.context("connect")?))
-        })?;
-        let behind = behind_file(far);
-        fs::write(&behind, "0").context("leave how far behind the copy is")?;
-        Ok(Self { runtime, connection, behind, _endpoint: endpoint })
     }
 }
 
@@ -129,6 +96,7 @@ async fn serve_with_copy(
     client: UnixStream,
     volume: &Arc<File>,
     link: &Link,
+    behind_file: &Path,
     answers_early: bool,
 ) -> Result<()> {
     client.set_nonblocking(true).context("set up a client")?;
@@ -192,7 +160,7 @@ async fn serve_with_copy(
                 if leaves {
                     records.finish().context("say that the client has left")?;
                     let behind = waiting.behind_bytes().to_string();
-                    fs::write(&link.behind, behind).context("leave how far behind the copy is")?;
+                    fs::write(behind_file, behind).context("leave how far behind the copy is")?;
                 }
             }
             ready = ring_fd.readable() => {

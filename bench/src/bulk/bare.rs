@@ -41,8 +41,8 @@ impl Transfer {
         let (serving, certificate) = serving()?;
         let trusting = trusting(certificate)?;
         let (near, far) = (runtime()?, runtime()?);
-        let server = far.block_on(async { endpoint(Some(serving)) })?;
-        let client = near.block_on(async { endpoint(None) })?;
+        let server = far.block_on(async { endpoint(EndpointConfig::default(), Some(serving)) })?;
+        let client = near.block_on(async { endpoint(EndpointConfig::default(), None) })?;
         let address = server.local_addr().context("find the port")?;
         let accepting = far.spawn({
             let server = server.clone();
@@ -118,7 +118,7 @@ pub fn trusting(certificate: CertificateDer<'static>) -> Result<ClientConfig> {
 }
 
 /// One on a port of the loopback, with room for what comes at once. Within a runtime.
-pub fn endpoint(serving: Option<ServerConfig>) -> Result<Endpoint> {
+pub fn endpoint(config: EndpointConfig, serving: Option<ServerConfig>) -> Result<Endpoint> {
     let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("open a UDP port")?;
     // What only root may do is better; what anyone may is bounded by the kernel's settings.
     set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES)
@@ -127,8 +127,7 @@ pub fn endpoint(serving: Option<ServerConfig>) -> Result<Endpoint> {
     set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER_BYTES)
         .or_else(|_| set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES))
         .context("size the send buffer")?;
-    Endpoint::new(EndpointConfig::default(), serving, socket, Arc::new(TokioRuntime))
-        .context("open an endpoint")
+    Endpoint::new(config, serving, socket, Arc::new(TokioRuntime)).context("open an endpoint")
 }
 
 fn runtime() -> Result<Runtime> {

@@ -151,6 +151,13 @@ pub struct Alone {
     node: Node,
 }
 
+impl Alone {
+    /// The agent's process id.
+    pub fn pid(&self) -> Pid {
+        self.agent.pid()
+    }
+}
+
 impl Running for Alone {
     fn uri(&self) -> String {
         self.node.uri()

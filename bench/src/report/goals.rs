@@ -12,7 +12,7 @@ use crate::{
     bulk,
     case::Case,
     contender::Contender::{
-        self, Bare, BarePair, BarePairAsync, OursAlone, OursAsync, OursSync, QsdMirrorAsync, QsdMirrorSync,
+        self, Bare, BarePair, Beside, OursAlone, OursAsync, OursSync, QsdMirrorAsync, QsdMirrorSync,
         QsdMirrorSyncTls,
     },
     copying,
@@ -233,7 +233,7 @@ fn cases(taken: Turns<'_>) -> Vec<Goal> {
 fn bare(contender: Contender) -> Option<Contender> {
     Some(match contender {
         OursAlone => Bare,
-        OursAsync => BarePairAsync,
+        OursAsync => Beside,
         OursSync => BarePair,
         _ => return None,
     })
