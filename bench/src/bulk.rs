@@ -9,6 +9,7 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use self::bare::Packets;
 use crate::{
     bare::disk,
     contender::{Bed, Running},
@@ -23,6 +24,8 @@ use crate::{
 pub const CASE: &str = "bulk";
 /// Bare streams.
 pub const QUINN: &str = "quinn";
+/// The same with packets as large as this product's.
+pub const QUINN_LARGE: &str = "quinn, packets as ours";
 /// From disk to disk, with no line between.
 pub const DISK: &str = "disk to disk";
 /// Of a new copy.
@@ -47,10 +50,12 @@ pub fn measure(bytes: u64, rounds: u32, base: &Path, interrupt: &Interrupt) -> R
             anyhow::Ok(())
         };
 
-        let transfer = bare::Transfer::prepare()?;
-        let watch = Watch::start(Vec::new())?;
-        transfer.run(bytes)?;
-        add(QUINN, watch)?;
+        for (contender, packets) in [(QUINN, Packets::Usual), (QUINN_LARGE, Packets::AsOurs)] {
+            let transfer = bare::Transfer::prepare(packets)?;
+            let watch = Watch::start(Vec::new())?;
+            transfer.run(bytes)?;
+            add(contender, watch)?;
+        }
 
         let other = own.path().join("other.img");
         image::create_empty(&other, bytes)?;

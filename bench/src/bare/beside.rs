@@ -181,9 +181,8 @@ pub fn run_far(log: &Path, dir: &Path) -> Result<()> {
                 let Some(chunk) = more.context("receive")? else { break };
                 far.take(&chunk.bytes)?;
             }
-            if far.write_blocks()? {
-                back.write_all(&far.arrived.to_le_bytes()).await.context("answer")?;
-            }
+            far.write_blocks()?;
+            back.write_all(&far.arrived.to_le_bytes()).await.context("answer")?;
         }
         Ok(())
     })
@@ -212,11 +211,11 @@ impl Far {
         Ok(())
     }
 
-    /// Appends all whole blocks that are held; whether there was one.
-    fn write_blocks(&mut self) -> Result<bool> {
+    /// Appends all whole blocks that are held.
+    fn write_blocks(&mut self) -> Result<()> {
         let length = self.held.len() / BLOCK_BYTES * BLOCK_BYTES;
         if length == 0 {
-            return Ok(false);
+            return Ok(());
         }
         if self.at + length as u64 > LOG_BYTES {
             self.at = 0;
@@ -226,7 +225,7 @@ impl Far {
         self.arrived += length as u64;
         self.held.copy_within(length.., 0);
         self.held.truncate(self.held.len() - length);
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -242,9 +241,9 @@ mod tests {
         let log = crate::bare::disk::open(&path).expect("the log");
         let mut far = Far { log, at: LOG_BYTES - 4096, arrived: 0, held: aligned_buffer(PIECE_BYTES) };
         far.take(&[7; 5000]).expect("taken");
-        assert!(far.write_blocks().expect("written"));
+        far.write_blocks().expect("written");
         far.take(&[8; 4096]).expect("taken");
-        assert!(far.write_blocks().expect("written"));
+        far.write_blocks().expect("written");
         assert_eq!((far.at, far.arrived, far.held.len()), (4096, 8192, 904));
         let log = File::open(&path).expect("the log");
         let mut block = [0; 4096];

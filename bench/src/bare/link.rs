@@ -7,14 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use afterimage_transport::EndpointOptions;
 use anyhow::{Context, Result};
-use quinn::{Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, TransportConfig};
+use quinn::{Connection, Endpoint, TransportConfig};
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{certificate_file, port_file};
-use crate::bulk::bare::{HOST_NAME, endpoint, serving, trusting};
+use crate::bulk::bare::{HOST_NAME, Packets, endpoint, serving, trusting};
 
 /// To the far end.
 pub struct Link {
@@ -33,7 +32,7 @@ impl Link {
         trusting.transport_config(transport());
         let runtime = runtime()?;
         let (endpoint, connection) = runtime.block_on(async {
-            let endpoint = endpoint(packets()?, None)?;
+            let endpoint = endpoint(Packets::AsOurs, None)?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let connecting = endpoint.connect_with(trusting, address, HOST_NAME).context("connect")?;
             anyhow::Ok((endpoint, connecting.await.context("connect")?))
@@ -48,7 +47,7 @@ pub fn serve(dir: &Path, keep: impl AsyncFnOnce(Connection) -> Result<()>) -> Re
     fs::write(certificate_file(dir), &certificate).context("leave the certificate")?;
     serving.transport_config(transport());
     runtime()?.block_on(async {
-        let endpoint = endpoint(packets()?, Some(serving))?;
+        let endpoint = endpoint(Packets::AsOurs, Some(serving))?;
         let port = endpoint.local_addr().context("find the port")?.port();
         let unfinished = dir.join("bare.port.new");
         fs::write(&unfinished, port.to_string()).context("leave the port")?;
@@ -63,19 +62,9 @@ fn runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("start a runtime")
 }
 
-fn packets() -> Result<EndpointConfig> {
-    let mut config = EndpointConfig::default();
-    config
-        .max_udp_payload_size(EndpointOptions::default().max_mtu_bytes)
-        .context("set the size of packets")?;
-    Ok(config)
-}
-
 fn transport() -> Arc<TransportConfig> {
-    let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(EndpointOptions::default().max_mtu_bytes);
-    let mut transport = TransportConfig::default();
+    let mut transport = Packets::AsOurs.transport();
     // Others have turns too, and nothing runs here meanwhile.
-    transport.max_idle_timeout(None).mtu_discovery_config(Some(discovery));
+    transport.max_idle_timeout(None);
     Arc::new(transport)
 }

@@ -5,8 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use afterimage_transport::EndpointOptions;
 use anyhow::{Context, Result, ensure};
-use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{
+    ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig,
+};
 use rustix::net::sockopt::{
     set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
     set_socket_send_buffer_size_force,
@@ -25,6 +29,37 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// The server's name, as a client is to ask for it.
 pub const HOST_NAME: &str = "localhost";
 
+/// How large packets are looked for.
+#[derive(Clone, Copy)]
+pub enum Packets {
+    /// As Ethernet takes them.
+    Usual,
+    /// As this product does.
+    AsOurs,
+}
+
+impl Packets {
+    fn endpoint(self) -> Result<EndpointConfig> {
+        let mut config = EndpointConfig::default();
+        if let Packets::AsOurs = self {
+            let bytes = EndpointOptions::default().max_mtu_bytes;
+            config.max_udp_payload_size(bytes).context("set the size of packets")?;
+        }
+        Ok(config)
+    }
+
+    /// What both ends are to have.
+    pub fn transport(self) -> TransportConfig {
+        let mut config = TransportConfig::default();
+        if let Packets::AsOurs = self {
+            let mut discovery = MtuDiscoveryConfig::default();
+            discovery.upper_bound(EndpointOptions::default().max_mtu_bytes);
+            config.mtu_discovery_config(Some(discovery));
+        }
+        config
+    }
+}
+
 /// Two ends that are connected.
 pub struct Transfer {
     client: Connection,
@@ -37,12 +72,14 @@ pub struct Transfer {
 
 impl Transfer {
     /// Connects two endpoints, each with a thread of its own, as two processes have.
-    pub fn prepare() -> Result<Self> {
-        let (serving, certificate) = serving()?;
-        let trusting = trusting(certificate)?;
+    pub fn prepare(packets: Packets) -> Result<Self> {
+        let (mut serving, certificate) = serving()?;
+        let mut trusting = trusting(certificate)?;
+        serving.transport_config(Arc::new(packets.transport()));
+        trusting.transport_config(Arc::new(packets.transport()));
         let (near, far) = (runtime()?, runtime()?);
-        let server = far.block_on(async { endpoint(EndpointConfig::default(), Some(serving)) })?;
-        let client = near.block_on(async { endpoint(EndpointConfig::default(), None) })?;
+        let server = far.block_on(async { endpoint(packets, Some(serving)) })?;
+        let client = near.block_on(async { endpoint(packets, None) })?;
         let address = server.local_addr().context("find the port")?;
         let accepting = far.spawn({
             let server = server.clone();
@@ -118,7 +155,7 @@ pub fn trusting(certificate: CertificateDer<'static>) -> Result<ClientConfig> {
 }
 
 /// One on a port of the loopback, with room for what comes at once. Within a runtime.
-pub fn endpoint(config: EndpointConfig, serving: Option<ServerConfig>) -> Result<Endpoint> {
+pub fn endpoint(packets: Packets, serving: Option<ServerConfig>) -> Result<Endpoint> {
     let socket = UdpSocket::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("open a UDP port")?;
     // What only root may do is better; what anyone may is bounded by the kernel's settings.
     set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES)
@@ -127,7 +164,7 @@ pub fn endpoint(config: EndpointConfig, serving: Option<ServerConfig>) -> Result
     set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER_BYTES)
         .or_else(|_| set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES))
         .context("size the send buffer")?;
-    Endpoint::new(config, serving, socket, Arc::new(TokioRuntime)).context("open an endpoint")
+    Endpoint::new(packets.endpoint()?, serving, socket, Arc::new(TokioRuntime)).context("open an endpoint")
 }
 
 fn runtime() -> Result<Runtime> {
@@ -140,6 +177,6 @@ mod tests {
 
     #[test]
     fn every_byte_comes_out() {
-        Transfer::prepare().expect("two ends").run(1 << 20).expect("a transfer");
+        Transfer::prepare(Packets::AsOurs).expect("two ends").run(1 << 20).expect("a transfer");
     }
 }

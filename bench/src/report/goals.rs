@@ -122,7 +122,7 @@ fn copies(bulk: Option<&Trials>, first: Option<&Trials>, later: Option<&Trials>)
     [
         Goal { bare: bulk_disk, ..at_least("bulk: catch-up × bare quinn", 0.7, "×", bulk_ratio) },
         Goal {
-            bare: cores(bulk::QUINN),
+            bare: cores(bulk::QUINN_LARGE),
             ..at_most("bulk: catch-up, both ends", 2.0, "core-ms/MiB", cores(bulk::CATCH_UP))
         },
         Goal { bare: first_disk, ..at_least("first-sync: × nbdcopy", 1.3, "×", first) },
