@@ -95,6 +95,7 @@ async fn hostile_frames_end_their_session_and_nothing_else() {
     // As it is, and in a chunk.
     source.raw(&chunk(&[&record(12, 0, 4096), &record(13, 8192, 512)])).await;
     source.until_durable(13).await;
+    standby.status_when(|g| g.journal.as_ref().unwrap().applied_sequence == Some(13)).await;
     receiver.stop().await;
     assert!(standby.bytes()[8704..1 << 20] == noise(1, 1 << 20)[8704..]);
     assert!(standby.bytes()[8192..8704] != noise(1, 1 << 20)[8192..8704]);
