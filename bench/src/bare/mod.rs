@@ -5,6 +5,8 @@
 //! their file. What is in the log is brought to the copy after the turn. A client is answered when both have done it, or, *early*,
 //! when this end has; then what goes to the copy is gathered for a moment. It does the least, in the plainest way: where this product
 //! is ahead, by asking for a flush before the client does or by doing several things at a time, it is no bound.
+//!
+//! [`beside`] is another kind: the agent itself, and next to it the least that a copy costs.
 
 pub mod beside;
 pub mod disk;
