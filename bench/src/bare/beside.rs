@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use afterimage_protocol::BLOCK_BYTES;
 use afterimage_storage::disk::aligned_buffer;
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
@@ -41,7 +42,6 @@ const IDLE_TICK: Duration = Duration::from_millis(50);
 /// The log begins anew after this much. All of it was written before.
 const LOG_BYTES: u64 = 256 << 20;
 const PIECE_BYTES: usize = 256 << 10;
-const BLOCK_BYTES: usize = 4096;
 
 /// Serves the volume of `bed` with the agent, its peer not running, and starts the two that carry as much as it writes.
 pub fn start(bed: &Bed<'_>) -> Result<Beside> {
@@ -120,10 +120,9 @@ struct Near {
 impl Near {
     async fn carry(&self, there: &mut SendStream, listener: &UnixListener) -> Result<()> {
         let (start, mut carried) = (written_bytes(self.agent)?, 0);
-        let block_bytes = BLOCK_BYTES as u64;
         let mut asking: Vec<(UnixStream, u64)> = Vec::new();
         loop {
-            let due = (written_bytes(self.agent)? - start - carried) / block_bytes * block_bytes;
+            let due = (written_bytes(self.agent)? - start - carried) / BLOCK_BYTES * BLOCK_BYTES;
             match listener.accept() {
                 Ok((who, _)) => asking.push((who, carried + due - self.arrived.get())),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -213,7 +212,7 @@ impl Far {
 
     /// Appends all whole blocks that are held.
     fn write_blocks(&mut self) -> Result<()> {
-        let length = self.held.len() / BLOCK_BYTES * BLOCK_BYTES;
+        let length = self.held.len() - self.held.len() % BLOCK_BYTES as usize;
         if length == 0 {
             return Ok(());
         }
