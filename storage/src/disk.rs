@@ -1,8 +1,8 @@
 //! The traits of [`crate::io`] on a real disk: regular files, block devices, mapped files and directories.
 //!
 //! What is written is visible to every reader at once and survives the process; `sync` is what makes it survive the host. All goes
-//! through the page cache, but for aligned reads and writes of a file with [`RealFile::open_direct`], and for large writes of
-//! one with [`RealFile::write_large_direct`].
+//! through the page cache, but for aligned reads and writes of a file with [`RealFile::open_direct`], and, of one with
+//! [`RealFile::open_large_direct`], for large writes and large reads of what is read once.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom};
@@ -34,8 +34,9 @@ pub const DIRECT_MEMORY_ALIGN: usize = 512;
 /// The largest logical block of a device, in bytes.
 const DIRECT_ALIGN_MAX: u64 = 4096;
 /// From here on a write is copied to aligned memory and goes past the page cache, where that was asked for, in bytes: a page
-/// that is made, filled, written and dropped costs more than the copy. Below it the wait for the disk costs more.
-const LARGE_WRITE_BYTES: u64 = 512 << 10;
+/// that is made, filled, written and dropped costs more than the copy. Below it the wait for the disk costs more. So it is with
+/// what is read once.
+const LARGE_BYTES: u64 = 512 << 10;
 const WORD_BYTES: usize = size_of::<u64>();
 
 #[cfg(target_endian = "big")]
@@ -61,7 +62,7 @@ pub struct RealFile {
     resized: AtomicBool,
     /// The same file, opened past the page cache.
     direct: Option<Direct>,
-    /// The same for large writes alone, opened with the first of them; none where that was not asked for.
+    /// The same for what is large alone, opened with the first of that; none where that was not asked for.
     large: Option<OnceLock<Option<Direct>>>,
 }
 
@@ -129,14 +130,15 @@ impl RealFile {
         self.direct = Direct::open(&self.file);
     }
 
-    /// Has large writes go past the page cache, if the file system can do that, wherever their bytes are in memory.
-    pub fn write_large_direct(&mut self) {
+    /// Has large writes go past the page cache, if the file system can do that, wherever their bytes are in memory, and so large
+    /// aligned reads of what is read once.
+    pub fn open_large_direct(&mut self) {
         self.large = Some(OnceLock::new());
     }
 
     /// Where the larger part of a write of `length` bytes goes past the page cache.
     fn direct_for_large(&self, length: u64) -> Option<&Direct> {
-        if length < LARGE_WRITE_BYTES {
+        if length < LARGE_BYTES {
             return None;
         }
         self.direct.as_ref().or_else(|| self.large())
@@ -241,7 +243,10 @@ impl RealFile {
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let direct = self.direct_for(buf.as_ptr(), offset, buf.len() as u64);
+        let length = buf.len() as u64;
+        let large =
+            || self.direct_for_large(length).filter(|direct| direct.takes(buf.as_ptr(), offset, length));
+        let direct = self.direct_for(buf.as_ptr(), offset, length).or_else(|| Some(&large()?.file));
         direct.unwrap_or(&self.file).read_exact_at(buf, offset)
     }
 
@@ -503,7 +508,7 @@ impl Dir for RealDir {
 
     fn open_log(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
         let mut file = RealFile::new(self.open_std(name, how)?)?;
-        file.write_large_direct();
+        file.open_large_direct();
         Ok(Arc::new(file))
     }
 

@@ -14,6 +14,10 @@ use std::sync::atomic::AtomicU64;
 pub trait File: Send + Sync {
     /// Fills `buf` from `offset`; `UnexpectedEof` past the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The same for what is not read again soon: the system need not keep it in memory.
+    fn read_once(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_at(buf, offset)
+    }
     /// The `len` bytes at `offset`; `UnexpectedEof` past the end.
     fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];

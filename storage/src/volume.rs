@@ -176,9 +176,9 @@ impl Volume {
 
     /// Has large writes go past the page cache from now on, where the file system can do that: for a volume that is written
     /// and hardly read. Before the file is shared.
-    pub fn write_large_direct(&mut self) {
+    pub fn open_large_direct(&mut self) {
         if let Some(file) = Arc::get_mut(&mut self.file) {
-            file.file.write_large_direct();
+            file.file.open_large_direct();
         }
     }
 

@@ -54,7 +54,7 @@ fn kept_by_a_write(file: &dyn File) -> std::os::fd::OwnedFd {
 #[test]
 fn a_volume_stays_closed_while_writes_of_a_process_that_is_gone_are_under_way() {
     let (_dir, path) = image(1 << 20);
-    for open in [Volume::open_direct, Volume::write_large_direct] {
+    for open in [Volume::open_direct, Volume::open_large_direct] {
         let mut volume = Volume::open(&path, None).unwrap();
         open(&mut volume);
         let kept = kept_by_a_write(&*volume.file());

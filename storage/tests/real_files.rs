@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use afterimage_storage::disk::RealDir;
+use afterimage_storage::disk::{RealDir, aligned_buffer};
 use afterimage_storage::io::{Dir, File, Open};
 
 fn dir() -> (tempfile::TempDir, RealDir) {
@@ -194,6 +194,13 @@ fn large_writes_and_small_ones_see_each_other() {
     let mut found = vec![0; LEN];
     log.read_at(&mut found, 0).unwrap();
     assert!(found == expected);
+    // Before anything is synced, and with an end that no block ends at.
+    let mut aligned = aligned_buffer(LEN);
+    aligned.resize(LEN - 100, 0);
+    log.read_once(&mut aligned, 0).unwrap();
+    assert!(aligned == expected[..LEN - 100]);
+    log.read_once(&mut aligned[..1 << 20], 4096 + 7).unwrap();
+    assert!(aligned[..1 << 20] == expected[4096 + 7..][..1 << 20]);
     log.sync().unwrap();
     log.forget_cached().unwrap();
     log.read_at(&mut found, 0).unwrap();

@@ -29,6 +29,7 @@ use crate::options::{EndpointOptions, MAX_UDP_PAYLOAD_BYTES};
 use crate::pairing::{OfferStore, PairingConnection};
 use crate::pins::Pins;
 use crate::refusals::{Refusals, RefusedKeys};
+use crate::socket;
 use crate::text::shown;
 use crate::tls::{self, ALPN_PEER, Seen, Watch};
 
@@ -143,7 +144,7 @@ impl Endpoint {
     pub fn change_port(&self) -> io::Result<()> {
         let address = SocketAddr::new(self.local_address()?.ip(), 0);
         let socket = open_socket(address, self.doorman.options.socket_buffer_bytes, false)?;
-        self.first().rebind(socket)
+        self.first().rebind_abstract(socket::open(socket)?)
     }
 
     /// Connections refused so far because of who or what was at the other end.
@@ -277,7 +278,7 @@ impl Doorman {
         let config = self.server_config(&Arc::new(Watch::default()));
         let mut endpoint_config = endpoint_config();
         self.identity.reset_secret().apply(socket.local_addr()?, &mut endpoint_config);
-        let quic = quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime))?;
+        let quic = open_on(socket, endpoint_config, Some(config))?;
         let crowd = lane.as_ref().map(|_| Crowd::default());
         let taking_in = tokio::spawn(take_in(quic.clone(), self.clone(), crowd, hand_over.clone()));
         let taking_in = taking_in.abort_handle();
@@ -448,6 +449,16 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(MAX_UDP_PAYLOAD_BYTES).expect("above the 1200 that QUIC asks for");
     config
+}
+
+/// One on `socket`, in the runtime of the caller.
+pub(crate) fn open_on(
+    socket: UdpSocket,
+    config: EndpointConfig,
+    serving: Option<quinn::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
+    let socket = socket::open(socket)?;
+    quinn::Endpoint::new_with_abstract_socket(config, serving, socket, Arc::new(TokioRuntime))
 }
 
 /// A UDP socket with large kernel buffers, as far as the kernel allows: small ones lose packets at full speed.

@@ -21,6 +21,7 @@ mod pairing;
 mod pins;
 mod refusals;
 mod reset;
+pub mod socket;
 mod state_file;
 mod text;
 mod tls;

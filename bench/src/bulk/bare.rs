@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use afterimage_transport::EndpointOptions;
+use afterimage_transport::{EndpointOptions, socket};
 use anyhow::{Context, Result, ensure};
 use quinn::{
     ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
@@ -164,7 +164,14 @@ pub fn endpoint(packets: Packets, serving: Option<ServerConfig>) -> Result<Endpo
     set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER_BYTES)
         .or_else(|_| set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES))
         .context("size the send buffer")?;
-    Endpoint::new(packets.endpoint()?, serving, socket, Arc::new(TokioRuntime)).context("open an endpoint")
+    let config = packets.endpoint()?;
+    let runtime = Arc::new(TokioRuntime);
+    let opened = match packets {
+        Packets::Usual => Endpoint::new(config, serving, socket, runtime),
+        Packets::AsOurs => socket::open(socket)
+            .and_then(|socket| Endpoint::new_with_abstract_socket(config, serving, socket, runtime)),
+    };
+    opened.context("open an endpoint")
 }
 
 fn runtime() -> Result<Runtime> {

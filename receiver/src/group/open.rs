@@ -130,7 +130,7 @@ pub fn open(setup: &Setup, wake: &mpsc::Sender<Input>) -> anyhow::Result<Found> 
     let (mut group, state) = GroupStore::open(dir)?;
     let known = state.as_ref().map_or(&[][..], |s| &s.volumes[..]);
     let mut volumes = open_volumes(&setup.group, known)?;
-    volumes.iter_mut().for_each(Volume::write_large_direct);
+    volumes.iter_mut().for_each(Volume::open_large_direct);
     let bases: Vec<_> = volumes.iter().map(Volume::file).collect();
     settle(&bases).context("cannot make the volumes durable as they are")?;
     let room_bytes = volumes.iter().map(Volume::size_bytes).collect();

@@ -179,6 +179,8 @@ fn open_link(dir: &dyn Dir, name: &SegmentName, limit: Option<Lsn>) -> Result<Li
         (segment.salt, segment.binds) = (salt, binds);
     }
     segment.end = limit.unwrap_or(name.base);
+    // There may be very many.
+    window.forget();
     Ok(Link { segment, header, window, limit })
 }
 
@@ -206,6 +208,7 @@ fn walk(chain: &mut [Link], start: Lsn, visit: &mut dyn FnMut(Entry<'_>)) -> Res
             link.segment.end = at;
             return Ok(Stop { link: index, at });
         }
+        link.window.forget();
     }
     Ok(Stop { link: chain.len(), at })
 }

@@ -3,18 +3,17 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream, TokioRuntime};
+use quinn::{RecvStream, SendStream};
 
 use super::proof::Session;
 use super::token::Token;
 use super::{Claim, EXCHANGE_TIMEOUT, Grant, MESSAGE_CAP_BYTES, PAIRED, PINNED, Paired};
 use crate::connection::{CloseCode, ConnectionLost};
 use crate::dial::{ConnectError, Dial};
-use crate::endpoint::{endpoint_config, open_socket};
+use crate::endpoint::{endpoint_config, open_on, open_socket};
 use crate::identity::Identity;
 use crate::message::{MessageError, read_message, write_message};
 use crate::node_name::NodeName;
@@ -154,8 +153,7 @@ impl Joiner<'_> {
                 SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
             };
             let socket = open_socket(any, options.socket_buffer_bytes, false).map_err(JoinError::Socket)?;
-            let endpoint = quinn::Endpoint::new(endpoint_config(), None, socket, Arc::new(TokioRuntime))
-                .map_err(JoinError::Socket)?;
+            let endpoint = open_on(socket, endpoint_config(), None).map_err(JoinError::Socket)?;
             let dial = Dial {
                 identity: self.identity,
                 options: &options,
