@@ -15,8 +15,8 @@ use crate::journal::bytes::{get_u32, get_u64, put_u32, put_u64};
 pub(super) const ENTRY_HEADER_BYTES: u64 = 64;
 /// Entries begin at multiples of this, counted from the segment's first entry.
 pub(super) const ALIGNMENT: u64 = 8;
-/// What a disk writes as a whole, in bytes. What was appended in one long write ends at a multiple of this, and so the next one
-/// begins at one.
+/// What a disk writes as a whole, in bytes. Behind what was appended in one long write, the next payload begins at a multiple of
+/// this.
 pub(super) const BLOCK_BYTES: u64 = 4096;
 /// Marks an entry's first bytes.
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"AIJE");

@@ -4,8 +4,8 @@
 //! the frames mean, when to sync, and what may be forgotten.
 //!
 //! Everything that changes the past is the making of a new segment, which supersedes all that lower-numbered ones
-//! hold from its base on: see `segment.rs`. So bytes that were once written are never written over, and the bytes of an
-//! older history are never taken for those of the current one.
+//! hold from its base on: see `segment.rs`. So bytes that were once written are never written over, but for zeroes
+//! by zeroes, and the bytes of an older history are never taken for those of the current one.
 //!
 //! - **append** writes to the newest segment, and makes the next one when it is full. After a write that failed, what
 //!   is behind the end is unknown, so the next append makes a new segment too.
@@ -34,9 +34,10 @@ mod segment;
 mod sync;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
-use ::bytes::Bytes;
+use ::bytes::{Bytes, BytesMut};
 use afterimage_protocol::frame::{self, Frame};
 use afterimage_protocol::rules::{Rule, Rules};
 use afterimage_protocol::{ByteRange, Lsn};
@@ -50,8 +51,11 @@ pub use self::sync::SyncTicket;
 use self::entry::{BLOCK_BYTES, EntryHeader, bond};
 use self::mark::Mark;
 use self::segment::{Birth, BirthFailed, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentId, SegmentName};
+use crate::disk::{DIRECT_MEMORY_ALIGN, aligned_buffer};
 use crate::io::{Dir, File, Open};
 
+/// What is written before a payload.
+const HEADERS_BYTES: u64 = entry::ENTRY_HEADER_BYTES + frame::HEADER_BYTES as u64;
 /// Holds what was durable after the last sync; a hint, never synced.
 const DURABLE_FILE: &str = "durable";
 /// Holds the first lsn; synced before anything in front of it is removed.
@@ -75,8 +79,8 @@ pub struct JournalOptions {
     pub max_unsynced_bytes: u64,
     /// Most bytes of the last entries that are kept in memory, for readers that are close behind.
     pub recent_bytes: u64,
-    /// What is appended together and is this long ends at a block of the disk, in bytes: such a write goes past the page cache
-    /// where it can, and the next one need not begin in the middle of a block.
+    /// Behind what is appended together and is this long, in bytes, the next payload begins at a block of the disk: such writes go
+    /// past the page cache where they can, and of whole blocks from where they are in memory.
     pub long_write_bytes: u64,
     /// Not to be guessed by anybody who can write to a volume: what tells entries from what looks like them is made of it.
     pub salt: u64,
@@ -133,6 +137,8 @@ pub struct Journal {
     /// The frames from `durable` to the end, each with the lsn after it.
     unsynced: VecDeque<(Lsn, Frame)>,
     recent: recent::Recent,
+    /// An end, and how many zeroes belong to the entry before it and are there.
+    zeroes: (Lsn, u64),
     /// Whether there is a [`SPARE`].
     spare: bool,
     ahead: ahead::Ahead,
@@ -176,6 +182,7 @@ impl Journal {
             durable: found.durable,
             unsynced: VecDeque::new(),
             recent: recent::Recent::new(options.recent_bytes),
+            zeroes: (Lsn(0), 0),
             spare: false,
             ahead: ahead::Ahead::default(),
             closed: true,
@@ -231,12 +238,7 @@ impl Journal {
             self.roll(bytes)?;
         }
         let mut lsn = self.end();
-        if bytes >= self.options.long_write_bytes {
-            let end = self.active().offset(lsn) + bytes;
-            let pad = end.next_multiple_of(BLOCK_BYTES) - end;
-            let fits = bytes + pad <= self.active().room();
-            parts.last_mut().expect("it has bytes").pad = if fits { pad as u32 } else { 0 };
-        }
+        let bytes = self.pad(&mut parts, bytes);
         self.ahead.writes(self.segments.last().expect("a journal has a segment"), bytes);
         if let Err(error) = self.write(&parts) {
             self.closed = true;
@@ -251,6 +253,7 @@ impl Journal {
             self.recent.push(start, lsn, frame);
             ends.push(lsn);
         }
+        self.zeroes = (lsn, parts.last().map_or(0, |part| part.padding() as u64));
         self.active_mut().end = lsn;
         Ok(ends)
     }
@@ -404,28 +407,55 @@ impl Journal {
         Ok(header.map_err(JournalError::io("read", &segment.name.file()))?.is_some())
     }
 
-    /// Writes `parts`, which fit, behind the end.
+    /// Has what is long, of `parts` with so many bytes, end where the payload of the next begins at a block of the disk; their
+    /// bytes then.
+    fn pad(&self, parts: &mut [Part], bytes: u64) -> u64 {
+        let long = self.options.long_write_bytes;
+        if bytes < long {
+            return bytes;
+        }
+        let active = self.active();
+        let start = active.offset(active.end);
+        let (mut at, last) = (start, parts.len() - 1);
+        for (nth, part) in parts.iter_mut().enumerate() {
+            at += part.entry_bytes();
+            if nth == last || part.entry_bytes() >= long {
+                part.pad = ((at + HEADERS_BYTES).next_multiple_of(BLOCK_BYTES) - HEADERS_BYTES - at) as u32;
+                at += u64::from(part.pad);
+            }
+        }
+        if at - start <= active.room() {
+            return at - start;
+        }
+        parts.iter_mut().for_each(|part| part.pad = 0);
+        bytes
+    }
+
+    /// Writes `parts`, which fit, behind the end; where zeroes go before in the same block, from its start.
     fn write(&self, parts: &[Part]) -> Result<(), JournalError> {
-        static ZEROES: [u8; 2 * BLOCK_BYTES as usize] = [0; 2 * BLOCK_BYTES as usize];
         let active = self.active();
         let mut lsn = active.end;
-        let mut headers = Vec::with_capacity(parts.len());
+        let mut at = active.offset(lsn);
+        let in_block = at % BLOCK_BYTES;
+        let known = self.zeroes.0 == lsn && self.zeroes.1 >= in_block;
+        let mut zeroes = if known { in_block } else { 0 };
+        at -= zeroes;
+        let mut heads = Heads::new(parts, zeroes);
         for part in parts {
             let header = part.entry_header(active.name.id, lsn, self.durable);
             let mut frame_header = part.header;
             frame::bind(&mut frame_header, bond(active.name.id, active.salt, lsn));
-            headers.push((header.encode(active.salt), frame_header));
+            heads.add(zeroes, &header.encode(active.salt), &frame_header);
             lsn = header.end();
+            zeroes = part.padding() as u64;
         }
-        let slices = headers.iter().zip(parts).flat_map(|((header, frame_header), part)| {
-            [&header[..], &frame_header[..], &part.payload[..], &ZEROES[..part.padding()]]
-        });
+        let slices = heads.iter().zip(parts).flat_map(|(head, part)| [head, &part.payload[..]]);
         let mut slices: Vec<&[u8]> = slices.filter(|s| !s.is_empty()).collect();
-        let mut at = active.offset(active.end);
         // The last block is written as a whole: what a segment's file held before need not be read for it.
         let end = active.offset(lsn);
         let rest = (end.next_multiple_of(BLOCK_BYTES) - end).min(active.file_bytes.saturating_sub(end));
-        slices.extend((rest > 0).then(|| &ZEROES[..rest as usize]));
+        let behind = (zeroes + rest) as usize;
+        slices.extend((behind > 0).then(|| &ZEROES.0[..behind]));
         for slices in slices.chunks(MAX_VECTORS) {
             let written = active.file.write_vectored_at(slices, at);
             written.map_err(JournalError::io("write", &active.name.file()))?;
@@ -541,6 +571,41 @@ enum Room {
     For(u64),
     /// For the entries that it is born with; more if there is more.
     WhateverThereIs,
+}
+
+/// Zeroes in memory that a disk takes as it is: behind the last entry, up to the end of its block.
+#[repr(align(4096))]
+struct Zeroes([u8; 2 * BLOCK_BYTES as usize]);
+static ZEROES: Zeroes = Zeroes([0; 2 * BLOCK_BYTES as usize]);
+
+/// What goes before each payload: the zeroes behind the entry before it, and the headers. A disk takes it as it is in memory where
+/// it fills blocks.
+struct Heads {
+    bytes: BytesMut,
+    ranges: Vec<Range<usize>>,
+}
+
+impl Heads {
+    /// Room for the heads of `parts`, the first of them behind so many zeroes.
+    fn new(parts: &[Part], zeroes: u64) -> Self {
+        let others = parts.split_last().map_or(&[][..], |(_, others)| others).iter().map(|part| part.pad > 0);
+        let padded = others.chain([zeroes > 0]).filter(|padded| *padded).count();
+        let blocks = padded * (BLOCK_BYTES as usize + DIRECT_MEMORY_ALIGN);
+        let bytes = aligned_buffer(blocks + parts.len() * HEADERS_BYTES as usize);
+        Self { bytes, ranges: Vec::with_capacity(parts.len()) }
+    }
+
+    fn add(&mut self, zeroes: u64, header: &[u8], frame_header: &[u8]) {
+        let start = self.bytes.len().next_multiple_of(if zeroes > 0 { DIRECT_MEMORY_ALIGN } else { 1 });
+        self.bytes.resize(start + zeroes as usize, 0);
+        self.bytes.extend_from_slice(header);
+        self.bytes.extend_from_slice(frame_header);
+        self.ranges.push(start..self.bytes.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.ranges.iter().map(|range| &self.bytes[range.clone()])
+    }
 }
 
 /// A frame in the parts in which it is written.

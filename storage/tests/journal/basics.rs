@@ -5,10 +5,15 @@ use afterimage_protocol::*;
 use afterimage_storage::journal::{Journal, JournalError, JournalOptions};
 use bytes::Bytes;
 
+use afterimage_storage::disk::aligned_buffer;
 use afterimage_storage::io::{Dir, Open};
 
 use crate::disk::{Disk, Fault};
 use crate::frames::*;
+
+/// What is in front of a payload.
+const HEADERS_BYTES: u64 = 64 + 112;
+const BLOCK_BYTES: u64 = 4096;
 
 fn filled(disk: &Disk, count: u64) -> (Journal, Vec<Held>) {
     let (mut journal, ..) = open(disk.dir(), OPTIONS).unwrap();
@@ -301,7 +306,7 @@ fn a_segment_that_somebody_reads_is_not_made_another() {
 }
 
 #[test]
-fn a_long_batch_ends_at_a_block() {
+fn a_long_batch_ends_where_the_next_payload_begins_at_a_block() {
     const LONG: JournalOptions = JournalOptions { segment_bytes: 64 << 10, ..OPTIONS };
     let disk = Disk::default();
     let (mut journal, ..) = open(disk.dir(), LONG).unwrap();
@@ -313,7 +318,7 @@ fn a_long_batch_ends_at_a_block() {
         let ends = journal.append_batch(&batch).unwrap();
         let bytes: u64 = batch.iter().map(Journal::entry_bytes).sum();
         let is_long = bytes >= OPTIONS.long_write_bytes;
-        assert_eq!(is_long, journal.end().0 % 4096 == 0, "{n}");
+        assert_eq!(is_long, (journal.end().0 + HEADERS_BYTES) % BLOCK_BYTES == 0, "{n}");
         assert_eq!(is_long, journal.end().0 > start.0 + bytes, "{n}");
         let starts = [start].into_iter().chain(ends.iter().copied());
         all.extend(starts.zip(ends.clone()).zip(batch).map(|((start, end), frame)| (start, end, frame)));
@@ -325,6 +330,66 @@ fn a_long_batch_ends_at_a_block() {
     let result = ticket.run();
     journal.finish_sync(ticket, result).unwrap();
     assert_eq!((journal.rewrites(), held(&journal)), (1, all.clone()));
+    drop(journal);
+    assert_eq!(open(disk.dir(), LONG).unwrap().2, all);
+}
+
+/// Records of 8192 bytes each, in memory that a disk takes as it is.
+fn aligned_records(random: &mut Random, count: u64) -> Vec<Frame> {
+    let record = |n| {
+        let mut payload = aligned_buffer(8192);
+        payload.extend_from_slice(&random.bytes(8192));
+        record(n, 8192 * n, data(payload.freeze(), Codec::Raw), 8192)
+    };
+    (0..count).map(record).collect()
+}
+
+/// Whether all that was appended since it was last asked was whole blocks, from memory that a disk takes as it is.
+fn wrote_whole_blocks(disk: &Disk) -> bool {
+    let writes = disk.take_vectored();
+    assert!(!writes.is_empty());
+    writes.iter().all(|(offset, buffers)| {
+        let aligned = |(address, length): &(usize, usize)| address % 512 == 0 && length % 4096 == 0;
+        offset % BLOCK_BYTES == 0 && buffers.iter().all(aligned)
+    })
+}
+
+#[test]
+fn long_entries_are_written_as_whole_blocks_from_where_they_are_in_memory() {
+    const LONG: JournalOptions =
+        JournalOptions { segment_bytes: 256 << 10, max_unsynced_bytes: 1 << 20, ..OPTIONS };
+    let disk = Disk::default();
+    let (mut journal, ..) = open(disk.dir(), LONG).unwrap();
+    let mut random = Random::new(9);
+    let mut all = Vec::new();
+    disk.take_vectored();
+    let mut append = |journal: &mut Journal, batch: Vec<Frame>| {
+        let start = journal.end();
+        let ends = journal.append_batch(&batch).unwrap();
+        let starts = [start].into_iter().chain(ends.clone());
+        all.extend(starts.zip(ends).zip(batch).map(|((start, end), frame)| (start, end, frame)));
+        wrote_whole_blocks(&disk)
+    };
+    // Nothing tells where a payload will begin that comes behind a short entry, or first, and it ends in the middle of a block.
+    for short in [None, Some(write(&mut random, 1, 0, 512)), None] {
+        if let Some(short) = short {
+            append(&mut journal, vec![short]);
+        }
+        for _ in 0..2 {
+            append(&mut journal, aligned_records(&mut random, 1));
+        }
+        for count in [1, 3, 1] {
+            assert!(append(&mut journal, aligned_records(&mut random, count)), "{count}");
+        }
+    }
+    disk.fail(Fault::Sync(0));
+    sync(&mut journal).unwrap();
+    assert_eq!(journal.rewrites(), 1);
+    for batch in [aligned_records(&mut random, 1), vec![write(&mut random, 2, 0, 9)]] {
+        append(&mut journal, batch);
+    }
+    assert_eq!(held(&journal), all);
+    sync(&mut journal).unwrap();
     drop(journal);
     assert_eq!(open(disk.dir(), LONG).unwrap().2, all);
 }

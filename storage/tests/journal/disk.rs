@@ -49,6 +49,8 @@ struct World {
     fault: Option<Fault>,
     operations: u64,
     capacity: Option<u64>,
+    /// Of each vectored write, its offset, and address and length of each buffer.
+    vectored: Vec<(u64, Vec<(usize, usize)>)>,
 }
 
 /// The disk; clones are the same one.
@@ -80,6 +82,11 @@ impl Disk {
     /// Operations so far that could have failed.
     pub fn operations(&self) -> u64 {
         self.world().operations
+    }
+
+    /// The vectored writes since this was last asked: of each its offset, and address and length of each buffer.
+    pub fn take_vectored(&self) -> Vec<(u64, Vec<(usize, usize)>)> {
+        std::mem::take(&mut self.world().vectored)
     }
 
     /// Most bytes of all files.
@@ -154,6 +161,7 @@ impl Disk {
             fault: None,
             operations: 0,
             capacity: w.capacity,
+            vectored: Vec::new(),
         })))
     }
 
@@ -272,6 +280,8 @@ impl File for Handle {
     }
 
     fn write_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
+        let buffers = bufs.iter().map(|buf| (buf.as_ptr() as usize, buf.len())).collect();
+        self.disk.world().vectored.push((offset, buffers));
         self.write_at(&bufs.concat(), offset)
     }
 
