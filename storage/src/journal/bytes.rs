@@ -201,9 +201,9 @@ mod tests {
         let ranges = file.take();
         assert_eq!(ranges[0], 4096..4096 + FIRST_READ_BYTES);
         assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{ranges:?}");
-        assert!(ranges.iter().all(|r| r.start % READ_ALIGN == 0), "{ranges:?}");
+        assert!(ranges.iter().all(|r| r.start.is_multiple_of(READ_ALIGN)), "{ranges:?}");
         let (last, others) = ranges.split_last().unwrap();
-        assert!(others.iter().all(|r| r.end % READ_ALIGN == 0), "{ranges:?}");
+        assert!(others.iter().all(|r| r.end.is_multiple_of(READ_ALIGN)), "{ranges:?}");
         assert_eq!(last.end, limit);
         assert!(ranges.len() < 24, "{} reads", ranges.len());
     }

@@ -318,7 +318,7 @@ fn a_long_batch_ends_where_the_next_payload_begins_at_a_block() {
         let ends = journal.append_batch(&batch).unwrap();
         let bytes: u64 = batch.iter().map(Journal::entry_bytes).sum();
         let is_long = bytes >= OPTIONS.long_write_bytes;
-        assert_eq!(is_long, (journal.end().0 + HEADERS_BYTES) % BLOCK_BYTES == 0, "{n}");
+        assert_eq!(is_long, (journal.end().0 + HEADERS_BYTES).is_multiple_of(BLOCK_BYTES), "{n}");
         assert_eq!(is_long, journal.end().0 > start.0 + bytes, "{n}");
         let starts = [start].into_iter().chain(ends.iter().copied());
         all.extend(starts.zip(ends.clone()).zip(batch).map(|((start, end), frame)| (start, end, frame)));
@@ -349,8 +349,9 @@ fn wrote_whole_blocks(disk: &Disk) -> bool {
     let writes = disk.take_vectored();
     assert!(!writes.is_empty());
     writes.iter().all(|(offset, buffers)| {
-        let aligned = |(address, length): &(usize, usize)| address % 512 == 0 && length % 4096 == 0;
-        offset % BLOCK_BYTES == 0 && buffers.iter().all(aligned)
+        let aligned =
+            |(address, length): &(usize, usize)| address.is_multiple_of(512) && length.is_multiple_of(4096);
+        offset.is_multiple_of(BLOCK_BYTES) && buffers.iter().all(aligned)
     })
 }
 
