@@ -243,11 +243,21 @@ impl RealFile {
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let length = buf.len() as u64;
-        let large =
-            || self.direct_for_large(length).filter(|direct| direct.takes(buf.as_ptr(), offset, length));
-        let direct = self.direct_for(buf.as_ptr(), offset, length).or_else(|| Some(&large()?.file));
+        let direct = self.direct_for(buf.as_ptr(), offset, buf.len() as u64);
         direct.unwrap_or(&self.file).read_exact_at(buf, offset)
+    }
+
+    fn read_once(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let Some(direct) = self.direct_for_large(buf.len() as u64) else {
+            return self.read_at(buf, offset);
+        };
+        let whole = buf.len() as u64 / direct.align * direct.align;
+        if !direct.takes(buf.as_ptr(), offset, whole) {
+            return self.read_at(buf, offset);
+        }
+        let (blocks, rest) = buf.split_at_mut(whole as usize);
+        direct.file.read_exact_at(blocks, offset)?;
+        self.file.read_exact_at(rest, offset + whole)
     }
 
     fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
