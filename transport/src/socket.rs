@@ -42,7 +42,7 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(packet_bytes) = transmit.segment_size else {
+        let Some(packet_bytes) = transmit.segment_size.filter(|bytes| *bytes > 0) else {
             return self.inner.try_send(transmit);
         };
         self.packet_bytes.store(packet_bytes, Ordering::Relaxed);
