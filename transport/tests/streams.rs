@@ -78,9 +78,10 @@ async fn bulk_data_arrives_and_is_counted() {
     let (received, stats) = in_time(receiver).await.unwrap();
     assert_eq!(received, sent);
     assert!(stats.received_bytes > sent as u64);
-    // On the loopback, packets become as large as they may, and the socket takes them.
+    // On the loopback, packets become larger than those of which the kernel takes ten at once, and the socket takes them. How
+    // large exactly depends on which of those that look for it are lost.
     let stats = out.stats();
-    assert_eq!(stats.mtu_bytes, EndpointOptions::default().max_mtu_bytes);
+    assert!(stats.mtu_bytes > 6_550, "{stats:?}");
     assert!(stats.sent_packets < 2 * sent as u64 / u64::from(stats.mtu_bytes), "{stats:?}");
     assert!(out.stats().sent_bytes > sent as u64 && out.stats().sent_packets > 0);
     assert!(out.rtt() < Duration::from_secs(10));

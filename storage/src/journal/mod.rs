@@ -591,7 +591,10 @@ impl Heads {
         let others = parts.split_last().map_or(&[][..], |(_, others)| others).iter().map(|part| part.pad > 0);
         let padded = others.chain([zeroes > 0]).filter(|padded| *padded).count();
         let blocks = padded * (BLOCK_BYTES as usize + DIRECT_MEMORY_ALIGN);
-        let bytes = aligned_buffer(blocks + parts.len() * HEADERS_BYTES as usize);
+        let headers = parts.len() * HEADERS_BYTES as usize;
+        // Short entries fill no block, and are not to wait for aligned memory.
+        let bytes =
+            if padded > 0 { aligned_buffer(blocks + headers) } else { BytesMut::with_capacity(headers) };
         Self { bytes, ranges: Vec::with_capacity(parts.len()) }
     }
 
