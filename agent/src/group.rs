@@ -10,7 +10,7 @@ use std::time::Duration;
 use afterimage_contract::config;
 use afterimage_contract::low_latency::Waited;
 use afterimage_events::{Event, event};
-use afterimage_nbd::aligned_buffer;
+use afterimage_memory::Buffer;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
 use afterimage_protocol::pace::Waits;
@@ -19,7 +19,7 @@ use afterimage_protocol::state::{CannotRollBack, GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::group::{BitmapSyncs, SourceStore, content_of};
 use afterimage_storage::lock::DirLock;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -613,8 +613,8 @@ fn pieces(range: ByteRange, max: u64) -> impl Iterator<Item = ByteRange> {
 }
 
 fn own_copy(data: &[u8]) -> Bytes {
-    let mut own = aligned_buffer(data.len());
-    own.extend_from_slice(data);
+    let mut own = Buffer::new(data.len());
+    own.put_slice(data);
     own.freeze()
 }
 

@@ -182,8 +182,8 @@ impl Group {
         let waits = self.take_reads();
         self.feed(|source, now| {
             source.clients_read(now, &waits);
-            for (read, outcome) in outcomes {
-                source.blocks_read(now, read, outcome);
+            for (read, found) in outcomes {
+                source.blocks_read(now, read, found);
             }
         });
     }
@@ -245,10 +245,10 @@ impl Group {
         }
     }
 
-    fn read_blocks(&self, blocks: BlockRange, hash: bool) -> ReadOutcome {
+    fn read_blocks(&self, blocks: BlockRange, hash: bool) -> Vec<ReadOutcome> {
         match self.volumes.get(blocks.volume.0 as usize) {
             Some(volume) => read_run(volume.file(), volume.size_bytes(), blocks, hash),
-            None => ReadOutcome::Failed,
+            None => vec![ReadOutcome::Failed],
         }
     }
 }

@@ -173,7 +173,7 @@ impl Rig {
                 Output::SyncBitmap { token, .. } => self.source.bitmap_synced(now, token, true),
                 Output::LocalFlush { token, .. } => self.source.local_flushed(now, token, true),
                 Output::Read { read, blocks, .. } => {
-                    self.source.blocks_read(now, read, ReadOutcome::Zeroes { blocks: blocks.count });
+                    self.source.blocks_read(now, read, vec![ReadOutcome::Zeroes { blocks: blocks.count }]);
                 }
                 other => panic!("nothing asks for this: {other:?}"),
             }

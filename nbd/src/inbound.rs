@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use afterimage_memory::Buffer;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -27,22 +28,11 @@ const LARGE_BYTES: usize = 64 << 10;
 /// likely, and what is read here of it must be copied.
 const PEEK_BYTES: usize = 512;
 
-/// What the memory of payloads is aligned to, in bytes: devices take it as it is then.
-const ALIGN: usize = 512;
-
-/// An empty buffer for `length` bytes whose memory devices take as it is: aligned to 512 bytes.
-pub fn aligned_buffer(length: usize) -> BytesMut {
-    let mut buffer = BytesMut::with_capacity(length + ALIGN - 1);
-    let pad = buffer.as_ptr().align_offset(ALIGN).min(ALIGN - 1);
-    buffer.resize(pad, 0);
-    buffer.split_off(pad)
-}
-
 /// Received and not yet taken.
 pub(crate) struct Inbound {
     buffer: BytesMut,
-    /// A large payload that is being received, and its full length.
-    large: Option<(BytesMut, usize)>,
+    /// A large payload that is being received, with room for what is missing of it.
+    large: Option<Buffer>,
     /// Bytes that the small payload waited for needs in `buffer`.
     needed_bytes: usize,
     after_large: bool,
@@ -60,9 +50,8 @@ impl Inbound {
         cx: &mut Context<'_>,
         stream: &mut S,
     ) -> Poll<io::Result<usize>> {
-        if let Some((payload, length)) = &mut self.large {
-            let missing = length.saturating_sub(payload.len());
-            return pin!(stream.read_buf(&mut payload.limit(missing))).poll(cx);
+        if let Some(payload) = &mut self.large {
+            return pin!(stream.read_buf(payload)).poll(cx);
         }
         self.make_room();
         if self.after_large && self.needed_bytes == 0 {
@@ -88,12 +77,8 @@ impl Inbound {
     /// The payload behind the header that was taken last, once all of it is there. Ask with the same length until
     /// it is.
     pub(crate) fn take_payload(&mut self, length: usize) -> Option<Bytes> {
-        if let Some((payload, _)) = &self.large {
-            return if payload.len() == length {
-                self.large.take().map(|(payload, _)| payload.freeze())
-            } else {
-                None
-            };
+        if self.large.is_some() {
+            return self.large.take_if(|payload| payload.len() == length).map(Buffer::freeze);
         }
         if self.buffer.len() >= length {
             self.needed_bytes = 0;
@@ -101,9 +86,9 @@ impl Inbound {
             return Some(self.buffer.split_to(length).freeze());
         }
         if length >= LARGE_BYTES {
-            let mut payload = aligned_buffer(length);
+            let mut payload = Buffer::new(length);
             payload.put(self.buffer.split());
-            self.large = Some((payload, length));
+            self.large = Some(payload);
             self.after_large = true;
         } else {
             self.needed_bytes = length;

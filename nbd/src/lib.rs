@@ -26,7 +26,6 @@ mod transmission;
 pub mod wire;
 
 pub use export::{Context, Errno, Export, ExportInfo, Extent, ZeroFlags};
-pub use inbound::aligned_buffer;
 pub use limits::Limits;
 pub use listener::{BindError, TcpEndpoint, UnixEndpoint};
 pub use server::Server;

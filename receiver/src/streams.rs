@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use afterimage_memory::Buffer;
 use afterimage_protocol::SessionId;
 use afterimage_protocol::chunk::{
     CHUNK_HEADER_BYTES, ChunkError, ChunkHeader, MAX_WINDOW_LOG, MIN_WINDOW_LOG,
 };
 use afterimage_protocol::codec::ContentSum;
 use afterimage_protocol::frame::{Frame, FrameError, HEADER_BYTES, Header};
-use afterimage_storage::disk::aligned_buffer;
 use afterimage_transport::{Connection, ConnectionLost, ReadError, ReadExactError, RecvStream};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tracing::debug;
@@ -335,18 +335,15 @@ impl Received {
             add(&payload);
             return Ok(payload);
         }
-        let mut payload = match length {
-            LONG_BYTES.. => aligned_buffer(length),
-            _ => BytesMut::with_capacity(length),
-        };
+        let mut payload = Buffer::new(length);
         let begun = self.0.split();
         add(&begun);
-        payload.extend_from_slice(&begun);
+        payload.put_slice(&begun);
         while payload.len() < length {
             let chunk =
                 stream.read_chunk(length - payload.len(), true).await?.ok_or(StreamError::Truncated)?;
             add(&chunk.bytes);
-            payload.extend_from_slice(&chunk.bytes);
+            payload.put_slice(&chunk.bytes);
         }
         Ok(payload.freeze())
     }

@@ -1,7 +1,7 @@
 //! The traits of [`crate::io`] on a real disk: regular files, block devices, mapped files and directories.
 //!
 //! What is written is visible to every reader at once and survives the process; `sync` is what makes it survive the host. All goes
-//! through the page cache, but for aligned reads and writes of a file with [`RealFile::open_direct`], and, of one with
+//! through the page cache, but for aligned reads and writes of a file with [`RealFile::open_direct`], and, of one with that or
 //! [`RealFile::open_large_direct`], for large writes and large reads of what is read once.
 
 use std::fs::{self, OpenOptions};
@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use bytes::BytesMut;
+use afterimage_memory::{ALIGN_BYTES, Buffer};
+use bytes::Bytes;
 use memmap2::{Advice, MmapRaw, UncheckedAdvice};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
@@ -29,8 +30,6 @@ const ZERO_CHUNK_BYTES: u64 = 1 << 20;
 const ZERO_ALIGN_BYTES: u64 = 4096;
 /// Most buffers in one vectored write (`IOV_MAX`).
 const MAX_BUFFERS: usize = 1024;
-/// What memory has to be aligned to on the way past the page cache, in bytes.
-pub const DIRECT_MEMORY_ALIGN: usize = 512;
 /// The largest logical block of a device, in bytes.
 const DIRECT_ALIGN_MAX: u64 = 4096;
 /// From here on a write is copied to aligned memory and goes past the page cache, where that was asked for, in bytes: a page
@@ -44,14 +43,6 @@ compile_error!("mapped words are little-endian on disk and used in place");
 
 #[repr(align(4096))]
 struct Aligned([u8; 2 * DIRECT_ALIGN_MAX as usize]);
-
-/// An empty buffer for `length` bytes that can be written past the page cache as it is.
-pub fn aligned_buffer(length: usize) -> BytesMut {
-    let mut buffer = BytesMut::with_capacity(length + DIRECT_MEMORY_ALIGN - 1);
-    let pad = buffer.as_ptr().align_offset(DIRECT_MEMORY_ALIGN).min(DIRECT_MEMORY_ALIGN - 1);
-    buffer.resize(pad, 0);
-    buffer.split_off(pad)
-}
 
 /// A regular file or a block device.
 #[derive(Debug)]
@@ -85,12 +76,12 @@ impl Direct {
         Self::new(opened)
     }
 
-    /// `None` where the file system wants memory aligned to more than [`DIRECT_MEMORY_ALIGN`].
+    /// `None` where the file system wants memory aligned to more than [`ALIGN_BYTES`].
     fn new(file: fs::File) -> Option<Self> {
         let mut memory = Aligned([0; 2 * DIRECT_ALIGN_MAX as usize]);
         // Aligned to that and no more.
-        let memory = &mut memory.0[DIRECT_MEMORY_ALIGN..];
-        let align = [DIRECT_MEMORY_ALIGN as u64, DIRECT_ALIGN_MAX].into_iter().find(|align| {
+        let memory = &mut memory.0[ALIGN_BYTES..];
+        let align = [ALIGN_BYTES as u64, DIRECT_ALIGN_MAX].into_iter().find(|align| {
             let length = *align as usize;
             matches!(file.read_at(&mut memory[..length], *align), Ok(count) if count == length)
         })?;
@@ -103,7 +94,7 @@ impl Direct {
     }
 
     fn takes(&self, address: *const u8, offset: u64, len: u64) -> bool {
-        (offset | len).is_multiple_of(self.align) && (address as usize).is_multiple_of(DIRECT_MEMORY_ALIGN)
+        (offset | len).is_multiple_of(self.align) && (address as usize).is_multiple_of(ALIGN_BYTES)
     }
 }
 
@@ -273,6 +264,17 @@ impl File for RealFile {
         }
         bytes.truncate(len);
         Ok(bytes)
+    }
+
+    fn read_bytes(&self, len: usize, offset: u64) -> io::Result<Bytes> {
+        if let Some(direct) = self.direct_for_large(len as u64)
+            && (offset | len as u64).is_multiple_of(direct.align)
+        {
+            let mut bytes = Buffer::with_len(len);
+            direct.file.read_exact_at(&mut bytes, offset)?;
+            return Ok(bytes.freeze());
+        }
+        self.read_vec(len, offset).map(Bytes::from)
     }
 
     fn will_read(&self, offset: u64, len: u64) {

@@ -3,26 +3,19 @@
 
 use std::cell::RefCell;
 
+use afterimage_memory::Buffer;
+
 /// Bytes of the buffer: what a disk takes in one piece, and little enough to stay in a processor's cache.
 pub(crate) const BUFFER_BYTES: usize = 1 << 20;
 
-/// What the buffer is aligned to, in bytes: a page, which is enough for every device.
-const ALIGN: usize = 4096;
-
 thread_local! {
     /// Made with the first use, and never moved.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BUFFER: RefCell<Option<Buffer>> = const { RefCell::new(None) };
 }
 
 /// Calls `write` with this thread's buffer of [`BUFFER_BYTES`]. What is in it is of no meaning.
 pub(crate) fn with_buffer<R>(write: impl FnOnce(&mut [u8]) -> R) -> R {
-    BUFFER.with_borrow_mut(|memory| {
-        if memory.is_empty() {
-            memory.resize(BUFFER_BYTES + ALIGN, 0);
-        }
-        let start = memory.as_ptr().align_offset(ALIGN);
-        write(&mut memory[start..start + BUFFER_BYTES])
-    })
+    BUFFER.with_borrow_mut(|buffer| write(buffer.get_or_insert_with(|| Buffer::with_len(BUFFER_BYTES))))
 }
 
 /// Buffers, to be copied out in order.
@@ -54,6 +47,8 @@ impl<'a> Gather<'a> {
 
 #[cfg(test)]
 mod tests {
+    use afterimage_memory::ALIGN_BYTES;
+
     use super::*;
 
     #[test]
@@ -72,7 +67,7 @@ mod tests {
     fn the_buffer_is_aligned_and_stays_where_it_is() {
         let place = || with_buffer(|buffer| (buffer.as_ptr() as usize, buffer.len()));
         let (at, length) = place();
-        assert_eq!((at % ALIGN, length), (0, BUFFER_BYTES));
+        assert_eq!((at % ALIGN_BYTES, length), (0, BUFFER_BYTES));
         assert_eq!(place().0, at);
     }
 }

@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use bytes::Bytes;
+
 /// A file or block device, addressed by byte.
 pub trait File: Send + Sync {
     /// Fills `buf` from `offset`; `UnexpectedEof` past the end.
@@ -23,6 +25,10 @@ pub trait File: Send + Sync {
         let mut bytes = vec![0; len];
         self.read_at(&mut bytes, offset)?;
         Ok(bytes)
+    }
+    /// The same for what is not read again soon: the system need not keep it in memory.
+    fn read_bytes(&self, len: usize, offset: u64) -> io::Result<Bytes> {
+        self.read_vec(len, offset).map(Bytes::from)
     }
     /// Says that these bytes are read soon, so that the system can have several such reads under way.
     fn will_read(&self, _offset: u64, _len: u64) {}

@@ -8,10 +8,10 @@
 use std::io;
 use std::sync::Arc;
 
+use afterimage_memory::Buffer;
 use afterimage_protocol::{BLOCK_BYTES, Lsn, VolumeIndex};
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 
-use crate::disk::aligned_buffer;
 use crate::io::File;
 use crate::ring::Ring;
 
@@ -182,8 +182,8 @@ impl Scatter {
 
 /// The parts in memory that can be written past the page cache.
 fn joined(parts: &[&Bytes], length: u64) -> Bytes {
-    let mut buffer = aligned_buffer(length as usize);
-    parts.iter().for_each(|part| buffer.extend_from_slice(part));
+    let mut buffer = Buffer::new(length as usize);
+    parts.iter().for_each(|part| buffer.put_slice(part));
     buffer.freeze()
 }
 

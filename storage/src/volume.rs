@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use rustix::fs::{OFlags, major, minor};
 use rustix::io::Errno;
 
@@ -231,6 +232,10 @@ impl File for Exclusive {
 
     fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
         self.file.read_vec(len, offset)
+    }
+
+    fn read_bytes(&self, len: usize, offset: u64) -> io::Result<Bytes> {
+        self.file.read_bytes(len, offset)
     }
 
     fn will_read(&self, offset: u64, len: u64) {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use afterimage_storage::disk::{RealDir, aligned_buffer};
+use afterimage_memory::Buffer;
+use afterimage_storage::disk::RealDir;
 use afterimage_storage::io::{Dir, File, Open};
 
 fn dir() -> (tempfile::TempDir, RealDir) {
@@ -195,10 +196,13 @@ fn large_writes_and_small_ones_see_each_other() {
     log.read_at(&mut found, 0).unwrap();
     assert!(found == expected);
     // Before anything is synced, and with an end that no block ends at.
-    let mut aligned = aligned_buffer(LEN);
-    aligned.resize(LEN - 100, 0);
+    let mut aligned = Buffer::with_len(LEN - 100);
     log.read_once(&mut aligned, 0).unwrap();
-    assert!(aligned == expected[..LEN - 100]);
+    assert!(*aligned == expected[..LEN - 100]);
+    for (at, length) in [(0, LEN), (0, LEN - 100), (4096, 1 << 20), (4096 + 7, 1 << 20), (4096, 1000)] {
+        assert!(log.read_bytes(length, at as u64).unwrap() == expected[at..at + length], "{length} at {at}");
+    }
+    assert!(log.read_bytes(LEN, 512).is_err(), "past the end");
     log.read_once(&mut aligned[..1 << 20], 4096 + 7).unwrap();
     assert!(aligned[..1 << 20] == expected[4096 + 7..][..1 << 20]);
     log.sync().unwrap();

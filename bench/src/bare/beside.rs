@@ -18,8 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use afterimage_memory::aligned;
 use afterimage_protocol::BLOCK_BYTES;
-use afterimage_storage::disk::aligned_buffer;
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -170,7 +170,7 @@ fn noise(bytes: usize) -> Result<Bytes> {
 
 /// Appends what comes to `log`, from its beginning again where it ends, until it is ended; how it is reached, it leaves in `dir`.
 pub fn run_far(log: &Path, dir: &Path) -> Result<()> {
-    let mut far = Far { log: super::disk::open(log)?, at: 0, arrived: 0, held: aligned_buffer(PIECE_BYTES) };
+    let mut far = Far { log: super::disk::open(log)?, at: 0, arrived: 0, held: aligned(PIECE_BYTES) };
     link::serve(dir, async move |connection| {
         let (mut back, mut coming) = connection.accept_bi().await.context("take a stream")?;
         while let Some(chunk) = coming.read_chunk(PIECE_BYTES, true).await.context("receive")? {
@@ -238,7 +238,7 @@ mod tests {
         let path = dir.path().join("log");
         image::create(&path, LOG_BYTES).expect("a log");
         let log = crate::bare::disk::open(&path).expect("the log");
-        let mut far = Far { log, at: LOG_BYTES - 4096, arrived: 0, held: aligned_buffer(PIECE_BYTES) };
+        let mut far = Far { log, at: LOG_BYTES - 4096, arrived: 0, held: aligned(PIECE_BYTES) };
         far.take(&[&[6; 4096][..], &[7; 904]].concat()).expect("taken");
         far.write_blocks().expect("written");
         far.take(&[8; 4096]).expect("taken");

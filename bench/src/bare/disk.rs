@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use afterimage_storage::disk::aligned_buffer;
+use afterimage_memory::Buffer;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
@@ -38,8 +38,7 @@ pub(super) fn open(path: &Path) -> Result<File> {
 
 /// One piece after the other of those that nobody has taken.
 fn pieces(from: &File, to: &File, bytes: u64, next: &AtomicU64) -> Result<()> {
-    let mut buffer = aligned_buffer(PIECE_BYTES as usize);
-    buffer.resize(PIECE_BYTES as usize, 0);
+    let mut buffer = Buffer::with_len(PIECE_BYTES as usize);
     loop {
         let at = next.fetch_add(PIECE_BYTES, Ordering::Relaxed);
         if at >= bytes {

@@ -16,9 +16,10 @@ use std::{
     time::Duration,
 };
 
-use afterimage_storage::{disk::aligned_buffer, ring::Ring};
+use afterimage_memory::Buffer;
+use afterimage_storage::ring::Ring;
 use anyhow::{Context, Result, bail};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::SendStream;
 use tokio::{io::unix::AsyncFd, task::JoinSet, time::Instant};
 
@@ -64,8 +65,7 @@ pub fn run(volume: &Path, socket: &Path, far: Option<&Path>, answers_early: bool
 }
 
 fn serve(mut client: UnixStream, file: &File) -> Result<()> {
-    let mut data = aligned_buffer(WRITE_BYTES_MAX);
-    data.resize(WRITE_BYTES_MAX, 0);
+    let mut data = Buffer::with_len(WRITE_BYTES_MAX);
     let mut header = [0; REQUEST_BYTES];
     loop {
         match client.read_exact(&mut header) {
@@ -225,8 +225,8 @@ fn take_requests(came: &mut BytesMut) -> Result<Vec<(Request, Bytes)>> {
         if came.len() < REQUEST_BYTES + length {
             break;
         }
-        let mut data = aligned_buffer(length);
-        data.extend_from_slice(&came[REQUEST_BYTES..REQUEST_BYTES + length]);
+        let mut data = Buffer::new(length);
+        data.put_slice(&came[REQUEST_BYTES..REQUEST_BYTES + length]);
         came.advance(REQUEST_BYTES + length);
         requests.push((request, data.freeze()));
     }

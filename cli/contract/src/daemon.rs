@@ -104,8 +104,10 @@ pub fn keep_buffers() {
     }
 }
 
-/// Gives memory that [`keep_buffers`] has kept back to the system, as far as nothing uses it. Takes some milliseconds.
+/// Gives memory that [`keep_buffers`] has kept, and that of long buffers, back to the system, as far as nothing uses it. Takes some
+/// milliseconds.
 pub fn give_back_buffers() {
+    afterimage_memory::release_unused();
     #[cfg(target_env = "gnu")]
     // SAFETY: it changes nothing but which free memory the allocator keeps.
     unsafe {

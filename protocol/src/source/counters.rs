@@ -34,10 +34,7 @@ impl Counters {
     pub(super) fn read(&mut self, blocks: BlockRange, outcome: &ReadOutcome) {
         self.read_bytes += match outcome {
             ReadOutcome::Data(bytes, _) => bytes.len() as u64,
-            ReadOutcome::Hashes { blocks: read, .. } | ReadOutcome::Zeroes { blocks: read } => {
-                (*read).min(blocks.count) * BLOCK_BYTES
-            }
-            ReadOutcome::Failed => 0,
+            other => other.blocks().min(blocks.count) * BLOCK_BYTES,
         };
     }
 }

@@ -186,6 +186,28 @@ impl Epoch {
     }
 }
 
+impl ReadOutcome {
+    /// How many blocks it is about.
+    pub(super) fn blocks(&self) -> u64 {
+        match self {
+            Self::Data(bytes, _) => blocks_in(bytes.len() as u64),
+            Self::Hashes { blocks, .. } | Self::Zeroes { blocks } => *blocks,
+            Self::Failed => 0,
+        }
+    }
+
+    /// Bytes that came from the disk, and bytes that go over the link.
+    fn costs(&self) -> (u64, u64) {
+        match self {
+            Self::Data(bytes, _) => (bytes.len() as u64, bytes.len() as u64),
+            Self::Hashes { blocks, hashes } => (blocks * BLOCK_BYTES, hashes.len() as u64),
+            // Only a hole is found to be one at a greater length, and is not read.
+            Self::Zeroes { blocks } if *blocks <= DATA_RUN_BLOCKS => (blocks * BLOCK_BYTES, 0),
+            Self::Zeroes { .. } | Self::Failed => (0, 0),
+        }
+    }
+}
+
 impl Source {
     pub(super) fn remaining_blocks(&self, e: &Epoch) -> u64 {
         e.total_blocks.saturating_sub(e.sent_blocks).max(e.requeued.len())
@@ -275,51 +297,57 @@ impl Source {
         self.reads.values().map(Read::bytes).sum()
     }
 
-    /// A read for the catch-up has ended.
-    pub fn blocks_read(&mut self, now: Time, read: u64, outcome: ReadOutcome) {
+    /// A read for the catch-up has ended. What it found is in order from the first block on; the rest of the blocks is read again.
+    pub fn blocks_read(&mut self, now: Time, read: u64, outcomes: Vec<ReadOutcome>) {
         self.now = self.now.max(now);
         let Some(r) = self.reads.remove(&read) else { return };
         self.locks.release(r.blocks);
-        self.counters.read(r.blocks, &outcome);
-        let (disk_bytes, sent_bytes) = match &outcome {
-            ReadOutcome::Data(bytes, _) => (bytes.len() as u64, bytes.len() as u64),
-            ReadOutcome::Hashes { blocks, hashes } => (blocks * BLOCK_BYTES, hashes.len() as u64),
-            // Only a hole is found to be one at a greater length, and is not read.
-            ReadOutcome::Zeroes { blocks } if *blocks <= DATA_RUN_BLOCKS => (blocks * BLOCK_BYTES, 0),
-            ReadOutcome::Zeroes { .. } | ReadOutcome::Failed => (0, 0),
-        };
+        let (mut disk_bytes, mut sent_bytes) = (0, 0);
+        for outcome in &outcomes {
+            self.counters.read(r.blocks, outcome);
+            let (disk, sent) = outcome.costs();
+            (disk_bytes, sent_bytes) = (disk_bytes + disk, sent_bytes + sent);
+        }
         self.pace.read(self.now, disk_bytes, sent_bytes);
-        let sequence = self.sequence;
-        let size_bytes = self.size_bytes(r.blocks.volume);
-        if let Some(e) = self.epoch.as_mut().filter(|e| e.id == r.epoch && e.committed.is_none()) {
-            let taken = match &outcome {
-                ReadOutcome::Data(bytes, _) => blocks_in(bytes.len() as u64),
-                ReadOutcome::Hashes { blocks, .. } | ReadOutcome::Zeroes { blocks } => *blocks,
-                ReadOutcome::Failed => 0,
+        if self.epoch.as_ref().is_some_and(|e| e.id == r.epoch && e.committed.is_none()) {
+            self.send_blocks(r, outcomes);
+        } else if let Some(outcome) = outcomes.into_iter().next() {
+            match r.epoch {
+                REPAIR => self.repaired(r.blocks, outcome),
+                verify::VERIFY => self.check_read(read, r.blocks, outcome),
+                _ => {}
             }
-            .min(r.blocks.count);
-            let got = BlockRange { count: taken, ..r.blocks };
-            let rest = BlockRange { first: got.end(), count: r.blocks.count - taken, ..r.blocks };
-            if taken > 0 {
-                e.put_back(rest);
-                if rest.count > 0 {
-                    e.rests.push_back(rest);
-                }
-                e.emit(got, got.bytes(size_bytes), outcome, sequence, r.hash);
-            } else if rest.count > 1 {
-                e.put_back(rest);
-                e.run_blocks = 1;
-            } else if e.may_try_again(rest) {
-                e.put_back(rest);
-            } else {
-                self.unreadable.insert(rest);
-            }
-        } else if r.epoch == REPAIR {
-            self.repaired(r.blocks, outcome);
-        } else if r.epoch == verify::VERIFY {
-            self.check_read(read, r.blocks, outcome);
         }
         self.pump(now);
+    }
+
+    /// What was read goes over the link; what was not, is put back.
+    fn send_blocks(&mut self, r: Read, outcomes: Vec<ReadOutcome>) {
+        let sequence = self.sequence;
+        let size_bytes = self.size_bytes(r.blocks.volume);
+        let Some(e) = &mut self.epoch else { return };
+        let mut rest = r.blocks;
+        for outcome in outcomes {
+            let taken = outcome.blocks().min(rest.count);
+            let got = BlockRange { count: taken, ..rest };
+            rest = BlockRange { first: got.end(), count: rest.count - taken, ..rest };
+            if taken > 0 {
+                e.emit(got, got.bytes(size_bytes), outcome, sequence, r.hash);
+            }
+        }
+        if rest.count < r.blocks.count {
+            e.put_back(rest);
+            if rest.count > 0 {
+                e.rests.push_back(rest);
+            }
+        } else if rest.count > 1 {
+            e.put_back(rest);
+            e.run_blocks = 1;
+        } else if e.may_try_again(rest) {
+            e.put_back(rest);
+        } else {
+            self.unreadable.insert(rest);
+        }
     }
 
     fn commit_epoch(&mut self) {

@@ -76,7 +76,7 @@ impl Bench {
 
     fn answer_read(&mut self) -> bool {
         let Some((read, blocks)) = self.reads.pop_front() else { return false };
-        self.source.blocks_read(Time(1), read, ReadOutcome::Zeroes { blocks: blocks.count });
+        self.source.blocks_read(Time(1), read, vec![ReadOutcome::Zeroes { blocks: blocks.count }]);
         self.run();
         true
     }

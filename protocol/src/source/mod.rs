@@ -259,19 +259,19 @@ pub enum LocalError {
     Ended,
 }
 
-/// What a read for the catch-up found.
+/// What a read for the catch-up found in the next blocks of its range.
 #[derive(Clone, Debug)]
 pub enum ReadOutcome {
-    /// These bytes at the start of the range (whole blocks, but for the end of a volume), with their content checksum.
+    /// These bytes (whole blocks, but for the end of a volume), with their content checksum.
     Data(Bytes, u64),
-    /// The hashes of the first blocks: [`crate::frame::HASH_BYTES`] each, for `blocks` blocks.
+    /// Their hashes: [`crate::frame::HASH_BYTES`] each, for `blocks` blocks.
     Hashes {
         /// The hashes.
         hashes: Bytes,
         /// Count of blocks.
         blocks: u64,
     },
-    /// The first `blocks` blocks are zero.
+    /// So many blocks are zero.
     Zeroes {
         /// Count of blocks.
         blocks: u64,

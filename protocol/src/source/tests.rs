@@ -203,7 +203,7 @@ impl Bench {
                 }
                 Output::LocalFlush { token, .. } => self.source.local_flushed(now, token, !self.flush_fails),
                 Output::Read { read, blocks, .. } => {
-                    self.source.blocks_read(now, read, ReadOutcome::Zeroes { blocks: blocks.count });
+                    self.source.blocks_read(now, read, vec![ReadOutcome::Zeroes { blocks: blocks.count }]);
                 }
                 Output::Complete { request, result: Ok(()) } => self.completed.push(request),
                 Output::Complete { request, result } => {

@@ -224,11 +224,12 @@ pub fn content_of(bytes: Bytes) -> Content {
     Content::Data(frame::Payload { codec: frame::Codec::Raw, raw_bytes, checksum, encoded: bytes })
 }
 
-/// Reads the start of `blocks` for the catch-up: as many zeroes as there are, or up to [`MAX_PAYLOAD_BYTES`] of data (or,
-/// with `hash`, their hashes). Holes are found without being read.
-pub fn read_run(volume: &VolumeFile, size_bytes: u64, blocks: BlockRange, hash: bool) -> ReadOutcome {
+/// Reads the start of `blocks` for the catch-up: a hole, which is found without being read, or up to [`MAX_PAYLOAD_BYTES`], in
+/// pieces of data and of zeroes that follow each other. With `hash` it is one piece: the zeroes that it begins with, or the
+/// hashes of all that was read.
+pub fn read_run(volume: &VolumeFile, size_bytes: u64, blocks: BlockRange, hash: bool) -> Vec<ReadOutcome> {
     match try_read_run(volume, size_bytes, blocks, hash) {
-        Ok(outcome) => outcome,
+        Ok(outcomes) => outcomes,
         Err(error) => {
             event!(
                 Event::IoFailed,
@@ -238,7 +239,7 @@ pub fn read_run(volume: &VolumeFile, size_bytes: u64, blocks: BlockRange, hash: 
                 count = blocks.count,
                 "cannot read for the catch-up"
             );
-            ReadOutcome::Failed
+            vec![ReadOutcome::Failed]
         }
     }
 }
@@ -248,28 +249,44 @@ fn try_read_run(
     size_bytes: u64,
     blocks: BlockRange,
     hash: bool,
-) -> io::Result<ReadOutcome> {
+) -> io::Result<Vec<ReadOutcome>> {
     let range = blocks.bytes(size_bytes);
     let data = volume.next_data(range.offset)?.map_or(range.end(), |(start, _)| start.max(range.offset));
     let hole_blocks = (data.min(range.end()) - range.offset) / BLOCK_BYTES;
     if data >= range.end() || hole_blocks > 0 {
         let all = data >= range.end();
-        return Ok(ReadOutcome::Zeroes { blocks: if all { blocks.count } else { hole_blocks } });
+        return Ok(vec![ReadOutcome::Zeroes { blocks: if all { blocks.count } else { hole_blocks } }]);
     }
-    let mut bytes = volume.read_vec(range.length.min(MAX_PAYLOAD_BYTES) as usize, range.offset)?;
-    let mut chunks = bytes.chunks(BLOCK_BYTES as usize);
-    let zeroes = chunks.clone().take_while(|block| is_zero(block)).count();
-    if zeroes > 0 {
-        return Ok(ReadOutcome::Zeroes { blocks: zeroes as u64 });
+    let bytes = volume.read_bytes(range.length.min(MAX_PAYLOAD_BYTES) as usize, range.offset)?;
+    if !hash {
+        return Ok(pieces(&bytes));
     }
-    let until_zero = chunks.position(is_zero).map_or(bytes.len(), |n| n * BLOCK_BYTES as usize);
-    bytes.truncate(until_zero);
-    if hash {
-        let hashes = hashes_of(&bytes);
-        return Ok(ReadOutcome::Hashes { hashes: hashes.into(), blocks: blocks_in(bytes.len() as u64) });
-    }
-    let checksum = content_checksum(&bytes);
-    Ok(ReadOutcome::Data(bytes.into(), checksum))
+    let zeroes = bytes.chunks(BLOCK_BYTES as usize).take_while(|block| is_zero(block)).count() as u64;
+    Ok(vec![if zeroes > 0 {
+        ReadOutcome::Zeroes { blocks: zeroes }
+    } else {
+        ReadOutcome::Hashes { hashes: hashes_of(&bytes).into(), blocks: blocks_in(bytes.len() as u64) }
+    }])
+}
+
+/// What was read, in pieces of data and of zero blocks.
+fn pieces(bytes: &Bytes) -> Vec<ReadOutcome> {
+    let zero: Vec<bool> = bytes.chunks(BLOCK_BYTES as usize).map(is_zero).collect();
+    // What is little does not keep the memory of all.
+    let is_little = zero.iter().filter(|zero| **zero).count() > zero.len() / 2;
+    let mut at = 0;
+    let piece = |blocks: &[bool]| {
+        let length = (blocks.len() * BLOCK_BYTES as usize).min(bytes.len() - at);
+        let range = at..at + length;
+        at = range.end;
+        if blocks.first() == Some(&true) {
+            return ReadOutcome::Zeroes { blocks: blocks.len() as u64 };
+        }
+        let data = if is_little { Bytes::copy_from_slice(&bytes[range]) } else { bytes.slice(range) };
+        let checksum = content_checksum(&data);
+        ReadOutcome::Data(data, checksum)
+    };
+    zero.chunk_by(|one, next| one == next).map(piece).collect()
 }
 
 /// Whether all of `bytes` are 0.
@@ -285,4 +302,135 @@ pub(crate) fn hashes_of(bytes: &[u8]) -> Vec<u8> {
         hashes.extend_from_slice(&blake3::hash(block).as_bytes()[..HASH_BYTES]);
     }
     hashes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File as StdFile;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::disk::RealFile;
+
+    const BLOCK: usize = BLOCK_BYTES as usize;
+    const MIB: usize = 1 << 20;
+
+    /// A volume of these bytes, once by way of the page cache and once past it, if the file system can do that.
+    fn volumes(bytes: &[u8]) -> (tempfile::NamedTempFile, [VolumeFile; 2]) {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        temp.as_file().set_len(bytes.len() as u64).unwrap();
+        for (block, at) in bytes.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+            if !is_zero(block) {
+                temp.as_file().write_all_at(block, at).unwrap();
+            }
+        }
+        let open = || StdFile::options().read(true).write(true).open(temp.path()).unwrap();
+        let cached = RealFile::new(open()).unwrap();
+        let mut direct = RealFile::new(open()).unwrap();
+        direct.open_direct();
+        (temp, [Arc::new(cached), Arc::new(direct)])
+    }
+
+    fn read(volume: &VolumeFile, size: usize, first: u64, count: u64, hash: bool) -> Vec<ReadOutcome> {
+        read_run(volume, size as u64, BlockRange { volume: VolumeIndex(0), first, count }, hash)
+    }
+
+    /// What was found, put together, and the lengths of its pieces in blocks, negative for zeroes.
+    fn joined(found: &[ReadOutcome]) -> (Vec<u8>, Vec<i64>) {
+        let (mut bytes, mut lengths) = (Vec::new(), Vec::new());
+        for outcome in found {
+            match outcome {
+                ReadOutcome::Data(data, checksum) => {
+                    assert_eq!(*checksum, content_checksum(data));
+                    bytes.extend_from_slice(data);
+                    lengths.push(blocks_in(data.len() as u64) as i64);
+                }
+                ReadOutcome::Zeroes { blocks } => {
+                    bytes.resize(bytes.len() + *blocks as usize * BLOCK, 0);
+                    lengths.push(-(*blocks as i64));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        (bytes, lengths)
+    }
+
+    /// 2 MiB and a part of a block: data but for some blocks, one of which is zero in a part only.
+    fn mixed() -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..2 * MIB + 512).map(|at| (at % 251) as u8 | 1).collect();
+        bytes[3 * BLOCK..5 * BLOCK].fill(0);
+        bytes[9 * BLOCK..10 * BLOCK - 1].fill(0);
+        bytes[255 * BLOCK..258 * BLOCK].fill(0);
+        bytes[400 * BLOCK..401 * BLOCK].fill(0);
+        bytes
+    }
+
+    #[test]
+    fn data_and_zeroes_of_a_read_are_found_at_once() {
+        let bytes = mixed();
+        let (_temp, volumes) = volumes(&bytes);
+        for volume in &volumes {
+            // A run that began with many zeroes may be longer than what is read.
+            for count in [256, 1000] {
+                let (found, lengths) = joined(&read(volume, bytes.len(), 0, count, false));
+                assert_eq!(lengths, [3, -2, 250, -1]);
+                assert!(found == bytes[..MIB]);
+            }
+            let (found, lengths) = joined(&read(volume, bytes.len(), 257, 256, false));
+            assert_eq!(lengths, [-1]);
+            assert_eq!(found.len(), BLOCK);
+            let (found, lengths) = joined(&read(volume, bytes.len(), 258, 255, false));
+            assert_eq!(lengths, [142, -1, 112]);
+            assert!(found == bytes[258 * BLOCK..]);
+        }
+    }
+
+    #[test]
+    fn little_data_does_not_keep_the_memory_of_a_whole_read() {
+        let mut bytes = vec![0; MIB];
+        bytes[..BLOCK].fill(1);
+        bytes[200 * BLOCK..201 * BLOCK].fill(2);
+        let (_temp, volumes) = volumes(&bytes);
+        for volume in &volumes {
+            let found = read(volume, MIB, 0, 256, false);
+            assert_eq!(joined(&found), (bytes.clone(), vec![1, -199, 1, -55]));
+            let places: Vec<usize> = found
+                .iter()
+                .filter_map(|outcome| match outcome {
+                    ReadOutcome::Data(data, _) => Some(data.as_ptr() as usize),
+                    _ => None,
+                })
+                .collect();
+            assert_ne!(places[1].wrapping_sub(places[0]), 200 * BLOCK, "both lie in what was read");
+        }
+    }
+
+    #[test]
+    fn hashes_are_of_all_that_was_read_unless_it_begins_with_zeroes() {
+        let bytes = mixed();
+        let (_temp, volumes) = volumes(&bytes);
+        for volume in &volumes {
+            match &read(volume, bytes.len(), 0, 256, true)[..] {
+                [ReadOutcome::Hashes { hashes, blocks: 256 }] => assert!(*hashes == hashes_of(&bytes[..MIB])),
+                other => panic!("{other:?}"),
+            }
+            let found = read(volume, bytes.len(), 3, 256, true);
+            assert!(matches!(found[..], [ReadOutcome::Zeroes { blocks: 2 }]), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_hole_is_found_whole_and_what_cannot_be_read_is_said() {
+        let mut bytes = vec![0; 8 * MIB];
+        bytes[5 * MIB..].fill(1);
+        let (_temp, volumes) = volumes(&bytes);
+        for volume in &volumes {
+            let found = read(volume, bytes.len(), 0, 2048, false);
+            assert!(matches!(found[..], [ReadOutcome::Zeroes { blocks: 1280 }]), "{found:?}");
+            // A volume that is shorter than it was taken for.
+            let found = read(volume, 9 * MIB, 2047, 256, false);
+            assert!(matches!(found[..], [ReadOutcome::Failed]), "{found:?}");
+        }
+    }
 }

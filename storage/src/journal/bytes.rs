@@ -3,9 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use afterimage_memory::Buffer;
 
-use crate::disk::aligned_buffer;
 use crate::io::File;
 
 /// Bytes read at first: what looks at one entry reads little more than that.
@@ -39,19 +38,19 @@ pub(super) struct Window {
     start: u64,
     /// How many of its bytes are those of the file.
     held: usize,
-    buffer: BytesMut,
+    buffer: Buffer,
     read_bytes: u64,
 }
 
 impl Window {
     /// A window onto the first `limit` bytes of `file`, which has at least as many.
     pub fn new(file: Arc<dyn File>, limit: u64) -> Self {
-        Self { file, limit, start: 0, held: 0, buffer: BytesMut::new(), read_bytes: 0 }
+        Self { file, limit, start: 0, held: 0, buffer: Buffer::new(0), read_bytes: 0 }
     }
 
     /// Gives back the memory; what is asked for next is read again.
     pub fn forget(&mut self) {
-        (self.held, self.buffer, self.read_bytes) = (0, BytesMut::new(), 0);
+        (self.held, self.buffer, self.read_bytes) = (0, Buffer::new(0), 0);
     }
 
     /// As many bytes from `offset` on as are at hand, at least `least` of them unless the limit is nearer.
@@ -86,9 +85,8 @@ impl Window {
 
         let from = self.held - kept;
         if self.buffer.len() < wanted {
-            let mut larger = aligned_buffer(wanted);
-            larger.extend_from_slice(&self.buffer[from..self.held]);
-            larger.resize(wanted, 0);
+            let mut larger = Buffer::with_len(wanted);
+            larger[..kept].copy_from_slice(&self.buffer[from..self.held]);
             self.buffer = larger;
         } else {
             self.buffer.copy_within(from..self.held, 0);
@@ -217,7 +215,7 @@ mod tests {
             assert_eq!(file.take()[0], start..start + FIRST_READ_BYTES);
         }
         window.forget();
-        assert_eq!(window.buffer.capacity(), 0);
+        assert!(window.buffer.is_empty());
         assert_got(&mut window, 9 * MIB + 800, 8);
         assert_eq!(file.take()[0], 9 * MIB..9 * MIB + FIRST_READ_BYTES);
     }

@@ -38,6 +38,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ::bytes::{Bytes, BytesMut};
+use afterimage_memory::{ALIGN_BYTES, aligned};
 use afterimage_protocol::frame::{self, Frame};
 use afterimage_protocol::rules::{Rule, Rules};
 use afterimage_protocol::{ByteRange, Lsn};
@@ -51,7 +52,6 @@ pub use self::sync::SyncTicket;
 use self::entry::{BLOCK_BYTES, EntryHeader, bond};
 use self::mark::Mark;
 use self::segment::{Birth, BirthFailed, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentId, SegmentName};
-use crate::disk::{DIRECT_MEMORY_ALIGN, aligned_buffer};
 use crate::io::{Dir, File, Open};
 
 /// What is written before a payload.
@@ -590,16 +590,15 @@ impl Heads {
     fn new(parts: &[Part], zeroes: u64) -> Self {
         let others = parts.split_last().map_or(&[][..], |(_, others)| others).iter().map(|part| part.pad > 0);
         let padded = others.chain([zeroes > 0]).filter(|padded| *padded).count();
-        let blocks = padded * (BLOCK_BYTES as usize + DIRECT_MEMORY_ALIGN);
+        let blocks = padded * (BLOCK_BYTES as usize + ALIGN_BYTES);
         let headers = parts.len() * HEADERS_BYTES as usize;
         // Short entries fill no block, and are not to wait for aligned memory.
-        let bytes =
-            if padded > 0 { aligned_buffer(blocks + headers) } else { BytesMut::with_capacity(headers) };
+        let bytes = if padded > 0 { aligned(blocks + headers) } else { BytesMut::with_capacity(headers) };
         Self { bytes, ranges: Vec::with_capacity(parts.len()) }
     }
 
     fn add(&mut self, zeroes: u64, header: &[u8], frame_header: &[u8]) {
-        let start = self.bytes.len().next_multiple_of(if zeroes > 0 { DIRECT_MEMORY_ALIGN } else { 1 });
+        let start = self.bytes.len().next_multiple_of(if zeroes > 0 { ALIGN_BYTES } else { 1 });
         self.bytes.resize(start + zeroes as usize, 0);
         self.bytes.extend_from_slice(header);
         self.bytes.extend_from_slice(frame_header);

@@ -5,7 +5,7 @@ use afterimage_protocol::*;
 use afterimage_storage::journal::{Journal, JournalError, JournalOptions};
 use bytes::Bytes;
 
-use afterimage_storage::disk::aligned_buffer;
+use afterimage_memory::aligned;
 use afterimage_storage::io::{Dir, Open};
 
 use crate::disk::{Disk, Fault};
@@ -337,7 +337,7 @@ fn a_long_batch_ends_where_the_next_payload_begins_at_a_block() {
 /// Records of 8192 bytes each, in memory that a disk takes as it is.
 fn aligned_records(random: &mut Random, count: u64) -> Vec<Frame> {
     let record = |n| {
-        let mut payload = aligned_buffer(8192);
+        let mut payload = aligned(8192);
         payload.extend_from_slice(&random.bytes(8192));
         record(n, 8192 * n, data(payload.freeze(), Codec::Raw), 8192)
     };

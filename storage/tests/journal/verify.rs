@@ -56,7 +56,7 @@ fn each_check_is_compared_with_the_image_at_its_place() {
             let source = disk.volume(VOLUME_BYTES);
             source.write_at(&image, 0).unwrap();
             let asked = BlockRange { volume: VolumeIndex(0), first, count: 4 };
-            let (count, hashes) = match read_run(&source, VOLUME_BYTES, asked, true) {
+            let (count, hashes) = match read_run(&source, VOLUME_BYTES, asked, true).remove(0) {
                 ReadOutcome::Hashes { hashes, blocks } => (blocks, hashes),
                 ReadOutcome::Zeroes { blocks } => (blocks, Bytes::new()),
                 other => panic!("{other:?}"),

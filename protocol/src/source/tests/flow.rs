@@ -84,7 +84,7 @@ impl Flow {
     fn read(&mut self) -> bool {
         let Some((read, blocks)) = self.reads.pop_front() else { return false };
         let bytes = Bytes::from(vec![1; (blocks.count * BLOCK_BYTES).min(MAX_PAYLOAD_BYTES) as usize]);
-        self.source.blocks_read(self.now, read, ReadOutcome::Data(bytes, 0));
+        self.source.blocks_read(self.now, read, vec![ReadOutcome::Data(bytes, 0)]);
         self.perform();
         true
     }
@@ -199,4 +199,36 @@ fn a_catch_up_gives_way_to_clients_that_wait_longer_for_it_and_ends_at_full_spee
     flow.pass(1);
     assert!(!flow.reads.is_empty());
     assert_eq!(flow.source.read_again_at(), None);
+}
+
+#[test]
+fn the_pieces_that_a_read_found_go_in_order_and_what_it_left_is_read_next() {
+    let mut flow = Flow::new(Background::Balanced);
+    flow.connect();
+    let (read, blocks) = flow.reads.pop_front().unwrap();
+    let data = |blocks| ReadOutcome::Data(Bytes::from(vec![1; blocks * BLOCK_BYTES as usize]), 0);
+    flow.source.blocks_read(flow.now, read, vec![data(2), ReadOutcome::Zeroes { blocks: 3 }, data(1)]);
+    flow.perform();
+    let sent: Vec<_> = std::iter::from_fn(|| flow.source.next_block(flow.now))
+        .map(|frame| match frame {
+            Frame::Block(block) => {
+                let zeroes = matches!(block.content, Content::Zeroes { .. });
+                (block.frame, block.range.offset / BLOCK_BYTES, block.range.length / BLOCK_BYTES, zeroes)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sent, [(FrameId(0), 0, 2, false), (FrameId(1), 2, 3, true), (FrameId(2), 5, 1, false)]);
+    // Behind those that were under way.
+    let (_, next) = flow.reads[3];
+    assert_eq!(next, BlockRange { first: 6, count: blocks.count - 6, ..blocks });
+    // More than was asked for is left out.
+    let (read, blocks) = flow.reads.pop_back().unwrap();
+    flow.source.blocks_read(flow.now, read, vec![ReadOutcome::Zeroes { blocks: 200 }, data(200)]);
+    flow.perform();
+    let ends = std::iter::from_fn(|| flow.source.next_block(flow.now)).map(|frame| match frame {
+        Frame::Block(block) => block.range.end(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(ends.last(), Some(blocks.end() * BLOCK_BYTES));
 }

@@ -152,7 +152,7 @@ impl Large {
                 Output::SyncBitmap { token, .. } => self.source.bitmap_synced(now, token, true),
                 Output::PersistHot { transaction, .. } => self.source.hot_persisted(now, transaction, true),
                 Output::Read { read, blocks, .. } => {
-                    self.source.blocks_read(now, read, ReadOutcome::Zeroes { blocks: blocks.count });
+                    self.source.blocks_read(now, read, vec![ReadOutcome::Zeroes { blocks: blocks.count }]);
                 }
                 other => panic!("nothing asks for this: {other:?}"),
             }

@@ -39,7 +39,7 @@ enum Report {
     Bitmap(u64, bool),
     Write(Sequence, Result<(), LocalError>),
     Flush(u64, bool),
-    Read(u64, ReadOutcome),
+    Read(u64, Vec<ReadOutcome>),
     Noted,
     GrowthPrepared(Option<Vec<Bitmap>>),
     Nothing,
@@ -320,7 +320,7 @@ impl Primary {
                 p.source.local_done(now, sequence, result);
             }
             Report::Flush(token, ok) => p.source.local_flushed(now, token, ok),
-            Report::Read(read, outcome) => p.source.blocks_read(now, read, outcome),
+            Report::Read(read, found) => p.source.blocks_read(now, read, found),
             Report::Noted => p.source.verification_noted(now),
             Report::GrowthPrepared(bitmaps) => p.source.growth_prepared(now, bitmaps),
             Report::Nothing => {}
