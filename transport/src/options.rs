@@ -135,9 +135,9 @@ pub(crate) const UNADMITTED_WINDOW_BYTES: u32 = 16 << 10;
 /// little less on the loopback, and take memory on receipt.
 pub(crate) const MAX_UDP_PAYLOAD_BYTES: u16 = 16_376;
 
-/// The search for the largest packet ends when it knows it to within so many bytes: what an Ethernet packet loses by that
-/// is one part in three hundred.
-const MTU_ACCURACY_BYTES: u16 = 5;
+/// The search for the largest packet ends when it knows it to within so many bytes: a few packets more to look for it, once, and
+/// all others are as large as they can be.
+const MTU_ACCURACY_BYTES: u16 = 1;
 
 impl EndpointOptions {
     /// For connections that this side opens: the peer is proved before it can send a byte.
