@@ -10,7 +10,9 @@ use anyhow::{Result, ensure};
 use crate::wait::Interrupt;
 
 const POLL: Duration = Duration::from_millis(20);
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is looked for more bytes where the measured time begins and ends.
+const EDGE_POLL: Duration = Duration::from_millis(1);
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running transfer. Dropping it ends it.
 pub trait Flow {
@@ -18,25 +20,37 @@ pub trait Flow {
     fn received_bytes(&self) -> Result<u64>;
 }
 
-/// Mbit/s at the far end, over `time`, beginning `warm_up` after the first bytes came out.
+/// Mbit/s at the far end, over `time` and a little, beginning `warm_up` after the first bytes came out. It is counted from one
+/// arrival to another: bytes may come out a MiB at a time.
 pub fn goodput_mbit(
     flow: &dyn Flow,
     warm_up: Duration,
     time: Duration,
     interrupt: &Interrupt,
 ) -> Result<f64> {
-    let start = Instant::now();
-    let first = flow.received_bytes()?;
-    while flow.received_bytes()? == first {
-        ensure!(start.elapsed() < START_TIMEOUT, "nothing came out at the far end within {START_TIMEOUT:?}");
-        sleep(POLL, interrupt)?;
-    }
+    arrival(flow, interrupt)?;
     sleep(warm_up, interrupt)?;
-    let (before, start) = (flow.received_bytes()?, Instant::now());
+    let (before, start) = arrival(flow, interrupt)?;
     sleep(time, interrupt)?;
-    let (after, elapsed) = (flow.received_bytes()?, start.elapsed());
-    ensure!(after > before, "nothing came out at the far end for {time:?}");
-    Ok((after - before) as f64 * 8.0 / 1e6 / elapsed.as_secs_f64())
+    let (after, end) = arrival(flow, interrupt)?;
+    Ok((after - before) as f64 * 8.0 / 1e6 / (end - start).as_secs_f64())
+}
+
+/// Waits until more bytes have come out; how many, and when.
+fn arrival(flow: &dyn Flow, interrupt: &Interrupt) -> Result<(u64, Instant)> {
+    let start = Instant::now();
+    let before = flow.received_bytes()?;
+    loop {
+        let (bytes, now) = (flow.received_bytes()?, Instant::now());
+        if bytes > before {
+            return Ok((bytes, now));
+        }
+        ensure!(
+            now - start < ARRIVAL_TIMEOUT,
+            "nothing more came out at the far end within {ARRIVAL_TIMEOUT:?}"
+        );
+        sleep(EDGE_POLL, interrupt)?;
+    }
 }
 
 fn sleep(time: Duration, interrupt: &Interrupt) -> Result<()> {
