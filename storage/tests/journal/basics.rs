@@ -392,7 +392,11 @@ fn long_entries_are_written_as_whole_blocks_from_where_they_are_in_memory() {
     assert_eq!(held(&journal), all);
     sync(&mut journal).unwrap();
     drop(journal);
-    assert_eq!(open(disk.dir(), LONG).unwrap().2, all);
+    let found = open(disk.dir(), LONG).unwrap().2;
+    assert_eq!(found, all);
+    // They go to a volume from where they were read to.
+    let places = found.iter().map(|(.., frame)| frame.payload()).filter(|payload| payload.len() == 8192);
+    assert!(places.map(|payload| payload.as_ptr() as usize).all(|place| place.is_multiple_of(512)));
 }
 
 #[test]
