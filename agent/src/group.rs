@@ -10,7 +10,7 @@ use std::time::Duration;
 use afterimage_contract::config;
 use afterimage_contract::low_latency::Waited;
 use afterimage_events::{Event, event};
-use afterimage_memory::Buffer;
+use afterimage_memory::copied;
 use afterimage_protocol::frame::{Content, Frame};
 use afterimage_protocol::lineage::Lineage;
 use afterimage_protocol::pace::Waits;
@@ -19,7 +19,7 @@ use afterimage_protocol::state::{CannotRollBack, GroupState, Role};
 use afterimage_protocol::*;
 use afterimage_storage::group::{BitmapSyncs, SourceStore, content_of};
 use afterimage_storage::lock::DirLock;
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -182,7 +182,7 @@ impl Group {
         data: Bytes,
         fua: bool,
     ) -> Result<(), LocalError> {
-        let data = if data.len() < OWN_BUFFER_BYTES { own_copy(&data) } else { data };
+        let data = if data.len() < OWN_BUFFER_BYTES { copied(&data) } else { data };
         let range = ByteRange::new(volume, offset, data.len() as u64);
         let cut = |piece: &ByteRange| {
             let start = (piece.offset - offset) as usize;
@@ -610,12 +610,6 @@ fn pieces(range: ByteRange, max: u64) -> impl Iterator<Item = ByteRange> {
         at += length;
         Some(piece)
     })
-}
-
-fn own_copy(data: &[u8]) -> Bytes {
-    let mut own = Buffer::new(data.len());
-    own.put_slice(data);
-    own.freeze()
 }
 
 /// Waits for all; the first error is what counts.

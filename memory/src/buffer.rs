@@ -20,7 +20,14 @@ pub fn aligned(length: usize) -> BytesMut {
     buffer.split_off(pad)
 }
 
-/// Bytes up to a bound that was given, that can go past the page cache as they are.
+/// The same bytes in memory of their own, that can go past the page cache as they are if they are [`ALIGN_BYTES`] or more.
+pub fn copied(bytes: &[u8]) -> Bytes {
+    let mut own = Buffer::new(bytes.len());
+    own.put_slice(bytes);
+    own.freeze()
+}
+
+/// Bytes up to a bound that was given, that can go past the page cache as they are if that is [`ALIGN_BYTES`] or more.
 pub struct Buffer {
     memory: Memory,
     length: usize,
@@ -40,7 +47,12 @@ impl Buffer {
             LONG_BYTES..=ARENA_BYTES => Room::take(bound).map(Memory::Room),
             _ => None,
         };
-        Self { memory: memory.unwrap_or_else(|| Memory::Heap(aligned(bound))), length: 0, bound }
+        let heap = || match bound {
+            // No disk takes so little as it is.
+            0..ALIGN_BYTES => BytesMut::with_capacity(bound),
+            _ => aligned(bound),
+        };
+        Self { memory: memory.unwrap_or_else(|| Memory::Heap(heap())), length: 0, bound }
     }
 
     /// A buffer of `length` bytes. What they are is of no meaning.
@@ -137,9 +149,10 @@ mod tests {
                     buffer.put_slice(part);
                 }
                 assert_eq!((buffer.len(), buffer.remaining_mut()), (length, 0));
-                assert!(length == 0 || (buffer.as_ptr() as usize).is_multiple_of(ALIGN_BYTES));
+                assert!(length < ALIGN_BYTES || (buffer.as_ptr() as usize).is_multiple_of(ALIGN_BYTES));
                 assert!(*buffer == bytes[..]);
                 assert!(buffer.freeze() == bytes, "{length}");
+                assert!(copied(&bytes) == bytes, "{length}");
             }
         }
     }

@@ -8,4 +8,4 @@ mod arena;
 mod buffer;
 
 pub use arena::release_unused;
-pub use buffer::{ALIGN_BYTES, Buffer, aligned};
+pub use buffer::{ALIGN_BYTES, Buffer, aligned, copied};

@@ -174,6 +174,22 @@ impl RealFile {
         self.is_device
     }
 
+    /// By way of the page cache.
+    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        // Not zeroed before it is read into.
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     /// Lets the system zero the range; `Unsupported` where it cannot.
     fn fallocate_zero(&self, offset: u64, len: u64, punch: bool) -> io::Result<()> {
         // On a block device neither of them is a discard: the kernel promises zeroes for both, by unmapping only
@@ -249,21 +265,6 @@ impl File for RealFile {
         let (blocks, rest) = buf.split_at_mut(whole as usize);
         direct.file.read_exact_at(blocks, offset)?;
         self.file.read_exact_at(rest, offset + whole)
-    }
-
-    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
-        // Not zeroed before it is read into.
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let at = offset + bytes.len() as u64;
-            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        bytes.truncate(len);
-        Ok(bytes)
     }
 
     fn read_bytes(&self, len: usize, offset: u64) -> io::Result<Bytes> {

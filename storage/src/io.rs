@@ -20,15 +20,11 @@ pub trait File: Send + Sync {
     fn read_once(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.read_at(buf, offset)
     }
-    /// The `len` bytes at `offset`; `UnexpectedEof` past the end.
-    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+    /// The `len` bytes at `offset`, which are not read again soon either; `UnexpectedEof` past the end.
+    fn read_bytes(&self, len: usize, offset: u64) -> io::Result<Bytes> {
         let mut bytes = vec![0; len];
         self.read_at(&mut bytes, offset)?;
-        Ok(bytes)
-    }
-    /// The same for what is not read again soon: the system need not keep it in memory.
-    fn read_bytes(&self, len: usize, offset: u64) -> io::Result<Bytes> {
-        self.read_vec(len, offset).map(Bytes::from)
+        Ok(bytes.into())
     }
     /// Says that these bytes are read soon, so that the system can have several such reads under way.
     fn will_read(&self, _offset: u64, _len: u64) {}

@@ -230,10 +230,6 @@ impl File for Exclusive {
         self.file.read_at(buf, offset)
     }
 
-    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
-        self.file.read_vec(len, offset)
-    }
-
     fn read_bytes(&self, len: usize, offset: u64) -> io::Result<Bytes> {
         self.file.read_bytes(len, offset)
     }

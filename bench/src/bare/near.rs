@@ -16,10 +16,10 @@ use std::{
     time::Duration,
 };
 
-use afterimage_memory::Buffer;
+use afterimage_memory::{Buffer, copied};
 use afterimage_storage::ring::Ring;
 use anyhow::{Context, Result, bail};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quinn::SendStream;
 use tokio::{io::unix::AsyncFd, task::JoinSet, time::Instant};
 
@@ -225,10 +225,9 @@ fn take_requests(came: &mut BytesMut) -> Result<Vec<(Request, Bytes)>> {
         if came.len() < REQUEST_BYTES + length {
             break;
         }
-        let mut data = Buffer::new(length);
-        data.put_slice(&came[REQUEST_BYTES..REQUEST_BYTES + length]);
+        let data = copied(&came[REQUEST_BYTES..REQUEST_BYTES + length]);
         came.advance(REQUEST_BYTES + length);
-        requests.push((request, data.freeze()));
+        requests.push((request, data));
     }
     Ok(requests)
 }

@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use afterimage_memory::Buffer;
+use afterimage_memory::copied;
+use afterimage_protocol::Lsn;
 use afterimage_protocol::frame::{self, Frame, FrameError};
-use afterimage_protocol::{BLOCK_BYTES, Lsn};
-use bytes::{BufMut, Bytes};
 
 use super::bytes::Window;
 use super::entry::{ENTRY_HEADER_BYTES, EntryHeader, bond};
@@ -132,21 +131,12 @@ pub(super) fn read_entry(window: &mut Window, segment: &Segment, lsn: Lsn) -> st
     if segment.binds {
         frame::bind(&mut frame_header, bond(segment.name.id, segment.salt, lsn));
     }
-    let frame = frame::Header::parse(&frame_header).and_then(|h| h.open(own_copy(payload)));
+    // A copy, because a slice of the read-ahead buffer would keep all of that in memory; it goes to the volume as it is.
+    let frame = frame::Header::parse(&frame_header).and_then(|h| h.open(copied(payload)));
     Ok(match frame {
         Ok(frame) => EntryRead::Whole(header, frame),
         Err(e) => EntryRead::BadFrame(e),
     })
-}
-
-/// A copy, because a slice of the read-ahead buffer would keep all of that in memory. One that has a block goes to a volume as it is.
-fn own_copy(payload: &[u8]) -> Bytes {
-    if (payload.len() as u64) < BLOCK_BYTES {
-        return Bytes::copy_from_slice(payload);
-    }
-    let mut own = Buffer::new(payload.len());
-    own.put_slice(payload);
-    own.freeze()
 }
 
 /// The header of the entry that `segment` has at `lsn`.
