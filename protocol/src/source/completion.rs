@@ -246,13 +246,12 @@ impl Source {
         }
     }
 
-    /// What flushes and FUA writes wait for must be asked for again after a reconnect.
-    pub(super) fn ask_again_for_durable(&mut self) {
-        self.asked_durable = Sequence(0);
-        let flushes = self.flushes.iter().filter(|f| f.request.is_some()).map(|f| f.need);
-        let fua = self.in_flight.iter().filter(|(_, f)| f.fua).map(|(q, _)| *q);
-        if let Some(need) = flushes.chain(fua).max() {
-            self.ask_for_durable(need);
+    /// What has gathered while there was no session is to be safe as soon as it is there: not when it is next time for a sync
+    /// that nobody waits for. So is what flushes and FUA writes wait for, which was asked for in the last session.
+    pub(super) fn ask_for_all_durable(&mut self) {
+        if self.phase == Phase::Streaming && self.sequence > self.durable {
+            self.asked_durable = self.sequence;
+            self.queue.push(Frame::Mark { sequence: self.sequence, sync: true });
         }
     }
 

@@ -217,7 +217,7 @@ impl Source {
             // It was asked for after the standstill, if there was one.
             self.heard_of_peer(self.now);
             self.regain_sync();
-            self.ask_again_for_durable();
+            self.ask_for_all_durable();
         }
     }
 }

@@ -671,6 +671,36 @@ fn what_a_lost_session_was_asked_is_asked_again() {
 }
 
 #[test]
+fn what_gathered_without_a_session_is_to_be_durable_as_soon_as_it_is_there() {
+    let mut bench = Bench::in_sync(AckLevel::Received);
+    bench.source.config.mode = Mode::Async;
+    let has = bench.source.position().sequence;
+    bench.write();
+    assert_eq!(asks_for_durable(&mut bench), 0);
+    let received = bench.source.position().sequence;
+    bench.source.disconnected(bench.now);
+    bench.write();
+    bench.connect(Some(received), Some(has), Lost::None);
+    let written = bench.source.position().sequence;
+    assert!(bench.source.frames_are_due());
+    let sent = std::iter::from_fn(|| bench.source.next_frame(bench.now));
+    let sent: Vec<Option<Sequence>> = sent
+        .map(|frame| match frame {
+            Frame::Record(_) => None,
+            Frame::Mark { sequence, sync: true } => Some(sequence),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sent, [None, Some(written)], "the target is asked behind the last of it");
+    // So is what it has received and not made durable.
+    bench.connect(Some(written), Some(has), Lost::None);
+    assert_eq!(asks_for_durable(&mut bench), 1);
+    // It is not asked for what it has.
+    bench.connect(Some(written), Some(written), Lost::None);
+    assert_eq!(asks_for_durable(&mut bench), 0);
+}
+
+#[test]
 fn after_a_standstill_nothing_is_admitted_before_the_peer_was_heard_of() {
     let mut bench = Bench::in_sync(AckLevel::Received);
     let before = bench.now;
