@@ -30,10 +30,12 @@ const SHALLOW_US: i32 = 2;
 const AWAKE_US: i32 = 0;
 /// What takes a request back.
 const NO_LIMIT_US: i32 = -1;
-/// How often is looked while clients use the volumes.
+/// How often is looked whether clients have begun to wait, while they use the volumes.
 const LOOK: Duration = Duration::from_millis(10);
-/// After so many looks without a request nobody looks until there is one.
-const QUIET_LOOKS: u32 = 100;
+/// And whether they have stopped: a look takes a processor from somebody who waits for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After so long without a request nobody looks until there is one.
+const QUIET: Duration = Duration::from_secs(1);
 /// Short wake-ups are asked for from this share of the time that a client waits on, in parts of 1,024.
 const LEAST_SHARE: u64 = 128;
 /// And up to so many requests that wait at once for each processor: with more, none has nothing to do.
@@ -43,7 +45,7 @@ const MARGIN: u64 = 2;
 /// Requests that take longer than this, one with another, hardly notice a wake-up.
 const SHORT: Duration = Duration::from_millis(2);
 /// It ends after so many looks in a row that were against it: each change wakes all processors.
-const LAST_LOOKS: u32 = 5;
+const LAST_LOOKS: u32 = 2;
 
 /// How long clients have waited, added up over all of them.
 #[derive(Debug, Default)]
@@ -177,15 +179,18 @@ async fn run_with(waited: &Waited, setting: watch::Receiver<LowLatency>, host: H
     loop {
         waited.next().await;
         let mut began = Instant::now();
-        let (mut quiet, mut against) = (0, LAST_LOOKS);
+        let (mut last_request, mut against) = (began, LAST_LOOKS);
         waited.take();
-        while quiet < QUIET_LOOKS {
-            tokio::time::sleep(LOOK).await;
+        while last_request.elapsed() < QUIET {
+            let helped = against < LAST_LOOKS;
+            tokio::time::sleep(if helped { LOOK_AGAIN } else { LOOK }).await;
             let taken = waited.take();
-            let helps = do_help(against < LAST_LOOKS, taken, began.elapsed(), host.processors);
+            let helps = do_help(helped, taken, began.elapsed(), host.processors);
             began = Instant::now();
             against = if helps { 0 } else { (against + 1).min(LAST_LOOKS) };
-            quiet = if taken.requests == 0 { quiet + 1 } else { 0 };
+            if taken.requests > 0 {
+                last_request = began;
+            }
             let limit_us = host.limit_us(*setting.borrow()).filter(|_| against < LAST_LOOKS);
             if let Err(error) = request.set(limit_us.unwrap_or(NO_LIMIT_US)) {
                 let device = device.display();
@@ -279,14 +284,15 @@ mod tests {
         wait_for_long(&waited, 10).await;
         assert_eq!(told(&device), [AWAKE_US]);
         // A pause between two requests changes nothing.
-        tokio::time::sleep((LAST_LOOKS - 2) * LOOK).await;
-        wait_for_long(&waited, 3).await;
-        tokio::time::sleep((LAST_LOOKS - 2) * LOOK).await;
+        for _ in 0..3 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            wait_for_long(&waited, 6).await;
+        }
         assert_eq!(told(&device), [AWAKE_US]);
-        tokio::time::sleep(5 * LOOK).await;
+        tokio::time::sleep((LAST_LOOKS + 1) * LOOK_AGAIN).await;
         assert_eq!(told(&device), [AWAKE_US, NO_LIMIT_US]);
         // Also after a long time in which nobody looked.
-        tokio::time::sleep(3 * QUIET_LOOKS * LOOK).await;
+        tokio::time::sleep(3 * QUIET).await;
         assert!(waited.asleep.load(Ordering::Relaxed));
         wait_for_long(&waited, 10).await;
         assert_eq!(told(&device), [AWAKE_US, NO_LIMIT_US, AWAKE_US]);
