@@ -100,6 +100,15 @@ impl<T> Ring<T> {
     /// # Errors
     /// The kernel takes nothing now. What it has was not lost, and what it has not is given to it the next time.
     pub fn submit(&mut self) -> io::Result<()> {
+        self.enter();
+        if self.uring.submission().is_empty() {
+            return Ok(());
+        }
+        self.uring.submit().map(drop)
+    }
+
+    /// Puts what waits where the kernel finds it when it is called, as far as there is room.
+    fn enter(&mut self) {
         while !self.waiting.is_empty() && !self.free.is_empty() {
             let Some((file, write)) = self.waiting.pop_front() else { break };
             let Some(place) = self.free.pop() else { break };
@@ -116,10 +125,6 @@ impl<T> Ring<T> {
             // There are as many entries as places.
             debug_assert!(pushed.is_ok());
         }
-        if self.uring.submission().is_empty() {
-            return Ok(());
-        }
-        self.uring.submit().map(drop)
     }
 
     /// As [`Ring::take`], but waits for `count` writes, or for all that are under way. A kernel that takes no more now is asked
@@ -127,8 +132,11 @@ impl<T> Ring<T> {
     pub fn wait(&mut self, count: usize) -> Vec<Written<T>> {
         let mut taken = Vec::new();
         while taken.len() < count && self.under_way() > 0 {
+            self.enter();
+            // Once for all of them: each return takes a processor.
+            let awaited = (count - taken.len()).min(self.writes.len() - self.free.len());
             // What could not be given to it, or not be waited for, is still here.
-            if self.submit().and_then(|()| self.uring.submit_and_wait(1)).is_err() {
+            if self.uring.submit_and_wait(awaited).is_err() {
                 std::thread::sleep(TRY_AGAIN);
             }
             taken.extend(self.take());
