@@ -258,7 +258,7 @@ impl Source {
         let blocks = range.blocks();
         if self.phase == Phase::Streaming {
             self.recent.insert(blocks, sequence);
-            self.clearing.recorded(sequence, blocks);
+            self.clearing.recorded(self.now, sequence, blocks);
         }
         if let Some(e) = &mut self.epoch {
             e.last_record = sequence;

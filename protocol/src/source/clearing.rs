@@ -1,16 +1,20 @@
 //! When bits clear (rules 2, 12, 23).
 //!
 //! A bit clears when the block's last write is at or below the durable checkpoint, no local write to it is in flight, and
-//! "the peer has durably X" is noted in the superblock. Notes are made at most ten times a second, or sooner when much
-//! waits: what is not cleared yet is only sent again after a crash.
+//! "the peer has durably X" is noted in the superblock. A note is two syncs of a disk that clients' flushes wait for, so while
+//! they write there is one a second: what is not cleared yet is only sent again after a crash. It is made sooner when much waits,
+//! and once they rest.
 
 use super::*;
 use crate::block_set::BlockSet;
 
-/// Notes are at least this far apart, in microseconds.
-const NOTE_EVERY_US: u64 = 100_000;
-/// But a note is made at once when this many records wait for one.
+/// A note is made this long after the one before while records come, in microseconds.
+const NOTE_EVERY_US: u64 = 1_000_000;
+/// And no sooner than this, when none has come for as long or much waits.
+const NOTE_SOON_US: u64 = 100_000;
+/// Much is so many records, or so many blocks in them.
 const NOTE_AT_RECORDS: usize = 4096;
+const NOTE_AT_BLOCKS: u64 = (64 << 20) / BLOCK_BYTES;
 
 #[derive(Clone, Copy, Debug)]
 struct Commit {
@@ -20,8 +24,10 @@ struct Commit {
 
 #[derive(Debug, Default)]
 pub(super) struct Clearing {
-    /// Records whose bits are set, in order.
+    /// Records whose bits are set, in order, and the blocks in them.
     records: VecDeque<(Sequence, BlockRange)>,
+    blocks: u64,
+    last_record: Time,
     /// The commit of an epoch: all that was written up to it clears with it.
     commit: Option<Commit>,
     /// In this stint of streaming, everything up to here has been cleared.
@@ -34,8 +40,24 @@ pub(super) struct Clearing {
 }
 
 impl Clearing {
-    pub fn recorded(&mut self, sequence: Sequence, blocks: BlockRange) {
+    pub fn recorded(&mut self, now: Time, sequence: Sequence, blocks: BlockRange) {
         self.records.push_back((sequence, blocks));
+        self.blocks += blocks.count;
+        self.last_record = now;
+    }
+
+    /// The next record, if it is at or below `durable`.
+    fn take_record(&mut self, durable: Sequence) -> Option<(Sequence, BlockRange)> {
+        let record = self.records.pop_front_if(|(sequence, _)| *sequence <= durable)?;
+        self.blocks -= record.1.count;
+        Some(record)
+    }
+
+    /// When a note of records is due.
+    fn due_at(&self) -> Time {
+        let (soon, latest) = (self.last_note.plus_us(NOTE_SOON_US), self.last_note.plus_us(NOTE_EVERY_US));
+        let much = self.records.len() >= NOTE_AT_RECORDS || self.blocks >= NOTE_AT_BLOCKS;
+        if much { soon } else { soon.max(latest.min(self.last_record.plus_us(NOTE_SOON_US))) }
     }
 
     pub fn committed(&mut self, at: Sequence, compared: bool) {
@@ -45,6 +67,7 @@ impl Clearing {
     /// Streaming has ended: what was not cleared will be sent again.
     pub fn forget_records(&mut self) {
         self.records.clear();
+        self.blocks = 0;
         self.commit = None;
         self.through = Sequence(0);
         self.noting = None;
@@ -60,7 +83,7 @@ impl Clearing {
 impl Source {
     pub(super) fn clearing_at(&self) -> Option<Time> {
         let waits = self.clearing.noting.is_none() && self.clearing.waits_for(self.durable);
-        (waits && !self.state_failed).then(|| self.clearing.last_note.plus_us(NOTE_EVERY_US))
+        (waits && !self.state_failed).then(|| self.clearing.due_at())
     }
 
     pub(super) fn pump_clearing(&mut self) {
@@ -69,8 +92,8 @@ impl Source {
             return;
         }
         let commit = self.clearing.commit.filter(|c| c.at <= self.durable);
-        let due = self.now >= self.clearing.last_note.plus_us(NOTE_EVERY_US);
-        if commit.is_none() && !due && self.clearing.records.len() < NOTE_AT_RECORDS {
+        let due = self.now >= self.clearing.due_at();
+        if commit.is_none() && !due {
             return;
         }
         self.clearing.last_note = self.now;
@@ -119,8 +142,7 @@ impl Source {
             self.clearing.commit = None;
             self.clear_epoch(commit.at);
         }
-        while self.clearing.records.front().is_some_and(|(s, _)| *s <= durable) {
-            let Some((sequence, blocks)) = self.clearing.records.pop_front() else { break };
+        while let Some((sequence, blocks)) = self.clearing.take_record(durable) {
             let writing = self.in_flight.get(&sequence).is_some_and(|f| !f.local_done);
             if writing && self.rules.on(Rule::ClearLocal) {
                 continue;

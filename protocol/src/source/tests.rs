@@ -1,5 +1,6 @@
 //! The source alone, with a target played by hand: what the simulator meets rarely or cannot name.
 
+mod clearing;
 mod counters;
 mod flow;
 mod gather;
