@@ -109,7 +109,8 @@ impl Source {
         if self.locks.conflicts(blocks) || !self.is_alone_noted() || !self.is_real_noted() {
             return Verdict::Wait;
         }
-        if !self.tracking_lost && !self.hot.admit(blocks, self.rules.on(Rule::HotTogether)) {
+        let in_volume = self.bitmaps.get(blocks.volume.0 as usize).map_or(0, Bitmap::blocks);
+        if !self.tracking_lost && !self.hot.admit(blocks, in_volume, self.rules.on(Rule::HotTogether)) {
             return Verdict::Wait;
         }
         // One record has room, however large it is.

@@ -3,6 +3,9 @@
 //! An extent is durable in the log before the first write to it starts (rule 8: all extents of a write in one
 //! transaction), and leaves only when a local flush that started after its last write has finished and its bits are
 //! clear or on stable storage (rule 6).
+//!
+//! While there is plenty of room, those behind one that is written to for the first time come with it: a client that goes on
+//! there does not wait for the log at each of them.
 
 use super::*;
 
@@ -10,6 +13,12 @@ use super::*;
 const COOL_AT_EIGHTHS: usize = 7;
 /// And that large a part of the set at a time.
 const COOL_PART: usize = 4;
+/// So many extents come with one that is written to for the first time, at most.
+const MOST_AHEAD: usize = 8;
+/// And no larger a part of the set.
+const AHEAD_PART: usize = 8;
+/// Nor do any once the set is this full: the others are for what is written.
+const FULL_PART: usize = 2;
 
 #[derive(Debug)]
 struct Hot {
@@ -17,6 +26,7 @@ struct Hot {
     writes: u32,
     /// Stamp of the last completed write.
     written: u64,
+    /// Stamp of the last use; 0 if there was none in this run.
     used: u64,
 }
 
@@ -74,22 +84,26 @@ impl HotSet {
         }
     }
 
-    /// Whether a write to `range` may start as far as the log goes; asks for what is missing.
-    pub fn admit(&mut self, range: BlockRange, together: bool) -> bool {
+    /// Whether a write to `range` may start as far as the log goes; asks for what is missing. Its volume has so many `blocks`.
+    pub fn admit(&mut self, range: BlockRange, blocks: u64, together: bool) -> bool {
         let extents = range.extents();
-        let room = self.capacity;
-        let mut all = true;
+        let (mut all, mut first_use) = (true, None);
         for (n, extent) in extents.enumerate() {
             if n > 0 && !together {
                 break;
             }
-            match self.set.get(&extent) {
-                Some(hot) if hot.durable => {}
-                Some(_) => all = false,
-                None if self.set.len() < room => {
+            let has_room = self.set.len() < self.capacity;
+            match self.set.get_mut(&extent) {
+                Some(hot) => {
+                    if hot.used == 0 {
+                        first_use = Some(extent);
+                    }
+                    all &= hot.durable;
+                }
+                None if has_room => {
                     self.set.insert(extent, Hot { durable: false, writes: 0, written: 0, used: self.stamp });
                     self.changed = true;
-                    all = false;
+                    (all, first_use) = (false, Some(extent));
                 }
                 None => {
                     self.full = true;
@@ -97,7 +111,27 @@ impl HotSet {
                 }
             }
         }
+        if let Some(extent) = first_use {
+            self.take_along(extent, blocks);
+        }
         all
+    }
+
+    /// Has the extents behind `extent` ready before they are needed, if one of the nearest is not.
+    fn take_along(&mut self, extent: Extent, blocks: u64) {
+        let ahead = (self.capacity / AHEAD_PART).min(MOST_AHEAD);
+        let behind = |n: usize| Extent { index: extent.index + n as u64, ..extent };
+        let exists = |extent: &Extent| extent.blocks().first < blocks;
+        let nearest = (1..=ahead.div_ceil(2)).map(behind);
+        if self.set.len() + ahead > self.capacity / FULL_PART
+            || nearest.filter(exists).all(|extent| self.set.contains_key(&extent))
+        {
+            return;
+        }
+        for extent in (1..=ahead).map(behind).filter(exists) {
+            self.set.entry(extent).or_insert(Hot { durable: false, writes: 0, written: 0, used: 0 });
+        }
+        self.changed = true;
     }
 
     pub fn write_started(&mut self, range: BlockRange) {

@@ -5,6 +5,7 @@ mod counters;
 mod flow;
 mod gather;
 mod growth;
+mod hot;
 mod lease;
 mod rollback;
 mod room;

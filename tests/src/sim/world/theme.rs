@@ -169,7 +169,8 @@ impl Theme {
                 shape.two_extents = true;
                 shape.bursts = true;
                 shape.unflushed = true;
-                shape.hot_capacity = 8;
+                // So few that the second does not come along with the first.
+                shape.hot_capacity = 7;
             }
             Theme::HotLogAtCommit => {
                 shape.hot_capacity = 2;
@@ -225,7 +226,7 @@ impl Shape {
             narrow: rng.chance(0.1),
             slow_sync: rng.chance(0.1),
             two_extents: rng.chance(0.1),
-            hot_capacity: *rng.pick(&[2, 3, 8]),
+            hot_capacity: *rng.pick(&[2, 3, 8, 16]),
             bursts: rng.chance(0.1),
             unflushed: rng.chance(0.3),
             history_us: *rng.pick(&[0, 0, 100_000, LONG_US]),
