@@ -178,15 +178,17 @@ impl Match {
 /// How far the copy was behind when the client was done.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Drained {
-    /// Bytes the copy lacked.
+    /// Bytes that the other end did not have.
     pub behind_bytes: u64,
-    /// Seconds until it lacked none.
+    /// Bytes that it did not have on stable storage, where that is known.
+    pub not_durable_bytes: Option<u64>,
+    /// Seconds until the copy lacked none.
     pub seconds: f64,
 }
 
 impl Drained {
     pub(crate) fn new(behind_bytes: u64, time: Duration) -> Self {
-        Self { behind_bytes, seconds: time.as_secs_f64() }
+        Self { behind_bytes, not_durable_bytes: None, seconds: time.as_secs_f64() }
     }
 }
 

@@ -21,7 +21,7 @@ use rustix::process::Pid;
 pub use self::{node::Place, status::Compression};
 use self::{
     node::{End, Node},
-    status::{is_drained, is_durable},
+    status::{behind, is_drained, is_durable},
 };
 use crate::{
     contender::{Bed, Drained, Running, ServerProcess},
@@ -293,17 +293,14 @@ impl Running for Pair {
 
     fn drain(&mut self, interrupt: &Interrupt) -> Result<Drained> {
         let start = Instant::now();
-        let status = self.primary.source_status()?;
-        // In a catch-up the lag is unknown; the copy lacks no more than the dirty blocks.
-        let behind = status.lag.map(|lag| lag.bytes).or(status.dirty_bytes);
-        let behind = behind.context("neither the lag nor the dirty blocks are known")?;
+        let (behind, not_durable) = behind(&self.primary.source_status()?)?;
         wait::until("the standby to apply everything", DRAIN_TIMEOUT, interrupt, || {
             self.check_alive()?;
             let source = self.primary.source_status()?;
             let target = self.standby.target_status()?;
             Ok(is_drained(&source, &target).then_some(()))
         })?;
-        Ok(Drained::new(behind, start.elapsed()))
+        Ok(Drained { not_durable_bytes: Some(not_durable), ..Drained::new(behind, start.elapsed()) })
     }
 
     /// UDP payload of all packets, headers of QUIC included.

@@ -1,6 +1,6 @@
 //! The part of the status document that is used.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::GROUP;
@@ -19,11 +19,13 @@ pub struct Group {
     pub protection: String,
     /// The newest position.
     pub position: Option<Position>,
-    /// What the copy lacks.
+    /// What the copy's host does not have on stable storage.
     pub lag: Option<Lag>,
     /// Bytes of the blocks that the copy may lack.
     pub dirty_bytes: Option<u64>,
-    /// The newest sequence that the copy's host has on stable storage.
+    /// The newest sequence that the copy's host has.
+    pub received_sequence: Option<u64>,
+    /// And the newest that it has on stable storage.
     pub durable_sequence: Option<u64>,
     /// Bytes of frames that the standby was sent, as it stores them.
     pub received_bytes: Option<u64>,
@@ -51,7 +53,7 @@ pub struct Position {
     pub sequence: u64,
 }
 
-/// What the copy lacks.
+/// What the copy's host does not have on stable storage.
 #[derive(Deserialize)]
 pub struct Lag {
     /// How much of it.
@@ -71,6 +73,20 @@ pub fn group_of(status: Status) -> Result<Group> {
         Some(group) => Ok(group),
         None => bail!("the status has no group {GROUP}"),
     }
+}
+
+/// Bytes that the copy's host does not have, and bytes that it does not have on stable storage; all writes are of one size.
+pub fn behind(source: &Group) -> Result<(u64, u64)> {
+    let Some(Lag { bytes }) = source.lag else {
+        // In a catch-up the lag is unknown; the copy lacks no more than the dirty blocks.
+        let dirty = source.dirty_bytes.context("neither the lag nor the dirty blocks are known")?;
+        return Ok((dirty, dirty));
+    };
+    let newest = source.position.as_ref().context("a lag without a position")?.sequence;
+    let lacks = |sequence: Option<u64>| newest.saturating_sub(sequence.unwrap_or_default());
+    let (lacking, not_durable) = (lacks(source.received_sequence), lacks(source.durable_sequence));
+    let part = lacking.min(not_durable) as f64 / not_durable.max(1) as f64;
+    Ok(((bytes as f64 * part) as u64, bytes))
 }
 
 /// Whether the standby's file has everything that the primary has admitted. What is unknown is not drained.
@@ -118,5 +134,25 @@ mod tests {
         assert!(!is_drained(&source("0"), &target("null")), "unknown is not drained");
         let unknown = group(r#""protection": "in_sync", "position": null, "lag": null, "journal": null"#);
         assert!(!is_drained(&unknown, &target("7")));
+    }
+
+    #[test]
+    fn behind_is_what_is_not_there_rather_than_not_durable() {
+        let source = |received, durable| {
+            let source = group(&format!(
+                r#""protection": "async", "position": {{ "generation": "a", "sequence": 40 }}, "dirty_bytes": 9000,
+                   "received_sequence": {received}, "durable_sequence": {durable},
+                   "lag": {{ "seconds": 1, "bytes": 2000 }}"#
+            ));
+            behind(&source).expect("what it is")
+        };
+        assert_eq!(source("35", "20"), (500, 2000));
+        assert_eq!(source("40", "20"), (0, 2000));
+        // One acknowledgement may tell both.
+        assert_eq!(source("20", "20"), (2000, 2000));
+        assert_eq!(source("null", "null"), (2000, 2000));
+        let catching_up =
+            group(r#""protection": "catching_up", "position": null, "lag": null, "dirty_bytes": 9000"#);
+        assert_eq!(behind(&catching_up).expect("what it is"), (9000, 9000));
     }
 }

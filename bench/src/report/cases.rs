@@ -59,7 +59,12 @@ fn row(taken: Turns<'_>, case: Case, contender: Contender) -> Option<Vec<String>
     };
     let behind = || {
         let (bytes, seconds) = (middle(behind_bytes)?, middle(|turn| turn.drained.seconds)?);
-        Some(format!("{:.1} MiB, {seconds:.2} s", bytes / f64::from(1 << 20)))
+        let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
+        let not_durable = turns.iter().all(|turn| turn.drained.not_durable_bytes.is_some()).then(|| {
+            middle(|turn| turn.drained.not_durable_bytes.unwrap_or_default() as f64).map_or_else(none, mib)
+        });
+        let not_durable = not_durable.map_or_else(String::new, |mib| format!(" ({mib})"));
+        Some(format!("{}{not_durable}, {seconds:.2} s", mib(bytes)))
     };
     let has_copy = contender.has_copy();
     Some(vec![
@@ -82,7 +87,7 @@ fn row(taken: Turns<'_>, case: Case, contender: Contender) -> Option<Vec<String>
     ])
 }
 
-/// Bytes that the copy lacked at the end of a turn.
+/// Bytes that the other end did not have at the end of a turn.
 pub fn behind_bytes(turn: &Turn) -> f64 {
     turn.drained.behind_bytes as f64
 }

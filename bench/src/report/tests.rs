@@ -25,7 +25,7 @@ fn turn(contender: Contender, round: u32, writes_per_second: f64) -> Turn {
         },
         servers: vec![server("one", Side::Source, 1.5), server("other", Side::Target, 0.5)],
         others_cpus: 0.1,
-        drained: Drained { behind_bytes: 3 << 20, seconds: 0.5 },
+        drained: Drained { behind_bytes: 3 << 20, not_durable_bytes: Some(4 << 20), seconds: 0.5 },
     }
 }
 
@@ -69,7 +69,7 @@ fn a_ratio_is_the_median_of_the_pairs_and_names_its_peer() {
     assert_eq!(ours[6], "4.0 (3.0 + 1.0)");
     assert_eq!(ours[7], "5 + 5");
     assert_eq!(ours[8], "1.500");
-    assert_eq!(ours[9], "3.0 MiB, 0.50 s");
+    assert_eq!(ours[9], "3.0 MiB (4.0 MiB), 0.50 s");
     assert_eq!(ours[11], "equal");
     assert_eq!(tables.len(), 2, "one case, and the goals");
 }
