@@ -3,8 +3,13 @@
 //! Order of the steps: range lock, hot extents durable, room in the queue, bits, sequence; then the local write and the
 //! record start together. A write that has to wait keeps its place before later ones that overlap it.
 
+use super::room::Fill;
 use super::*;
 use crate::frame::Record;
+
+/// This part of the queue has what a fast link needs: with more, the standby only lacks more. And with less, a sync of its disk that
+/// takes long would count as a slow link.
+const NEAR_PART: u64 = 4;
 
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -58,8 +63,7 @@ impl Source {
     }
 
     pub(super) fn admit_waiting(&mut self) {
-        let waited = self.room.wait_ends().is_some();
-        self.room.forget_wait();
+        let waited = self.room.forget_wait();
         if !self.ready || self.waiting.is_empty() {
             return;
         }
@@ -94,7 +98,7 @@ impl Source {
     }
 
     /// `waited`: a write has waited for room until now.
-    fn may_admit(&mut self, blocks: BlockRange, payload_bytes: u64, waited: bool) -> Verdict {
+    fn may_admit(&mut self, blocks: BlockRange, payload_bytes: u64, waited: Option<Fill>) -> Verdict {
         let held = self.now < self.hold_until;
         let exhausted = self.sequence.next() > self.state.reserved && !self.state_failed;
         // Before it is durable that every block counts as dirty, a power cut would leave no trace of the write.
@@ -115,23 +119,27 @@ impl Source {
         }
         // One record has room, however large it is.
         let held_bytes = self.queue.bytes();
-        let full = held_bytes > 0 && held_bytes + Queue::cost_of(payload_bytes) > self.config.queue_bytes;
-        if full && self.needs_record(blocks) {
-            if self.session.is_active() && self.is_room_waited_for(waited) {
+        let exceeds = |bytes: u64| held_bytes > 0 && held_bytes + Queue::cost_of(payload_bytes) > bytes;
+        let (near, full) = (self.config.queue_bytes / NEAR_PART, self.config.queue_bytes);
+        if exceeds(near) && self.needs_record(blocks) {
+            let fill = if exceeds(full) { (Fill::Full, full) } else { (Fill::Near, near) };
+            if self.session.is_active() && self.is_room_waited_for(fill, waited) {
                 return Verdict::WaitForRoom;
             }
-            self.overflow();
+            if fill.0 == Fill::Full {
+                self.overflow();
+            }
         }
         Verdict::Admit
     }
 
-    /// Whether a write waits for room in the queue, rather than that records are given up.
-    fn is_room_waited_for(&mut self, waited: bool) -> bool {
+    /// Whether a write waits for room in the queue, rather than that the standby falls behind, or records are given up.
+    fn is_room_waited_for(&mut self, (fill, bytes): (Fill, u64), waited: Option<Fill>) -> bool {
         match (self.config.mode, self.queue.oldest()) {
             // The write would wait for the target anyway.
-            (Mode::Sync, _) => self.in_sync || self.approach.is_closing(),
+            (Mode::Sync, _) => fill == Fill::Full && (self.in_sync || self.approach.is_closing()),
             (Mode::Async, Some(oldest)) if self.phase == Phase::Streaming => {
-                self.room.is_waited_for(self.now, oldest, self.config.queue_bytes, waited)
+                self.room.is_waited_for(self.now, oldest, (fill, bytes), waited)
             }
             (Mode::Async, _) => false,
         }

@@ -1,4 +1,5 @@
-//! Whether a write of an async group waits for room in a full queue, rather than that the group goes to catch-up.
+//! Whether a write of an async group waits for room in the queue, rather than that the standby falls far behind, or, once the
+//! queue is full, that the group goes to catch-up.
 //!
 //! On a fast link it does: clients then write as fast as the link is, and the standby stays in order and close behind. Nobody
 //! measures the link beforehand; what the oldest write in the queue has waited for says it. Where it was not fast, clients
@@ -18,10 +19,26 @@ const REST_US: u64 = 20_000_000;
 /// And at most.
 const MAX_REST_US: u64 = 32 * REST_US;
 
+/// How far a queue is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// As far as a fast link needs it.
+    Near,
+    /// To its bound.
+    Full,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Room {
     /// A write waits for room until then.
-    wait_ends: Option<Time>,
+    wait: Option<(Fill, Time)>,
+    near: Patience,
+    full: Patience,
+}
+
+/// Whether it is worth while to wait.
+#[derive(Debug, Default)]
+struct Patience {
     /// Nobody waits before this time.
     rests_until: Time,
     rest_us: u64,
@@ -30,31 +47,44 @@ pub(super) struct Room {
 impl Room {
     /// Until when a write waits, if one does.
     pub fn wait_ends(&self) -> Option<Time> {
-        self.wait_ends
+        self.wait.map(|(_, ends)| ends)
     }
 
-    /// Nothing waits any more, as far as is known.
-    pub fn forget_wait(&mut self) {
-        self.wait_ends = None;
+    /// Nothing waits any more, as far as is known; for what a write has waited until now.
+    pub fn forget_wait(&mut self) -> Option<Fill> {
+        self.wait.take().map(|(fill, _)| fill)
     }
 
-    /// Whether a write waits that finds no room beside `oldest`, in a queue of `queue_bytes`. `waited`: one has waited until now.
-    pub fn is_waited_for(&mut self, now: Time, oldest: Time, queue_bytes: u64, waited: bool) -> bool {
-        if now < self.rests_until {
+    /// Whether a write waits that does not go into these bytes with `oldest` and what came after it. `waited`: for what one has
+    /// waited until now.
+    pub fn is_waited_for(
+        &mut self,
+        now: Time,
+        oldest: Time,
+        (fill, bytes): (Fill, u64),
+        waited: Option<Fill>,
+    ) -> bool {
+        let patience = match fill {
+            Fill::Near => &mut self.near,
+            Fill::Full => &mut self.full,
+        };
+        if now < patience.rests_until {
             return false;
         }
-        let fast_us = queue_bytes.saturating_mul(1_000_000) / FAST_BYTES_PER_S;
+        let fast_us = bytes.saturating_mul(1_000_000) / FAST_BYTES_PER_S;
         let ends = oldest.plus_us(fast_us.min(MAX_WAIT_US));
         if now < ends {
-            self.wait_ends = Some(ends);
+            self.wait = Some((fill, ends));
             return true;
         }
-        if waited {
-            self.rest(now);
+        if waited == Some(fill) {
+            patience.rest(now);
         }
         false
     }
+}
 
+impl Patience {
     fn rest(&mut self, now: Time) {
         let again = now.since_us(self.rests_until) < self.rest_us;
         self.rest_us = if again { (self.rest_us * 2).min(MAX_REST_US) } else { REST_US };
@@ -71,11 +101,11 @@ mod tests {
 
     /// A client waits from `at` on, on a link that takes nothing; whether it waited.
     fn in_vain(room: &mut Room, at: Time) -> bool {
-        let waited = room.is_waited_for(at, at, QUEUE, false);
+        let waited = room.is_waited_for(at, at, (Fill::Full, QUEUE), None);
         let ends = at.plus_us(FAST_US);
         assert_eq!(room.wait_ends(), waited.then_some(ends));
         room.forget_wait();
-        assert!(!room.is_waited_for(ends, at, QUEUE, waited));
+        assert!(!room.is_waited_for(ends, at, (Fill::Full, QUEUE), waited.then_some(Fill::Full)));
         waited
     }
 
@@ -100,7 +130,9 @@ mod tests {
         let mut room = Room::default();
         let old = Time(1_000_000_000);
         let now = old.plus_us(2 * FAST_US);
-        assert!(!room.is_waited_for(now, old, QUEUE, false));
-        assert!(room.is_waited_for(now, now, QUEUE, false));
+        assert!(!room.is_waited_for(now, old, (Fill::Full, QUEUE), None));
+        // Nor is it that one has waited for something else.
+        assert!(!room.is_waited_for(now, old, (Fill::Full, QUEUE), Some(Fill::Near)));
+        assert!(room.is_waited_for(now, now, (Fill::Full, QUEUE), None));
     }
 }

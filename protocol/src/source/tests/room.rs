@@ -1,11 +1,13 @@
-//! A full queue of an async group: on a fast link writes wait for room, on any other the volume goes on without the link.
+//! A queue of an async group that is full, or a quarter full: on a fast link writes wait for room, on any other the volume goes on
+//! without the link.
 
 use super::*;
 use crate::frame::{Codec, Payload};
 
 const PIECE: u64 = 256 << 10;
-/// What a queue of 1 MiB may take to be sent on a link that is called fast, in microseconds.
+/// What a queue of 1 MiB may take to be sent on a link that is called fast, in microseconds; and a quarter of it.
 const FAST_US: u64 = 6_250;
+const NEAR_US: u64 = FAST_US / 4 + 1;
 
 fn streaming(queue_bytes: u64) -> Bench {
     let mut bench = Bench::in_sync(AckLevel::Received);
@@ -37,7 +39,7 @@ fn pass(bench: &mut Bench, us: u64) {
 }
 
 /// Writes until one waits, and sends all before it; the one that waits, and what was sent.
-fn full(bench: &mut Bench, bytes: u64) -> (RequestId, Vec<Sequence>) {
+fn until_one_waits(bench: &mut Bench, bytes: u64) -> (RequestId, Vec<Sequence>) {
     loop {
         let request = write(bench, bytes);
         bench.send();
@@ -46,6 +48,60 @@ fn full(bench: &mut Bench, bytes: u64) -> (RequestId, Vec<Sequence>) {
         }
         assert_eq!(bench.source.phase, Phase::Streaming, "nothing waited");
     }
+}
+
+/// The link has not kept up, and nobody waits for it any more before the queue is full.
+fn is_not_near(bench: &mut Bench) {
+    let (waits, sent) = until_one_waits(bench, 128 << 10);
+    pass(bench, NEAR_US);
+    assert!(bench.completed.contains(&waits));
+    bench.send();
+    bench.sent.clear();
+    let last = Sequence(sent.last().expect("what filled it").0 + 1);
+    bench.acknowledge_durable(last);
+    assert_eq!((bench.source.queue.bytes(), bench.source.phase), (0, Phase::Streaming));
+}
+
+/// As [`until_one_waits`], once the queue is full.
+fn full(bench: &mut Bench, bytes: u64) -> (RequestId, Vec<Sequence>) {
+    is_not_near(bench);
+    until_one_waits(bench, bytes)
+}
+
+#[test]
+fn on_a_fast_link_the_standby_lacks_no_more_than_that_needs() {
+    let mut bench = streaming(1 << 20);
+    let piece = 64 << 10;
+    let (mut waits, mut sent) = until_one_waits(&mut bench, piece);
+    assert_eq!(sent.len(), 3);
+    for _ in 0..20 {
+        pass(&mut bench, NEAR_US / 4);
+        assert!(!bench.completed.contains(&waits));
+        bench.acknowledge_durable(sent.remove(0));
+        assert!(bench.completed.contains(&waits), "there is room");
+        bench.send();
+        sent.extend(bench.sent.drain(..).map(|(_, sequence)| sequence));
+        waits = write(&mut bench, piece);
+    }
+    assert_eq!(bench.source.phase, Phase::Streaming);
+}
+
+#[test]
+fn on_a_link_that_is_not_fast_nobody_waits_before_the_queue_is_full() {
+    let mut bench = streaming(1 << 20);
+    let (waits, _) = until_one_waits(&mut bench, PIECE / 2);
+    let ends = bench.now.plus_us(NEAR_US);
+    assert!(bench.source.next_timeout().is_some_and(|at| at <= ends));
+    pass(&mut bench, NEAR_US - 2);
+    assert!(!bench.completed.contains(&waits));
+    pass(&mut bench, 2);
+    assert!(bench.completed.contains(&waits));
+    // It has the rest of the queue, and the patience for that is another.
+    let (waits, sent) = until_one_waits(&mut bench, PIECE / 2);
+    assert_eq!((sent.len(), bench.source.phase), (6, Phase::Streaming));
+    pass(&mut bench, FAST_US - NEAR_US);
+    assert!(bench.completed.contains(&waits));
+    assert_eq!(bench.source.phase, Phase::CatchUp);
 }
 
 #[test]
@@ -65,9 +121,8 @@ fn what_the_target_takes_makes_room_and_the_group_stays_in_order() {
 #[test]
 fn a_link_that_is_not_fast_leaves_the_volume_alone() {
     let mut bench = streaming(1 << 20);
-    let began = bench.now;
     let (waits, _) = full(&mut bench, PIECE);
-    let ends = began.plus_us(FAST_US);
+    let ends = bench.now.plus_us(FAST_US);
     assert!(bench.source.next_timeout().is_some_and(|at| at <= ends));
     pass(&mut bench, FAST_US - 1);
     assert!(!bench.completed.contains(&waits));
@@ -122,7 +177,7 @@ fn without_a_session_and_while_catching_up_nobody_waits() {
 #[test]
 fn however_large_the_queue_is_the_wait_has_a_bound() {
     let mut bench = streaming(1 << 30);
-    let (waits, _) = full(&mut bench, PIECE);
+    let (waits, _) = until_one_waits(&mut bench, PIECE);
     pass(&mut bench, 999_999);
     assert!(!bench.completed.contains(&waits));
     pass(&mut bench, 1);
@@ -132,6 +187,7 @@ fn however_large_the_queue_is_the_wait_has_a_bound() {
 #[test]
 fn a_large_write_finds_the_room_that_small_ones_after_it_would_take() {
     let mut bench = streaming(1 << 20);
+    is_not_near(&mut bench);
     let small = 64 << 10;
     for _ in 0..15 {
         write(&mut bench, small);
@@ -166,6 +222,7 @@ fn what_was_waited_for_room_says_nothing_of_the_disk() {
 #[test]
 fn what_others_wait_for_is_not_gathered() {
     let mut bench = streaming(1 << 20);
+    is_not_near(&mut bench);
     for _ in 0..3 {
         write(&mut bench, PIECE);
     }
