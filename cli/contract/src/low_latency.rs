@@ -281,7 +281,13 @@ mod tests {
             tokio::spawn(async move { run_with(&waited, setting, host(2, true), &device).await })
         };
         tokio::time::sleep(SPAN).await;
-        wait_for_long(&waited, 10).await;
+        wait_for_long(&waited, 3).await;
+        assert_eq!(told(&device), [AWAKE_US], "it is noticed at once");
+        // Nor does it matter how long they go on, though they wait for less of the time than made it begin.
+        for _ in 0..2 * QUIET.as_millis() / LOOK_AGAIN.as_millis() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            waited.add_all(5, Duration::from_millis(1));
+        }
         assert_eq!(told(&device), [AWAKE_US]);
         // A pause between two requests changes nothing.
         for _ in 0..3 {
