@@ -7,10 +7,6 @@ use super::room::Fill;
 use super::*;
 use crate::frame::Record;
 
-/// This part of the queue has what a fast link needs: with more, the standby only lacks more. And with less, a sync of its disk that
-/// takes long would count as a slow link.
-const NEAR_PART: u64 = 4;
-
 #[derive(Debug)]
 pub(super) struct Waiting {
     request: RequestId,
@@ -118,15 +114,15 @@ impl Source {
             return Verdict::Wait;
         }
         // One record has room, however large it is.
-        let held_bytes = self.queue.bytes();
-        let exceeds = |bytes: u64| held_bytes > 0 && held_bytes + Queue::cost_of(payload_bytes) > bytes;
-        let (near, full) = (self.config.queue_bytes / NEAR_PART, self.config.queue_bytes);
-        if exceeds(near) && self.needs_record(blocks) {
-            let fill = if exceeds(full) { (Fill::Full, full) } else { (Fill::Near, near) };
+        let (held_bytes, queue_bytes) = (self.queue.bytes(), self.config.queue_bytes);
+        let with_it = held_bytes + Queue::cost_of(payload_bytes);
+        let exceeds = |fill: &Fill| held_bytes > 0 && with_it > fill.bytes(queue_bytes);
+        let fill = [Fill::Full, Fill::Near].into_iter().find(exceeds);
+        if let Some(fill) = fill.filter(|_| self.needs_record(blocks)) {
             if self.session.is_active() && self.is_room_waited_for(fill, waited) {
                 return Verdict::WaitForRoom;
             }
-            if fill.0 == Fill::Full {
+            if fill == Fill::Full {
                 self.overflow();
             }
         }
@@ -134,11 +130,12 @@ impl Source {
     }
 
     /// Whether a write waits for room in the queue, rather than that the standby falls behind, or records are given up.
-    fn is_room_waited_for(&mut self, (fill, bytes): (Fill, u64), waited: Option<Fill>) -> bool {
+    fn is_room_waited_for(&mut self, fill: Fill, waited: Option<Fill>) -> bool {
         match (self.config.mode, self.queue.oldest()) {
             // The write would wait for the target anyway.
             (Mode::Sync, _) => fill == Fill::Full && (self.in_sync || self.approach.is_closing()),
             (Mode::Async, Some(oldest)) if self.phase == Phase::Streaming => {
+                let bytes = fill.bytes(self.config.queue_bytes);
                 self.room.is_waited_for(self.now, oldest, (fill, bytes), waited)
             }
             (Mode::Async, _) => false,

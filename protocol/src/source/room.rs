@@ -19,6 +19,10 @@ const REST_US: u64 = 20_000_000;
 /// And at most.
 const MAX_REST_US: u64 = 32 * REST_US;
 
+/// This part of a queue has what a fast link needs: with more, the standby only lacks more, and with less, a sync of its disk that
+/// takes long would count as a slow link.
+const NEAR_PART: u64 = 4;
+
 /// How far a queue is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fill {
@@ -26,6 +30,16 @@ pub(super) enum Fill {
     Near,
     /// To its bound.
     Full,
+}
+
+impl Fill {
+    /// So much is then in a queue that may have `queue_bytes`.
+    pub fn bytes(self, queue_bytes: u64) -> u64 {
+        match self {
+            Fill::Near => queue_bytes / NEAR_PART,
+            Fill::Full => queue_bytes,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
