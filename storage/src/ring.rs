@@ -100,7 +100,7 @@ impl<T> Ring<T> {
     /// # Errors
     /// The kernel takes nothing now. What it has was not lost, and what it has not is given to it the next time.
     pub fn submit(&mut self) -> io::Result<()> {
-        self.enter();
+        self.fill();
         if self.uring.submission().is_empty() {
             return Ok(());
         }
@@ -108,7 +108,7 @@ impl<T> Ring<T> {
     }
 
     /// Puts what waits where the kernel finds it when it is called, as far as there is room.
-    fn enter(&mut self) {
+    fn fill(&mut self) {
         while !self.waiting.is_empty() && !self.free.is_empty() {
             let Some((file, write)) = self.waiting.pop_front() else { break };
             let Some(place) = self.free.pop() else { break };
@@ -132,7 +132,7 @@ impl<T> Ring<T> {
     pub fn wait(&mut self, count: usize) -> Vec<Written<T>> {
         let mut taken = Vec::new();
         while taken.len() < count && self.under_way() > 0 {
-            self.enter();
+            self.fill();
             // Once for all of them: each return takes a processor.
             let awaited = (count - taken.len()).min(self.writes.len() - self.free.len());
             // What could not be given to it, or not be waited for, is still here.
