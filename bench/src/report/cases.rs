@@ -60,10 +60,9 @@ fn row(taken: Turns<'_>, case: Case, contender: Contender) -> Option<Vec<String>
     let behind = || {
         let (bytes, seconds) = (middle(behind_bytes)?, middle(|turn| turn.drained.seconds)?);
         let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
-        let not_durable = turns.iter().all(|turn| turn.drained.not_durable_bytes.is_some()).then(|| {
-            middle(|turn| turn.drained.not_durable_bytes.unwrap_or_default() as f64).map_or_else(none, mib)
-        });
-        let not_durable = not_durable.map_or_else(String::new, |mib| format!(" ({mib})"));
+        let is_known = turns.iter().all(|turn| turn.drained.not_durable_bytes.is_some());
+        let not_durable = middle(|turn| turn.drained.not_durable_bytes.unwrap_or_default() as f64)?;
+        let not_durable = if is_known { format!(" ({})", mib(not_durable)) } else { String::new() };
         Some(format!("{}{not_durable}, {seconds:.2} s", mib(bytes)))
     };
     let has_copy = contender.has_copy();
