@@ -17,11 +17,16 @@
 //!
 //! When bits may be set and cleared is not decided here.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ids::{BlockRange, VolumeIndex};
+
+mod ahead;
+
+use self::ahead::Ahead;
 
 const WORD_BITS: u64 = 64;
 /// log2 of [`WORD_BITS`].
@@ -30,9 +35,6 @@ const WORD_SHIFT: u32 = 6;
 pub const NO_TAIL: u64 = u64::MAX;
 /// Pieces of the tail that may be clear behind blocks that are not: many times what a source has under way at once.
 const MAX_PASSED: usize = 4096;
-
-/// A bitmap of no more levels is small enough for a processor's cache.
-const CACHED_LEVELS: usize = 3;
 
 /// A range to the end of a volume that is at least this long, in blocks, becomes a tail rather than bits: a page of them.
 const LONG_BLOCKS: u64 = 1 << 15;
@@ -78,6 +80,8 @@ pub struct Bitmap {
     tail: u64,
     /// Blocks after the beginning of the tail that are no part of it, as disjoint runs that do not touch: first to end.
     passed: BTreeMap<u64, u64>,
+    /// What [`Bitmap::next_run`] has found beyond what it was asked for.
+    ahead: RefCell<Ahead>,
 }
 
 impl Bitmap {
@@ -117,7 +121,8 @@ impl Bitmap {
 
     fn over(words: Box<dyn Words>, blocks: u64) -> Self {
         let tail = words.tail().load(Ordering::Acquire).min(blocks);
-        let bitmap = Self { words, levels: levels(blocks), blocks, ones: 0, tail, passed: BTreeMap::new() };
+        let (passed, ahead) = (BTreeMap::new(), RefCell::default());
+        let bitmap = Self { words, levels: levels(blocks), blocks, ones: 0, tail, passed, ahead };
         let (have, needed) = (bitmap.words.words().len(), Self::words_needed(blocks));
         assert!(have >= needed, "a bitmap of {blocks} blocks needs {needed} words, not {have}");
         bitmap
@@ -157,6 +162,7 @@ impl Bitmap {
             }
             newly
         };
+        self.ahead.get_mut().forget(first / WORD_BITS, last / WORD_BITS);
         self.ones += newly;
         newly
     }
@@ -239,13 +245,14 @@ impl Bitmap {
 
     /// Whether any of `count` blocks from `first` on is set.
     pub fn any(&self, first: u64, count: u64) -> bool {
-        self.next_set(first).is_some_and(|block| block - first < count)
+        self.next_set(first, Self::next_dirty_word).is_some_and(|block| block - first < count)
     }
 
     /// The first set block at or after `from`, and how many blocks from there on are set without a gap, at most
-    /// `max` (at least 1). Finding it costs a few words for each level, however far away it is.
+    /// `max` (at least 1). Finding it costs a few words for each level, however far away it is, and finds some more
+    /// for a caller that goes on from there.
     pub fn next_run(&self, from: u64, max: u64) -> Option<(u64, u64)> {
-        let first = self.next_set(from)?;
+        let first = self.next_set(from, Self::next_dirty_word_in_order)?;
         let max = max.max(1).min(self.blocks - first);
         if first + max <= self.tail {
             return Some((first, self.bit_run(first, max)));
@@ -278,8 +285,10 @@ impl Bitmap {
         (first < end).then(|| (first, end - 1))
     }
 
-    fn next_set(&self, from: u64) -> Option<u64> {
-        let bit = self.next_bit(from);
+    /// The first set block at or after `from`, with the search for a word that is given.
+    #[inline(always)]
+    fn next_set(&self, from: u64, next_word: impl FnOnce(&Self, u64) -> Option<(u64, u64)>) -> Option<u64> {
+        let bit = self.next_bit_by(from, next_word);
         if self.tail == self.blocks {
             return bit;
         }
@@ -289,6 +298,15 @@ impl Bitmap {
 
     /// The first block at or after `from` whose bit is set.
     fn next_bit(&self, from: u64) -> Option<u64> {
+        self.next_bit_by(from, Self::next_dirty_word)
+    }
+
+    #[inline(always)]
+    fn next_bit_by(
+        &self,
+        from: u64,
+        next_word: impl FnOnce(&Self, u64) -> Option<(u64, u64)>,
+    ) -> Option<u64> {
         if from >= self.blocks {
             return None;
         }
@@ -297,7 +315,7 @@ impl Bitmap {
         if rest != 0 {
             return Some(word * WORD_BITS + lowest(rest));
         }
-        let (word, value) = self.next_dirty_word(word + 1)?;
+        let (word, value) = next_word(self, word + 1)?;
         Some(word * WORD_BITS + lowest(value))
     }
 
@@ -397,23 +415,32 @@ impl Bitmap {
         self.words.tail().store(first, Ordering::Release);
     }
 
-    /// The first word of level 0 at or after `from` that is not zero, and its value.
+    /// As [`Bitmap::next_dirty_word`], for a caller that goes on from there: several words are looked for at once, which in a
+    /// large bitmap costs little more than one.
     #[inline(always)]
-    fn next_dirty_word(&self, from: u64) -> Option<(u64, u64)> {
-        let (word, value) = self.next_word(0, from)?;
-        if self.levels.len() > CACHED_LEVELS && word / WORD_BITS != from / WORD_BITS {
-            // Each word of level 1 is far from the one before: the next one comes while this is looked at.
-            std::hint::black_box(self.next_word(1, word / WORD_BITS + 1));
+    fn next_dirty_word_in_order(&self, mut from: u64) -> Option<(u64, u64)> {
+        let mut ahead = self.ahead.borrow_mut();
+        for known in [true, false] {
+            if !known {
+                ahead.look(self.words.words(), &self.levels, from);
+            }
+            while let Some(word) = ahead.next(from) {
+                let value = self.load(0, word);
+                if value != 0 {
+                    return Some((word, value));
+                }
+                from = word + 1;
+            }
         }
-        Some((word, value))
+        // Nothing is left, or summary bits with nothing below.
+        self.next_dirty_word(from)
     }
 
-    /// The first word of level `base` at or after `from` that is not zero, and its value: up until a summary word has something
+    /// The first word of level 0 at or after `from` that is not zero, and its value: up until a summary word has something
     /// at or after the place, then down along the lowest bits. A summary bit with nothing below it is stepped over.
-    #[inline(always)]
-    fn next_word(&self, base: usize, from: u64) -> Option<(u64, u64)> {
-        // Looked up once: this is what finding a dirty block in a large map consists of.
-        let (words, levels) = (self.words.words(), self.levels.get(base..)?);
+    fn next_dirty_word(&self, from: u64) -> Option<(u64, u64)> {
+        // Looked up once: the search consists of this.
+        let (words, levels) = (self.words.words(), &self.levels[..]);
         let load = |level: &Range<usize>, word: u64| words[level.start + index(word)].load(Ordering::Relaxed);
         if let [only] = levels {
             return (from == 0).then(|| (0, load(only, 0))).filter(|(_, value)| *value != 0);

@@ -220,6 +220,83 @@ fn what_lies_next_to_an_empty_summary_bit_is_found() {
 }
 
 #[test]
+fn a_dirty_block_behind_many_empty_summary_bits_is_found() {
+    let blocks = 1 << 20;
+    let words = Shared::new(blocks);
+    let mut bitmap = words.open(blocks, true);
+    for word in 1..=200 {
+        for level in 1..bitmap.levels.len() {
+            let bit = word >> (WORD_SHIFT * (level as u32 - 1));
+            bitmap.set_bits(level, bit, bit);
+        }
+    }
+    bitmap.set(64 * 201, 1);
+    bitmap.set(64 * 300, 2);
+    assert_eq!(bitmap.next_run(0, 9), Some((64 * 201, 1)));
+    assert_eq!(bitmap.next_run(64 * 201 + 1, 9), Some((64 * 300, 2)));
+    assert_eq!(bitmap.next_run(64 * 300 + 2, 9), None);
+}
+
+#[test]
+fn a_search_in_order_sees_what_changes_ahead_of_it() {
+    let blocks = 64 * 64 * 64 * 3;
+    let words = Shared::new(blocks);
+    let mut bitmap = words.open(blocks, true);
+    let mut model = BTreeSet::new();
+    let mut rng = Rng(11);
+    for _ in 0..4000 {
+        let block = rng.below(blocks);
+        bitmap.set(block, 1);
+        model.insert(block);
+    }
+    let mut at = 0;
+    for _ in 0..100_000 {
+        let run = bitmap.next_run(at, 100);
+        assert_eq!(run, model_run(&model, at, 100), "from {at}");
+        at = match run {
+            Some((first, count)) => [at, first, first + count][rng.below(3) as usize],
+            None => 0,
+        };
+        // A few words ahead of the search, or many, or just before it.
+        let reach = [64, 64 * 8, 64 * 400][rng.below(3) as usize];
+        let (first, count) = ((at + rng.below(reach)).saturating_sub(70), 1 + rng.below(3));
+        let range = first..(first + count).min(blocks).max(first);
+        match rng.below(4) {
+            0 => {
+                bitmap.set(first, count);
+                model.extend(range);
+            }
+            1 => {
+                bitmap.clear(first, count);
+                for block in range {
+                    model.remove(&block);
+                }
+            }
+            _ => {}
+        }
+        if rng.below(500) == 0 {
+            at = rng.below(blocks);
+        }
+    }
+}
+
+#[test]
+fn a_view_sees_what_its_owner_clears_ahead_of_it() {
+    let blocks = 1 << 20;
+    let words = Shared::new(blocks);
+    let mut bitmap = words.open(blocks, true);
+    for word in 0..100 {
+        bitmap.set(word * 640, 2);
+    }
+    let view = BitmapView::new(Box::new(words), blocks);
+    assert_eq!(view.next_run(0), Some((0, 2)));
+    bitmap.clear(2, 640 * 3);
+    assert_eq!(view.next_run(2), Some((640 * 4, 2)), "among those that were found together");
+    bitmap.clear(2, 640 * 90);
+    assert_eq!(view.next_run(640 * 4 + 2), Some((640 * 91, 2)), "beyond all of them");
+}
+
+#[test]
 fn a_summary_of_another_age_is_rebuilt() {
     let blocks = 300_000;
     let words = Shared::new(blocks);
