@@ -31,9 +31,7 @@ fn an_old_primary_comes_home_with_what_differs_and_nothing_else() -> Result<()> 
 
     let mut primary = Side::Alpha;
     for round in 0..3 {
-        // The primary notes what the standby has a second after it has it, and until then takes it for what may differ.
-        let noted = |group: &Value| group["dirty_bytes"].as_u64().is_some_and(|bytes| bytes < 20 * BLOCK);
-        pair.wait_for(primary, LIMIT, noted)?;
+        pair.wait_noted(primary, LIMIT)?;
         // A tail that never arrives: the receiver is frozen, and the clients know nothing of it.
         let standby = primary.peer();
         pair.host_mut(standby).receiver.as_mut().context("a receiver runs")?.freeze()?;

@@ -28,6 +28,7 @@ fn a_fenced_primary_serves_again_after_a_rollback_and_nothing_is_sent_again() ->
     pair.wait_protection(Side::Alpha, "async_streaming", LIMIT)?;
     pair.fill(Side::Alpha, "disk", FILLED, 0)?;
     pair.wait_same(Side::Alpha, "disk")?;
+    pair.wait_noted(Side::Alpha, LIMIT)?;
     let bytes = || -> Result<u64> {
         let counters = wan.counters()?;
         Ok(counters.0.delivered_bytes + counters.1.delivered_bytes)

@@ -531,6 +531,13 @@ impl Pair {
         .with_context(|| format!("wait until the standby has everything of {name}"))
     }
 
+    /// Waits until the primary on `side` has noted that its standby has what was written: up to a second after it has. What is not
+    /// noted counts as different if the primary is killed or replaced.
+    pub fn wait_noted(&self, side: Side, limit: Duration) -> Result<Value> {
+        self.wait_for(side, limit, |group| group["dirty_bytes"] == 0)
+            .context("wait until the primary has noted what its standby has")
+    }
+
     /// The whole of a volume, read through its export on a host.
     pub fn read_volume(&self, side: Side, volume: &str) -> Result<Vec<u8>> {
         let mut client = self.connect(side, volume, START_LIMIT)?;
