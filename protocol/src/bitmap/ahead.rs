@@ -31,6 +31,7 @@ impl Ahead {
     /// have nothing below them, and perhaps none.
     ///
     /// `levels` say where each level lies in `words`, as the bitmap has them.
+    // Apart from the loops that go on from what is known, which seldom come here.
     #[inline(never)]
     pub fn look(&mut self, words: &[AtomicU64], levels: &[Range<usize>], from: u64) {
         let load = |level: usize, word: u64| words[levels[level].start + index(word)].load(Ordering::Relaxed);
